@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The guest-physical address map and the interrupt map. Every address of the machine is here and
+ * nowhere else; acpi tables and the .asl source are checked against it.
+ *
+ *   0            RAM .......... up to 3 GiB (first MiB: boot structures and ACPI tables)
+ *   3 GiB        hole: PCI MMIO window, ECAM, IOAPIC, LAPIC, KVM's TSS pages
+ *   4 GiB        RAM beyond the first 3 GiB
+ *
+ * The hole starts and ends on 1 GiB, so that a 1 GiB page never straddles it.
+ */
+#ifndef FRAMEVISOR_LAYOUT_H
+#define FRAMEVISOR_LAYOUT_H
+
+#define LAYOUT_LOW_RAM_END 0xc0000000ull  /* 3 GiB */
+#define LAYOUT_HIGH_RAM    0x100000000ull /* 4 GiB */
+
+/* Below 1 MiB (all inside the first frame). */
+#define LAYOUT_GDT         0x500
+#define LAYOUT_BOOT_PARAMS 0x7000 /* struct boot_params, one page */
+#define LAYOUT_PML4        0x9000 /* boot page tables: PML4, PDPT, four page directories (4 GiB) */
+#define LAYOUT_BOOT_STACK  0x8ff0
+#define LAYOUT_CMDLINE     0x20000
+#define LAYOUT_CMDLINE_MAX 0x10000
+#define LAYOUT_EBDA        0x9fc00 /* end of conventional RAM in e820 */
+#define LAYOUT_RSDP        0xe0000
+#define LAYOUT_ACPI_END    0x100000
+#define LAYOUT_KERNEL      0x1000000 /* 16 MiB, the stock kernels' preferred address */
+
+/* The hole. */
+#define LAYOUT_PCI_MMIO      0xc0000000ull /* BARs are placed from here up */
+#define LAYOUT_PCI_MMIO_SIZE 0x20000000ull /* 512 MiB */
+#define LAYOUT_ECAM          0xe0000000ull /* configuration space of bus 0 .. LAYOUT_PCI_BUS_MAX */
+#define LAYOUT_PCI_BUS_MAX   0
+#define LAYOUT_ECAM_SIZE     ((LAYOUT_PCI_BUS_MAX + 1) * 0x100000ull)
+#define LAYOUT_IOAPIC        0xfec00000ull
+#define LAYOUT_LAPIC         0xfee00000ull
+#define LAYOUT_IDENTITY_MAP  0xfffbc000ull /* KVM_SET_IDENTITY_MAP_ADDR, one page */
+#define LAYOUT_TSS           0xfffbd000ull /* KVM_SET_TSS_ADDR, three pages */
+
+/* Ports. */
+#define LAYOUT_PORT_SERIAL   0x3f8 /* COM1, 8 ports */
+#define LAYOUT_PORT_RTC      0x70  /* 2 ports */
+#define LAYOUT_PORT_I8042    0x64  /* only the reset command 0xfe */
+#define LAYOUT_PORT_PCI_ADDR 0xcf8
+#define LAYOUT_PORT_RESET    0xcf9 /* FADT reset register: 0x06 resets */
+#define LAYOUT_PORT_PCI_DATA 0xcfc
+#define LAYOUT_PORT_PM       0x600 /* PM1 event block (4), PM1 control (2, at +4), PM timer (4, at +8) \
+				    */
+#define LAYOUT_PORT_PM_SIZE 0x10
+
+/* Interrupt lines (GSIs). */
+#define LAYOUT_GSI_SERIAL   4
+#define LAYOUT_GSI_RTC      8
+#define LAYOUT_GSI_SCI      9
+#define LAYOUT_GSI_MSI_BASE 24 /* first GSI number for MSI routes: the IOAPIC has 24 pins */
+
+#endif

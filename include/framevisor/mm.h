@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * An instance of the frame allocator: set-up, frames coming and going, settings, numbers,
+ * validation. Allocation itself is in page_alloc.h, the structures in mmzone.h and page.h.
+ *
+ * The allocator has no globals and calls no malloc: the caller asks for the metadata size and
+ * provides the memory, so that the same code serves the pool owner, unit tests and simulations of
+ * 64 nodes and 16 TiB. Frames are numbered per instance (pfn): node n owns [node_start_pfn, +
+ * spanned). A pool may be metadata-only (no memory behind its frames): then page_address() is NULL
+ * and nothing is zeroed.
+ */
+#ifndef FRAMEVISOR_MM_H
+#define FRAMEVISOR_MM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "framevisor/frame.h"
+
+struct mm;
+struct page;
+
+#define MAX_NUMNODES 64
+
+/* One node as the caller describes it. */
+struct mm_node_config {
+	uint64_t spanned;   /* frames the node may ever have (present later: mm_online_pages) */
+	uint64_t movable;   /* frames at its end that form ZONE_MOVABLE; 0 for none */
+	void *base;         /* permanent mapping of the node's frames, or NULL (metadata-only) */
+	uint64_t phys_base; /* host physical frame number for choosing zones; ignored when ... */
+	const uint64_t *phys_pfn; /* ... this gives one per frame (0: unknown); may be NULL */
+};
+
+struct mm_config {
+	unsigned int nr_nodes;
+	unsigned int nr_cpus; /* CPUs with page caches of their own; at least 1 */
+	struct mm_node_config node[MAX_NUMNODES];
+	uint8_t distance[MAX_NUMNODES][MAX_NUMNODES]; /* as SLIT: 10 local; all 0: 10 and 20 */
+	/* Zone limits in host physical bytes; 0 takes the kernel's (16 MiB, 4 GiB). */
+	uint64_t dma_limit;
+	uint64_t dma32_limit;
+	uint64_t min_free_kbytes; /* 0: the kernel's square-root rule */
+	unsigned int flags;       /* MM_* */
+};
+
+#define MM_DEBUG_POISON 0x1 /* fill on free, check on allocation */
+#define MM_PAGE_OWNER   0x2 /* keep each frame's last owners for error reports */
+
+/* Bytes of metadata that mm_init() will need for this configuration; 0 if the configuration is bad.
+ */
+size_t mm_metadata_size(const struct mm_config *config);
+
+/*
+ * Builds an instance in metadata (zero-filled, 64-byte aligned, mm_metadata_size() bytes, owned by
+ * the caller until after mm_destroy()). No frame is present yet. Returns NULL with errno EINVAL.
+ */
+struct mm *mm_init(const struct mm_config *config, void *metadata, size_t size);
+/* Ends the instance's threads. The memory is the caller's again. */
+void mm_destroy(struct mm *mm);
+
+/*
+ * Brings frames [first, first + nr) of a node (node relative) into the pool: they become free.
+ * zeroed says that their content is known to be zero. Watermarks and reserves are set up anew.
+ * Returns 0, -EINVAL (outside the span) or -EBUSY (already present). Kernel: online_pages().
+ */
+int mm_online_pages(struct mm *mm, unsigned int nid, uint64_t first, uint64_t nr, bool zeroed);
+
+/*
+ * Takes free frames [first, first + nr) out of the pool again. All or nothing: -EBUSY if one of
+ * them is in use. Kernel: offline_pages() without migration.
+ */
+int mm_offline_pages(struct mm *mm, unsigned int nid, uint64_t first, uint64_t nr);
+
+/* Frame numbers. nid and idx (node relative) identify a frame outside the allocator. */
+struct page *mm_page(struct mm *mm, unsigned int nid, uint64_t idx); /* NULL if out of range */
+unsigned int mm_page_nid(struct mm *mm, const struct page *page);
+uint64_t mm_page_idx(struct mm *mm, const struct page *page);
+
+/* Frames, summed over the instance (nid < 0) or over one node. Exact when no call is in progress.
+ */
+struct mm_counts {
+	uint64_t present;     /* brought in and not taken out */
+	uint64_t free;        /* on buddy lists */
+	uint64_t cached;      /* in per-CPU caches */
+	uint64_t allocated;   /* handed out */
+	uint64_t quarantined; /* found in a bad state, never handed out again */
+	uint64_t zeroed;      /* of free + cached: content known to be zero */
+};
+void mm_counts(struct mm *mm, int nid, struct mm_counts *counts);
+
+/*
+ * Zeroes up to max free frames that are not zero yet, with non-temporal stores. Returns how many.
+ * For a background thread; yields the locks between frames.
+ */
+uint64_t mm_zero_free_pages(struct mm *mm, uint64_t max);
+
+/* Frames that allocations without special rights leave alone, summed (kernel: totalreserve_pages).
+ */
+uint64_t mm_totalreserve_pages(struct mm *mm);
+
+/*
+ * Walks everything and checks every counter and every invariant against every other. Writes the
+ * first contradiction to buf. Returns 0 or -EUCLEAN. Safe to call at any time, but only a quiet
+ * instance gives a meaningful answer about per-CPU caches.
+ */
+int mm_validate(struct mm *mm, char *buf, size_t len);
+
+/* Reports in the kernel's text formats. Like snprintf: returns the length needed. */
+int mm_report_buddyinfo(struct mm *mm, char *buf, size_t len);
+int mm_report_zoneinfo(struct mm *mm, char *buf, size_t len);
+
+#endif

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The run directory: /run/framevisor for root, $XDG_RUNTIME_DIR/framevisor otherwise,
+ * $FRAMEVISOR_RUNDIR before both.
+ *
+ *   RUNDIR/pool.sock        pool owner, binary protocol (owner_protocol.h)
+ *   RUNDIR/pool-qmp.sock    pool owner, QMP
+ *   RUNDIR/pool.lock        held by the running pool owner (flock)
+ *   RUNDIR/vm/NAME/lock     held by the VM's process (flock); holds its pid as text
+ *   RUNDIR/vm/NAME/qmp.sock
+ *   RUNDIR/vm/NAME/console.sock
+ *
+ * A directory whose lock nobody holds is what a killed process left; it is taken over or removed.
+ */
+#ifndef FRAMEVISOR_RUNDIR_H
+#define FRAMEVISOR_RUNDIR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+#include "framevisor/error.h"
+
+#define RUNDIR_PATH_MAX 108 /* sun_path of a UNIX socket, with its terminating 0 */
+
+/* The directory's path, created with mode 0700 if create is set. Returns 0 or an error that says
+ * which path and why. buf has RUNDIR_PATH_MAX bytes. */
+int rundir_path(char *buf, bool create, struct error *err);
+
+/* RUNDIR/leaf; checks that it fits a socket address. */
+int rundir_join(char *buf, const char *leaf, struct error *err);
+/* RUNDIR/vm/NAME/leaf (leaf NULL: the directory itself). */
+int rundir_vm_join(char *buf, const char *name, const char *leaf, struct error *err);
+
+/* Whether name may name a VM: 1 to 63 of [A-Za-z0-9._-], not starting with a dot or a dash. */
+int rundir_check_name(const char *name, struct error *err);
+
+/*
+ * Creates RUNDIR/vm/NAME and locks it for this process. Returns the lock's fd, or -EEXIST with a
+ * message when a live VM has the name. rundir_vm_unclaim() removes the directory and closes the fd.
+ */
+int rundir_vm_claim(const char *name, struct error *err);
+void rundir_vm_unclaim(const char *name, int fd);
+
+/* The pid of the process that holds the VM's lock, or 0 if none does. */
+pid_t rundir_vm_pid(const char *name);
+
+/* Calls fn for each VM that is alive, in order of name. Returns the number of VMs or a negative
+ * errno. */
+int rundir_vm_each(void (*fn)(void *opaque, const char *name, pid_t pid), void *opaque);
+
+/* Binds and listens on a UNIX socket (type SOCK_STREAM or SOCK_SEQPACKET), mode 0600, replacing a
+ * stale one. Returns the fd (CLOEXEC, NONBLOCK) or an error. */
+int rundir_listen(const char *path, int type, struct error *err);
+int rundir_connect(const char *path, int type, struct error *err); /* blocking, CLOEXEC */
+
+#endif

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One virtual machine in this process: configuration, life cycle, and what control and CLI may ask.
+ * All calls are made from the loop's thread.
+ */
+#ifndef FRAMEVISOR_VM_H
+#define FRAMEVISOR_VM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "framevisor/error.h"
+#include "framevisor/event_loop.h"
+#include "framevisor/owner_client.h"
+#include "framevisor/virtio_balloon.h"
+#include "framevisor/vm_memory.h"
+
+#define VM_NAME_MAX 63
+#define VM_CPUS_MAX 64
+
+struct vm_config {
+	char name[VM_NAME_MAX + 1];
+	unsigned int cpus;
+	uint64_t mem_bytes; /* multiple of FRAME_SIZE, at least 4 MiB */
+	const char *kernel; /* bzImage, or a flat guest-test image (ELF64) */
+	const char *initrd; /* NULL: none */
+	const char *append; /* NULL: "" */
+	enum hugepages_mode hugepages;
+	uint64_t pool_bytes;
+	bool start_paused;
+	bool no_reboot; /* a guest reset ends the VM */
+};
+
+enum vm_state {
+	VM_STATE_PRELAUNCH, /* created, no vCPU ran yet */
+	VM_STATE_RUNNING,
+	VM_STATE_PAUSED,
+	VM_STATE_SHUTDOWN,       /* ended: guest power off, or quit */
+	VM_STATE_INTERNAL_ERROR, /* unhandled exit; vCPUs stopped */
+};
+
+enum vm_event {
+	VM_EVENT_RESUME,
+	VM_EVENT_STOP,
+	VM_EVENT_RESET,     /* guest or host reset; the VM goes on */
+	VM_EVENT_SHUTDOWN,  /* the VM is about to end; vm_shutdown_reason() says why */
+	VM_EVENT_POWERDOWN, /* system_powerdown was delivered to the guest */
+	VM_EVENT_BALLOON,   /* actual changed */
+	VM_EVENT_ERROR,     /* state became VM_STATE_INTERNAL_ERROR */
+};
+typedef void (*vm_event_fn)(void *opaque, enum vm_event event);
+
+enum vm_shutdown_reason {
+	VM_SHUTDOWN_NONE,
+	VM_SHUTDOWN_GUEST,       /* guest switched itself off */
+	VM_SHUTDOWN_GUEST_RESET, /* guest reset with no_reboot */
+	VM_SHUTDOWN_HOST_QUIT,   /* QMP quit */
+	VM_SHUTDOWN_HOST_SIGNAL, /* SIGTERM, SIGINT */
+	VM_SHUTDOWN_ERROR,
+};
+
+struct vm;
+
+/* Where the serial console's bytes go; write never blocks the guest. Set before vm_start(). */
+struct vm_console {
+	/* Loop's thread or vCPU thread; must not block. */
+	void (*output)(void *opaque, const uint8_t *data, size_t len);
+	void *opaque;
+};
+
+/*
+ * Checks the configuration, connects to the pool owner (starting it if needed), creates the machine
+ * with all devices and loads the kernel. No vCPU runs. On failure NULL with err set and nothing
+ * left.
+ */
+struct vm *vm_create(const struct vm_config *config, struct event_loop *loop,
+		     const struct vm_console *console, struct error *err);
+/* Stops the vCPUs, frees everything, gives all frames back. */
+void vm_destroy(struct vm *vm);
+
+/* Creates the vCPU threads and lets them run (or leaves them paused: config->start_paused). */
+int vm_start(struct vm *vm, struct error *err);
+
+int vm_pause(struct vm *vm, struct error *err);     /* QMP stop; idempotent */
+int vm_resume(struct vm *vm, struct error *err);    /* QMP cont; idempotent; not after an error */
+int vm_reset(struct vm *vm, struct error *err);     /* back to the kernel's first instruction */
+int vm_powerdown(struct vm *vm, struct error *err); /* presses the ACPI power button */
+/* Ends the VM: vCPUs stop, VM_EVENT_SHUTDOWN is sent, then the event loop is told to quit. */
+void vm_shutdown(struct vm *vm, enum vm_shutdown_reason reason);
+
+/* One listener for all events (the control side fans out). */
+void vm_set_event_handler(struct vm *vm, vm_event_fn fn, void *opaque);
+
+const struct vm_config *vm_get_config(const struct vm *vm);
+enum vm_state vm_get_state(const struct vm *vm);
+enum vm_shutdown_reason vm_get_shutdown_reason(const struct vm *vm);
+struct vm_memory *vm_get_memory(struct vm *vm);
+struct virtio_balloon *vm_get_balloon(struct vm *vm);
+
+/* Bytes typed at the console, into the serial port's receiver. Returns how many were taken. */
+size_t vm_console_input(struct vm *vm, const uint8_t *data, size_t len);
+
+#endif
