@@ -45,8 +45,8 @@
 #define LAYOUT_PORT_PCI_ADDR 0xcf8
 #define LAYOUT_PORT_RESET    0xcf9 /* FADT reset register: 0x06 resets */
 #define LAYOUT_PORT_PCI_DATA 0xcfc
-#define LAYOUT_PORT_PM       0x600 /* PM1 event block (4), PM1 control (2, at +4), PM timer (4, at +8) \
-				    */
+#define LAYOUT_PORT_PM       0x600 /* PM1 events (4), PM1 control at +4 (2), timer at +8 (4) */
+* /
 #define LAYOUT_PORT_PM_SIZE 0x10
 
 /* Interrupt lines (GSIs). */
