@@ -43,11 +43,10 @@
 #define LAYOUT_PORT_RTC      0x70  /* 2 ports */
 #define LAYOUT_PORT_I8042    0x64  /* only the reset command 0xfe */
 #define LAYOUT_PORT_PCI_ADDR 0xcf8
-#define LAYOUT_PORT_RESET    0xcf9 /* FADT reset register: 0x06 resets */
 #define LAYOUT_PORT_PCI_DATA 0xcfc
 #define LAYOUT_PORT_PM       0x600 /* PM1 events (4), PM1 control at +4 (2), timer at +8 (4) */
-* /
-#define LAYOUT_PORT_PM_SIZE 0x10
+#define LAYOUT_PORT_PM_SIZE  0xc
+#define LAYOUT_PORT_RESET    0x60c /* FADT reset register; 0xcf9 lies inside the PCI address port */
 
 /* Interrupt lines (GSIs). */
 #define LAYOUT_GSI_SERIAL   4
