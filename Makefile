@@ -12,11 +12,9 @@ DESTDIR ?=
 V       ?= 0
 Q       := $(if $(filter 1,$(V)),,@)
 
-VERSION := 0.1.0
-
 WARNINGS := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith \
 	-Wundef -Wvla -Wwrite-strings -Wformat=2 -Wimplicit-fallthrough -Wcast-align -Wnull-dereference
-CPPFLAGS := -Iinclude -I. -I$(BUILD)/include -D_GNU_SOURCE -DFRAMEVISOR_VERSION='"$(VERSION)"'
+CPPFLAGS := -Iinclude -I. -I$(BUILD)/include -D_GNU_SOURCE -include framevisor/version.h
 CFLAGS   := -std=gnu17 -O2 -g -fno-strict-aliasing -fno-common -fstack-protector-strong -pthread $(WARNINGS)
 LDFLAGS  := -pthread
 ifneq ($(SAN),)
@@ -148,10 +146,11 @@ check: all $(UNIT_BINS) ## what must pass before each commit: format, warnings, 
 	@echo "  FORMAT"
 	$(Q)clang-format --dry-run --Werror $(C_FILES)
 	@echo "  TIDY"
-	$(Q)printf '%s\n' $(MM_SRC) $(DEV_SRC) $(VMM_SRC) $(MAINS) | xargs -P 2 -n 4 sh -c 'clang-tidy --quiet "$$@" -- $(subst ','\'',$(subst ",\",$(CPPFLAGS))) -std=gnu17 2>$(BUILD)/tidy.$$$$.log || { grep -v "warnings generated" $(BUILD)/tidy.$$$$.log >&2; exit 1; }' sh
+	$(Q)printf '%s\n' $(MM_SRC) $(DEV_SRC) $(VMM_SRC) $(MAINS) | \
+		xargs -P 2 -n 4 sh -c 'clang-tidy --quiet "$$@" -- $(CPPFLAGS) -std=gnu17 2>/dev/null' sh
 	@echo "  CPPCHECK"
 	$(Q)cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 --suppress=missingIncludeSystem \
-		--suppress=normalCheckLevelMaxBranches -j 2 -D__x86_64__ -D_GNU_SOURCE -DFRAMEVISOR_VERSION='"$(VERSION)"' -Iinclude -I. $(MM_SRC) $(DEV_SRC) $(VMM_SRC) $(MAINS)
+		--suppress=normalCheckLevelMaxBranches -j 2 -D__x86_64__ -D_GNU_SOURCE --include=include/framevisor/version.h -Iinclude -I. $(MM_SRC) $(DEV_SRC) $(VMM_SRC) $(MAINS)
 	$(Q)tests/run --only unit
 
 .PHONY: test
