@@ -25,11 +25,15 @@ struct page;
 
 /* One node as the caller describes it. */
 struct mm_node_config {
-	uint64_t spanned;   /* frames the node may ever have (present later: mm_online_pages) */
-	uint64_t movable;   /* frames at its end that form ZONE_MOVABLE; 0 for none */
-	void *base;         /* permanent mapping of the node's frames, or NULL (metadata-only) */
-	uint64_t phys_base; /* host physical frame number for choosing zones; ignored when ... */
-	const uint64_t *phys_pfn; /* ... this gives one per frame (0: unknown); may be NULL */
+	uint64_t spanned; /* frames the node may ever have (present later: mm_online_pages) */
+	uint64_t movable; /* frames at its end that form ZONE_MOVABLE; 0 for none */
+	void *base;       /* permanent mapping of the node's frames, or NULL (metadata-only) */
+	/* Host physical frame numbers (address / FRAME_SIZE), for choosing zones. A pool that does
+	 * not know and wants no DMA zones says a phys_base beyond the limits. */
+	uint64_t phys_base;       /* of the node's first frame; ignored when ... */
+	const uint64_t *phys_pfn; /* ... this has one per frame (0: unknown, so NORMAL) or is NULL;
+				   * read by mm_online_pages(), for the frames that come */
+	uint64_t highmem; /* frames just before the movable ones that base does not map: HIGHMEM */
 };
 
 struct mm_config {
@@ -42,6 +46,9 @@ struct mm_config {
 	uint64_t dma32_limit;
 	uint64_t min_free_kbytes; /* 0: the kernel's square-root rule */
 	unsigned int flags;       /* MM_* */
+	/* Frames are grouped by mobility in blocks of 2^order; 0: the largest that leaves at least
+	 * 128 blocks in the pool, up to 1 GiB. */
+	unsigned int pageblock_order;
 };
 
 #define MM_DEBUG_POISON 0x1 /* fill on free, check on allocation */

@@ -32,13 +32,16 @@ struct owner_client;
  */
 struct owner_client *owner_client_connect(const struct owner_client_config *config,
 					  struct error *err);
-/* Ends the connection; every frame goes back to the pool once this process has ended. */
+/* Ends the connection; every frame goes back to the pool once this process has ended. A process
+ * that still holds frames and lives on for a second after this is killed by the owner. */
 void owner_client_close(struct owner_client *client);
 
 unsigned int owner_client_nr_nodes(const struct owner_client *client);
 int owner_client_node_fd(const struct owner_client *client, unsigned int nid);
 bool owner_client_hugetlb(const struct owner_client *client);
-/* The userfaultfd that the owner opened for us, or -1; the caller takes it (only once). */
+/* A userfaultfd of this process (CLOEXEC, NONBLOCK, kernel faults too), created by right of its own
+ * or with the device that the owner sent, or -1; the caller takes it (only once). UFFDIO_API is the
+ * caller's. */
 int owner_client_take_uffd(struct owner_client *client);
 
 /*

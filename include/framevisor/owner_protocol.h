@@ -8,11 +8,13 @@
  *
  *   client                         owner
  *   HELLO (name, size)      ->
- *                           <-     WELCOME (+ one fd per node, SCM_RIGHTS; + userfaultfd if asked)
- *   GRANT (n frames)        ->
- *                           <-     GRANTED (runs of zeroed frames; status -ENOMEM when there are
- * none) RETURN (runs)           ->
+ *                           <-     WELCOME (+ one fd per node, SCM_RIGHTS; + /dev/userfaultfd if
+ * asked) GRANT (n frames)        ->
+ *                           <-     GRANTED (runs of zeroed frames; -ENOMEM when there are none)
+ *   RETURN (runs)           ->
  *                           <-     RETURNED (frames taken back)
+ *
+ * A client may hold as many frames as its RAM has (ram_frames); what it asks beyond gets -ENOMEM.
  *
  * When the connection ends, the owner waits until the client's process is gone (killing it if it is
  * not) and takes all its frames back: a frame is never given on while somebody may still map it.
@@ -52,7 +54,7 @@ struct owner_header {
 	uint32_t reserved;
 };
 
-#define OWNER_HELLO_WANT_UFFD 0x1 /* send an open userfaultfd: this process may not create one */
+#define OWNER_HELLO_WANT_UFFD 0x1 /* send /dev/userfaultfd: this process may not open it */
 
 struct owner_hello {
 	struct owner_header header;
@@ -63,7 +65,9 @@ struct owner_hello {
 };
 
 #define OWNER_WELCOME_HUGETLB 0x1 /* the pool's files are hugetlb files */
-#define OWNER_WELCOME_UFFD    0x2 /* the last fd is a userfaultfd */
+/* The last fd is an open /dev/userfaultfd (USERFAULTFD_IOC_NEW): a userfaultfd itself would belong
+ * to the address space of the owner, who created it. */
+#define OWNER_WELCOME_UFFD 0x2
 
 /* On failure (status != 0) message holds a sentence for the user and no fd is passed. */
 struct owner_welcome {

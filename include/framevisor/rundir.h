@@ -49,6 +49,16 @@ pid_t rundir_vm_pid(const char *name);
  * errno. */
 int rundir_vm_each(void (*fn)(void *opaque, const char *name, pid_t pid), void *opaque);
 
+/*
+ * A lock file that says who lives: created, locked (flock) and filled with this process's pid.
+ * Returns the fd, -EWOULDBLOCK when another process holds it, or another negative errno.
+ * rundir_unlock() removes the file and closes the fd. rundir_lock_pid() returns the pid of the
+ * holder, or 0 if nobody holds it.
+ */
+int rundir_lock(const char *path);
+void rundir_unlock(const char *path, int fd);
+pid_t rundir_lock_pid(const char *path);
+
 /* Binds and listens on a UNIX socket (type SOCK_STREAM or SOCK_SEQPACKET), mode 0600, replacing a
  * stale one. Returns the fd (CLOEXEC, NONBLOCK) or an error. */
 int rundir_listen(const char *path, int type, struct error *err);

@@ -66,6 +66,9 @@ struct vm;
 struct vm_console {
 	/* Loop's thread or vCPU thread; must not block. */
 	void (*output)(void *opaque, const uint8_t *data, size_t len);
+	/* Loop's thread: the guest made room after vm_console_input() took less than it was given.
+	 */
+	void (*room)(void *opaque);
 	void *opaque;
 };
 
@@ -97,6 +100,9 @@ enum vm_state vm_get_state(const struct vm *vm);
 enum vm_shutdown_reason vm_get_shutdown_reason(const struct vm *vm);
 struct vm_memory *vm_get_memory(struct vm *vm);
 struct virtio_balloon *vm_get_balloon(struct vm *vm);
+
+/* Thread id of a vCPU's thread (QMP query-cpus-fast; libvirt pins by it), or 0 before vm_start(). */
+int vm_get_cpu_tid(const struct vm *vm, unsigned int cpu);
 
 /* Bytes typed at the console, into the serial port's receiver. Returns how many were taken. */
 size_t vm_console_input(struct vm *vm, const uint8_t *data, size_t len);

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: MIT */
+/* The list of devices: see framevisor/device_table.h. */
+#include "framevisor/device_table.h"
+
+#include <errno.h>
+
+#include "framevisor/layout.h"
+
+static struct device *create_serial(struct device_set *set, struct error *err)
+{
+	set->serial = serial_create(set->host, LAYOUT_PORT_SERIAL, LAYOUT_GSI_SERIAL,
+				    set->serial_output, set->serial_room, set->opaque);
+	if (set->serial)
+		return serial_device(set->serial);
+	error_set_errno(err, errno, "cannot create the serial port");
+	return NULL;
+}
+
+static struct device *create_rtc(struct device_set *set, struct error *err)
+{
+	struct device *rtc = rtc_create(set->host, LAYOUT_PORT_RTC);
+
+	if (!rtc)
+		error_set_errno(err, errno, "cannot create the real time clock");
+	return rtc;
+}
+
+static struct device *create_power(struct device_set *set, struct error *err)
+{
+	set->power = power_create(set->host, LAYOUT_PORT_PM, LAYOUT_GSI_SCI, LAYOUT_PORT_RESET,
+				  LAYOUT_PORT_I8042);
+	if (set->power)
+		return power_device(set->power);
+	error_set_errno(err, errno, "cannot create the power management registers");
+	return NULL;
+}
+
+static struct device *create_pci(struct device_set *set, struct error *err)
+{
+	set->pci =
+		pci_bus_create(set->host, LAYOUT_PORT_PCI_ADDR, LAYOUT_PORT_PCI_DATA, LAYOUT_ECAM,
+			       LAYOUT_ECAM_SIZE, LAYOUT_PCI_MMIO, LAYOUT_PCI_MMIO_SIZE);
+	if (set->pci)
+		return pci_bus_device(set->pci);
+	error_set_errno(err, errno, "cannot create the PCI bus");
+	return NULL;
+}
+
+static struct device *create_balloon(struct device_set *set, struct error *err)
+{
+	set->balloon =
+		virtio_balloon_create(set->host, set->pci, set->balloon_changed, set->opaque, err);
+	return set->balloon ? virtio_balloon_device(set->balloon) : NULL;
+}
+
+const struct device_entry device_table[] = {
+	{ "serial", "16550A serial port, the guest's console", create_serial },
+	{ "rtc", "MC146818 real time clock, UTC of the host", create_rtc },
+	{ "power", "ACPI power button, power off, reset", create_power },
+	{ "pci", "PCI bus 0 with its host bridge", create_pci },
+	{ "virtio-balloon", "takes memory from the guest in whole frames", create_balloon },
+};
+const unsigned int device_table_size = sizeof(device_table) / sizeof(device_table[0]);
+
+int device_set_create(struct device_set *set, struct error *err)
+{
+	for (unsigned int i = 0; i < device_table_size; i++) {
+		struct error cause = { 0 };
+		struct device *dev = device_table[i].create(set, &cause);
+
+		if (!dev) {
+			device_set_destroy(set);
+			return error_set(err, cause.code ? cause.code : EINVAL, "%s",
+					 cause.message);
+		}
+		dev->next = set->last;
+		set->last = dev;
+	}
+	return 0;
+}
+
+void device_set_destroy(struct device_set *set)
+{
+	while (set->last) {
+		struct device *dev = set->last;
+
+		set->last = dev->next;
+		dev->ops->destroy(dev);
+	}
+}

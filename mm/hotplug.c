@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Frames come into the pool and leave it. An absent frame has no state at all (its struct page is
+ * zero), so a pool may reserve numbers for more frames than it will ever have.
+ */
+#include <errno.h>
+
+#include "mm/internal.h"
+
+static bool range_valid(const struct mm *mm, unsigned int nid, uint64_t first, uint64_t nr)
+{
+	return nid < mm->nr_nodes && nr > 0 && first < mm->node[nid]->node_spanned_pages &&
+	       nr <= mm->node[nid]->node_spanned_pages - first;
+}
+
+/* Sizes changed: everything computed from them. The hotplug lock is held. */
+static void resize_done(struct mm *mm)
+{
+	uint64_t managed = 0;
+	unsigned int nid, idx;
+	struct zone *zone;
+
+	for_each_zone (mm, nid, idx, zone)
+		managed += zone->managed_pages;
+	__atomic_store_n(&mm->group_by_mobility,
+			 managed >= (uint64_t)order_frames(mm->pageblock_order) * MIGRATE_TYPES,
+			 __ATOMIC_RELAXED);
+	setup_per_zone_wmarks(mm);
+	update_zonelist_starts(mm);
+}
+
+/* The zone's sizes after nr frames from pfn on came (or, negative, went). Zone lock held. */
+static void zone_resized(struct zone *zone, uint64_t pfn, int64_t nr)
+{
+	uint64_t end = zone->zone_start_pfn + zone->spanned_pages;
+
+	if (nr > 0) {
+		if (zone->spanned_pages == 0 || pfn < zone->zone_start_pfn)
+			zone->zone_start_pfn = pfn;
+		if (zone->spanned_pages == 0 || pfn + (uint64_t)nr > end)
+			end = pfn + (uint64_t)nr;
+		zone->spanned_pages = end - zone->zone_start_pfn;
+	}
+	__atomic_store_n(&zone->present_pages, zone->present_pages + (uint64_t)nr,
+			 __ATOMIC_RELAXED);
+	__atomic_store_n(&zone->managed_pages, zone->managed_pages + (uint64_t)nr,
+			 __ATOMIC_RELAXED);
+	zone->zone_pgdat->node_present_pages += (uint64_t)nr;
+}
+
+/* Consecutive frames of one zone, freed in the largest blocks that fit. */
+static void online_run(struct mm *mm, struct zone *zone, uint64_t pfn, uint64_t nr, bool zeroed)
+{
+	uint64_t identity = (uint64_t)zone->nid << PAGE_NODE_SHIFT |
+			    (uint64_t)zone->idx << PAGE_ZONE_SHIFT | PAGE_FLAG(present);
+
+	for (uint64_t i = 0; i < nr; i++) {
+		page_set_flags(&mm->mem_map[pfn + i], identity);
+		if ((mm->flags & MM_DEBUG_POISON) && !zeroed)
+			poison_pages(mm, &mm->mem_map[pfn + i], 0);
+	}
+	spin_lock(&zone->lock);
+	zone_resized(zone, pfn, (int64_t)nr);
+	free_run(mm, zone, pfn, nr, zeroed);
+	spin_unlock(&zone->lock);
+}
+
+int mm_online_pages(struct mm *mm, unsigned int nid, uint64_t first, uint64_t nr, bool zeroed)
+{
+	pg_data_t *pgdat;
+	uint64_t end = first + nr;
+
+	if (!range_valid(mm, nid, first, nr))
+		return -EINVAL;
+	pgdat = mm->node[nid];
+	spin_lock(&mm->hotplug_lock);
+	for (uint64_t idx = first; idx < end; idx++) {
+		if (page_test(&mm->mem_map[pgdat->node_start_pfn + idx], PAGE_FLAG(present))) {
+			spin_unlock(&mm->hotplug_lock);
+			return -EBUSY;
+		}
+	}
+	while (first < end) {
+		enum zone_type type = frame_zone(mm, pgdat, first);
+		uint64_t stop = first + 1;
+
+		while (stop < end && frame_zone(mm, pgdat, stop) == type)
+			stop++;
+		online_run(mm, &pgdat->node_zones[type], pgdat->node_start_pfn + first,
+			   stop - first, zeroed);
+		first = stop;
+	}
+	resize_done(mm);
+	spin_unlock(&mm->hotplug_lock);
+	return 0;
+}
+
+static void lock_zones(pg_data_t *pgdat)
+{
+	for (unsigned int type = 0; type < MAX_NR_ZONES; type++)
+		spin_lock(&pgdat->node_zones[type].lock);
+}
+
+static void unlock_zones(pg_data_t *pgdat)
+{
+	for (unsigned int type = MAX_NR_ZONES; type-- > 0;)
+		spin_unlock(&pgdat->node_zones[type].lock);
+}
+
+/* The first pfn of [pfn, end) that is not on a free list, or end. All zone locks are held. */
+static uint64_t free_until(struct mm *mm, uint64_t pfn, uint64_t end)
+{
+	while (pfn < end) {
+		struct page *head = find_free_head(mm, &mm->mem_map[pfn]);
+
+		if (!head)
+			return pfn;
+		pfn = pfn_of(mm, head) + order_frames(page_order(head));
+	}
+	return end;
+}
+
+static void offline_range(struct mm *mm, pg_data_t *pgdat, uint64_t pfn, uint64_t end)
+{
+	while (pfn < end) {
+		struct page *head = find_free_head(mm, &mm->mem_map[pfn]);
+		uint64_t stop = pfn_of(mm, head) + order_frames(page_order(head));
+		struct zone *zone = &pgdat->node_zones[page_zonenum(head)];
+
+		if (stop > end)
+			stop = end;
+		take_free_range(mm, zone, head, pfn, stop);
+		zone_resized(zone, pfn, -(int64_t)(stop - pfn));
+		for (; pfn < stop; pfn++)
+			mm->mem_map[pfn] = (struct page){ 0 };
+	}
+}
+
+int mm_offline_pages(struct mm *mm, unsigned int nid, uint64_t first, uint64_t nr)
+{
+	pg_data_t *pgdat;
+	uint64_t pfn;
+	bool done;
+
+	if (!range_valid(mm, nid, first, nr))
+		return -EINVAL;
+	pgdat = mm->node[nid];
+	pfn = pgdat->node_start_pfn + first;
+	spin_lock(&mm->hotplug_lock);
+	mm_drain_all_pages(mm);
+	lock_zones(pgdat);
+	done = free_until(mm, pfn, pfn + nr) == pfn + nr;
+	if (done)
+		offline_range(mm, pgdat, pfn, pfn + nr);
+	unlock_zones(pgdat);
+	if (done)
+		resize_done(mm);
+	spin_unlock(&mm->hotplug_lock);
+	return done ? 0 : -EBUSY;
+}
+
+void mm_counts(struct mm *mm, int nid, struct mm_counts *counts)
+{
+	*counts = (struct mm_counts){ 0 };
+	for (unsigned int n = 0; n < mm->nr_nodes; n++) {
+		if (nid >= 0 && n != (unsigned int)nid)
+			continue;
+		for (unsigned int type = 0; type < MAX_NR_ZONES; type++) {
+			const struct zone *zone = &mm->node[n]->node_zones[type];
+
+			counts->present += zone_read(zone, present_pages);
+			counts->free += zone_page_state(zone, NR_FREE_PAGES) +
+					zone_page_state(zone, NR_FREE_ISOLATE) +
+					zone_page_state(zone, NR_ZEROING);
+			counts->zeroed += zone_page_state(zone, NR_FREE_ZEROED);
+			counts->quarantined += zone_page_state(zone, NR_QUARANTINED);
+			for (unsigned int cpu = 0; zone->pageset && cpu < mm->nr_cpus; cpu++) {
+				struct per_cpu_pages *pcp = &zone->pageset[cpu];
+
+				spin_lock(&pcp->lock);
+				counts->cached += (uint64_t)pcp->count;
+				counts->zeroed += (uint64_t)pcp->nr_zeroed;
+				spin_unlock(&pcp->lock);
+			}
+		}
+	}
+	counts->allocated = counts->present - counts->free - counts->cached - counts->quarantined;
+}

@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The instance and what the files of mm/ use of each other. Each group of prototypes names the
+ * file that has them.
+ */
+#ifndef MM_INTERNAL_H
+#define MM_INTERNAL_H
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "framevisor/mm.h"
+#include "framevisor/mmzone.h"
+#include "framevisor/page_alloc.h"
+#include "mm/lock.h"
+
+#define likely(x)   __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+
+#define MM_CACHELINE 64
+
+struct mm_settings {
+	uint64_t min_free_kbytes; /* in force */
+	uint64_t user_min_free_kbytes;
+	uint32_t watermark_scale_factor; /* in 1/10000 of a zone */
+	uint32_t watermark_boost_factor;
+	uint32_t lowmem_reserve_ratio[MAX_NR_ZONES];
+};
+
+struct page_owner_record;
+
+struct mm {
+	struct page *mem_map; /* one per pfn, all nodes */
+	uint64_t nr_pfns;
+	uint32_t nr_nodes;
+	uint32_t nr_cpus;
+	uint32_t flags; /* MM_* */
+	uint32_t pageblock_order;
+	bool group_by_mobility; /* off when there are too few pageblocks to separate anything */
+	pg_data_t *node[MAX_NUMNODES];
+	uint16_t *cpu_node;
+
+	uint8_t distance[MAX_NUMNODES][MAX_NUMNODES];
+	uint64_t dma_limit;   /* in frames */
+	uint64_t dma32_limit; /* in frames */
+	struct mm_settings settings;
+	uint64_t totalreserve_pages;
+	uint32_t hotplug_lock; /* onlining, offlining and settings, one at a time */
+	struct page_owner_record *page_owner;
+
+	mm_oom_fn oom_fn;
+	void *oom_opaque;
+	mm_message_fn message_fn;
+	void *message_opaque;
+	uint64_t nr_bad_pages; /* reports so far */
+
+	struct slab_state *slab; /* slab_frame.c; NULL until first used */
+	struct vmap_state *vmap; /* vmalloc.c; NULL until first used */
+};
+
+/* How hard an allocation may try: enum zone_watermarks in the low bits, as in the kernel. */
+#define ALLOC_WMARK_MIN     WMARK_MIN
+#define ALLOC_WMARK_LOW     WMARK_LOW
+#define ALLOC_WMARK_HIGH    WMARK_HIGH
+#define ALLOC_WMARK_MASK    0x03u
+#define ALLOC_NO_WATERMARKS 0x04u
+#define ALLOC_OOM           0x08u /* half of min */
+#define ALLOC_NON_BLOCK     0x10u /* GFP_ATOMIC and alike: a quarter of the rest */
+#define ALLOC_MIN_RESERVE   0x20u /* __GFP_HIGH: half of min */
+#define ALLOC_HIGHATOMIC    0x40u /* may take from the highatomic reserve */
+#define ALLOC_NOFRAGMENT    0x80u /* no mixing of mobility in pageblocks */
+#define ALLOC_KSWAPD        0x100u
+#define ALLOC_RESERVES      (ALLOC_NON_BLOCK | ALLOC_MIN_RESERVE | ALLOC_OOM)
+
+/* Everything about one request that does not change while it is tried. */
+struct alloc_context {
+	struct zonelist *zonelist;
+	nodemask_t nodemask; /* all ones when the caller gave none */
+	enum zone_type highest_zoneidx;
+	enum migratetype migratetype;
+	bool want_zeroed;
+};
+
+/* A frame known by its page and, where counts are needed, its zone. */
+static inline uint64_t pfn_of(const struct mm *mm, const struct page *page)
+{
+	return (uint64_t)(page - mm->mem_map);
+}
+
+static inline struct zone *page_zone(const struct mm *mm, const struct page *page)
+{
+	return &mm->node[page_to_nid(page)]->node_zones[page_zonenum(page)];
+}
+
+/* Numbers of a zone: written with its lock held, read without. */
+static inline void zone_stat_add(struct zone *zone, enum zone_stat_item item, int64_t delta)
+{
+	__atomic_store_n(&zone->vm_stat[item], zone->vm_stat[item] + (uint64_t)delta,
+			 __ATOMIC_RELAXED);
+}
+
+static inline unsigned int order_frames(unsigned int order)
+{
+	return 1u << order;
+}
+
+#define for_each_node(mm, nid) for ((nid) = 0; (nid) < (mm)->nr_nodes; (nid)++)
+/* zone is a struct zone *; nid and idx are loop variables of the caller. */
+#define for_each_zone(mm, nid, idx, zone)                                                   \
+	for ((nid) = 0; (nid) < (mm)->nr_nodes; (nid)++)                                    \
+		for ((idx) = 0, (zone) = (mm)->node[nid]->node_zones; (idx) < MAX_NR_ZONES; \
+		     (idx)++, (zone)++)                                                     \
+			if (!(zone)->pageset) {                                             \
+			} else
+
+/*
+ * What must not be set when a block is freed (somebody still has it on a list or uses it for
+ * something), and when it comes out of the free lists.
+ */
+#define PAGE_FLAGS_CHECK_AT_FREE                                                         \
+	(PAGE_FLAG(buddy) | PAGE_FLAG(pcp) | PAGE_FLAG(reserved) | PAGE_FLAG(slab) |     \
+	 PAGE_FLAG(vmalloc) | PAGE_FLAG(lru) | PAGE_FLAG(isolated) | PAGE_FLAG(locked) | \
+	 PAGE_FLAG(pinned) | PAGE_FLAG(hwpoison))
+#define PAGE_FLAGS_CHECK_AT_PREP (PAGE_FLAGS_CHECK_AT_FREE & ~PAGE_FLAG(pcp))
+
+/* One look at one cache line; why_not_freeable() has the words. */
+static inline bool page_freeable(const struct page *page, unsigned int order)
+{
+	const uint64_t checked = PAGE_FLAGS_CHECK_AT_FREE | PAGE_ORDER_MASK | PAGE_FLAG(present);
+
+	return (page_flags(page) & checked) ==
+		       (PAGE_FLAG(present) | (uint64_t)order << PAGE_ORDER_SHIFT) &&
+	       page_mapcount(page) == 0 && page->mapping == NULL;
+}
+
+static inline bool page_allocatable(const struct page *page)
+{
+	return !page_test(page, PAGE_FLAGS_CHECK_AT_PREP) && page_count(page) == 0 &&
+	       page_mapcount(page) == 0 && page->mapping == NULL;
+}
+
+/* buddy.c: all with the zone lock held. */
+void free_one_page(struct mm *mm, struct zone *zone, struct page *page, unsigned int order,
+		   unsigned int nr_zeroed);
+struct page *rmqueue_smallest(struct mm *mm, struct zone *zone, unsigned int order,
+			      enum migratetype mt, bool want_zeroed);
+void add_to_free_list(struct mm *mm, struct zone *zone, struct page *page, unsigned int order,
+		      enum migratetype mt, bool tail);
+void del_from_free_list(struct zone *zone, struct page *page);
+void split_halves(struct page *page, unsigned int order, unsigned int *low, unsigned int *high);
+struct page *rmqueue_dirty(struct mm *mm, struct zone *zone);
+struct page *find_free_head(struct mm *mm, struct page *page);
+void take_free_range(struct mm *mm, struct zone *zone, struct page *head, uint64_t start,
+		     uint64_t end);
+
+/* pageblock.c */
+enum migratetype get_pageblock_migratetype(const struct mm *mm, const struct page *page);
+void set_pageblock_migratetype(struct mm *mm, struct page *page, unsigned int order,
+			       enum migratetype mt);
+struct page *rmqueue_fallback(struct mm *mm, struct zone *zone, unsigned int order,
+			      enum migratetype mt, unsigned int alloc_flags);
+uint64_t move_freepages_block(struct mm *mm, struct zone *zone, struct page *page,
+			      enum migratetype mt);
+unsigned int choose_pageblock_order(uint64_t frames);
+
+/* pcp.c */
+unsigned int mm_this_cpu(const struct mm *mm);
+void pcp_init(struct per_cpu_pages *pcp);
+void pcp_update_limits(struct mm *mm, struct zone *zone);
+struct page *pcp_alloc_hit(struct mm *mm, struct zone *zone, unsigned int order,
+			   enum migratetype mt, bool want_zeroed, bool cold);
+struct page *pcp_alloc(struct mm *mm, struct zone *zone, unsigned int order,
+		       const struct alloc_context *ac, unsigned int alloc_flags);
+void pcp_free(struct mm *mm, struct zone *zone, struct page *page, unsigned int order, bool cold);
+void drain_zone_pages(struct mm *mm, struct zone *zone);
+
+/* page_alloc.c */
+struct page *rmqueue_buddy(struct mm *mm, struct zone *zone, unsigned int order,
+			   enum migratetype mt, unsigned int alloc_flags, bool want_zeroed);
+struct page *get_page_from_freelist(struct mm *mm, gfp_t gfp, unsigned int order,
+				    unsigned int alloc_flags, const struct alloc_context *ac);
+bool prep_new_page(struct mm *mm, struct page *page, unsigned int order, gfp_t gfp);
+void prepare_alloc_context(struct mm *mm, gfp_t gfp, int nid, nodemask_t nodemask,
+			   struct alloc_context *ac);
+
+/* slowpath.c */
+struct page *alloc_pages_slowpath(struct mm *mm, gfp_t gfp, unsigned int order,
+				  const struct alloc_context *ac);
+unsigned int gfp_to_alloc_flags(gfp_t gfp, unsigned int order);
+
+/* page_free.c */
+void free_run(struct mm *mm, struct zone *zone, uint64_t pfn, uint64_t nr, bool zeroed);
+
+/* page_check.c */
+const char *why_not_freeable(const struct page *page, unsigned int order);
+const char *why_not_allocatable(const struct page *page);
+void bad_page(struct mm *mm, struct page *page, const char *reason);
+void quarantine_held(struct mm *mm, struct page *page);
+void quarantine_free(struct mm *mm, struct page *page);
+void mm_message(struct mm *mm, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* page_owner.c: no-ops without MM_PAGE_OWNER. */
+enum page_owner_event { PAGE_OWNER_ALLOC, PAGE_OWNER_FREE };
+size_t page_owner_size(uint32_t flags, uint64_t nr_pfns);
+void page_owner_record(struct mm *mm, struct page *page, unsigned int order,
+		       enum page_owner_event event);
+int page_owner_print(struct mm *mm, const struct page *page, char *buf, size_t len);
+
+/* zero.c */
+bool page_clear(struct mm *mm, struct page *page, unsigned int order);
+void poison_pages(struct mm *mm, struct page *page, unsigned int order);
+bool poison_intact(struct mm *mm, struct page *page, unsigned int order);
+
+/* watermark.c */
+bool zone_watermark_ok(const struct zone *zone, unsigned int order, uint64_t mark,
+		       enum zone_type highest_zoneidx, unsigned int alloc_flags);
+int64_t zone_allowance(const struct zone *zone, unsigned int order, uint64_t mark,
+		       enum zone_type highest_zoneidx, unsigned int alloc_flags);
+bool zone_watermark_fast(const struct zone *zone, unsigned int order, uint64_t mark,
+			 enum zone_type highest_zoneidx, unsigned int alloc_flags, gfp_t gfp);
+void setup_per_zone_wmarks(struct mm *mm);
+void calculate_min_free_kbytes(struct mm *mm);
+
+/* zonelist.c */
+void build_zonelists(struct mm *mm);
+void update_zonelist_starts(struct mm *mm);
+
+/* zone.c */
+enum zone_type frame_zone(const struct mm *mm, const pg_data_t *pgdat, uint64_t idx);
+bool zone_possible(const struct mm_node_config *node, const struct mm *limits, enum zone_type type);
+
+#endif

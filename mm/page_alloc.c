@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The allocation path. First the per-CPU cache of the nearest zone; then the zonelist at the low
+ * mark; then the slow path (slowpath.c).
+ */
+#include "mm/internal.h"
+
+void prepare_alloc_context(struct mm *mm, gfp_t gfp, int nid, nodemask_t nodemask,
+			   struct alloc_context *ac)
+{
+	unsigned int node = (unsigned int)nid;
+
+	if (nid < 0 || node >= mm->nr_nodes)
+		node = mm->cpu_node[mm_this_cpu(mm)];
+	ac->zonelist = &mm->node[node]->node_zonelists[gfp & __GFP_THISNODE ? ZONELIST_NOFALLBACK
+									    : ZONELIST_FALLBACK];
+	ac->nodemask = nodemask ? nodemask : ~(nodemask_t)0;
+	ac->highest_zoneidx = gfp_zone(gfp);
+	ac->migratetype = mm->group_by_mobility ? gfpflags_to_migratetype(gfp) : MIGRATE_MOVABLE;
+	ac->want_zeroed = (gfp & __GFP_ZERO) != 0;
+}
+
+/*
+ * Makes a block from a free list or cache the caller's. Returns false if its state is bad: then it
+ * was reported and quarantined, and another must be found. Kernel: prep_new_page().
+ */
+bool prep_new_page(struct mm *mm, struct page *page, unsigned int order, gfp_t gfp)
+{
+	uint64_t flags = (page_flags(page) & PAGE_IDENTITY) | (uint64_t)order << PAGE_ORDER_SHIFT |
+			 (uint64_t)gfpflags_to_migratetype(gfp) << PAGE_MT_SHIFT;
+
+	if (unlikely(!page_allocatable(page))) {
+		bad_page(mm, page, why_not_allocatable(page));
+		quarantine_held(mm, page);
+		return false;
+	}
+	if (unlikely((mm->flags & MM_DEBUG_POISON) && !poison_intact(mm, page, order))) {
+		bad_page(mm, page, "written to while it was free");
+		quarantine_held(mm, page);
+		return false;
+	}
+	if (order == 0 && page->nr_zeroed)
+		flags |= PAGE_FLAG(zeroed);
+	if (unlikely(gfp & (__GFP_ZERO | __GFP_COMP))) {
+		if ((gfp & (__GFP_ZERO | __GFP_SKIP_ZERO)) == __GFP_ZERO &&
+		    page_clear(mm, page, order) && order == 0)
+			flags |= PAGE_FLAG(zeroed);
+		if ((gfp & __GFP_COMP) && order > 0)
+			flags |= PAGE_FLAG(head);
+	}
+	page_set_flags(page, flags);
+	page->private = 0;
+	page->owner = 0;
+	page->index = 0;
+	set_page_count(page, 1);
+	if (unlikely(mm->page_owner != NULL))
+		page_owner_record(mm, page, order, PAGE_OWNER_ALLOC);
+	return true;
+}
+
+/* From the free lists, not through a cache. */
+struct page *rmqueue_buddy(struct mm *mm, struct zone *zone, unsigned int order,
+			   enum migratetype mt, unsigned int alloc_flags, bool want_zeroed)
+{
+	struct page *page = NULL;
+
+	spin_lock(&zone->lock);
+	if (alloc_flags & ALLOC_HIGHATOMIC)
+		page = rmqueue_smallest(mm, zone, order, MIGRATE_HIGHATOMIC, want_zeroed);
+	if (!page)
+		page = rmqueue_smallest(mm, zone, order, mt, want_zeroed);
+	if (!page)
+		page = rmqueue_fallback(mm, zone, order, mt, alloc_flags);
+	/* Better than an OOM, or than failing an important caller that cannot wait. */
+	if (!page && (alloc_flags & (ALLOC_OOM | ALLOC_NON_BLOCK)))
+		page = rmqueue_smallest(mm, zone, order, MIGRATE_HIGHATOMIC, want_zeroed);
+	spin_unlock(&zone->lock);
+	return page;
+}
+
+static struct page *rmqueue(struct mm *mm, struct zone *zone, unsigned int order,
+			    const struct alloc_context *ac, unsigned int alloc_flags)
+{
+	struct page *page = NULL;
+
+	if (order <= PCP_MAX_ORDER)
+		page = pcp_alloc(mm, zone, order, ac, alloc_flags);
+	if (!page)
+		page = rmqueue_buddy(mm, zone, order, ac->migratetype, alloc_flags,
+				     ac->want_zeroed);
+	return page;
+}
+
+/* A zone whose mark forbids more may still have frames in this CPU's cache: those left the free
+ * count when they came there. */
+static struct page *rmqueue_cached(struct mm *mm, struct zone *zone, unsigned int order,
+				   const struct alloc_context *ac)
+{
+	struct page *page;
+
+	if (order > PCP_MAX_ORDER)
+		return NULL;
+	page = pcp_alloc_hit(mm, zone, order, ac->migratetype, ac->want_zeroed, false);
+	if (!page && order == 0)
+		page = pcp_alloc_hit(mm, zone, order, ac->migratetype, !ac->want_zeroed, false);
+	return page;
+}
+
+static struct page *try_zone(struct mm *mm, struct zone *zone, unsigned int order, gfp_t gfp,
+			     unsigned int alloc_flags, const struct alloc_context *ac)
+{
+	uint64_t mark = wmark_pages(zone, alloc_flags & ALLOC_WMARK_MASK);
+	struct page *page;
+
+	do {
+		if ((alloc_flags & ALLOC_NO_WATERMARKS) ||
+		    zone_watermark_fast(zone, order, mark, ac->highest_zoneidx, alloc_flags, gfp))
+			page = rmqueue(mm, zone, order, ac, alloc_flags);
+		else
+			page = rmqueue_cached(mm, zone, order, ac);
+	} while (page && !prep_new_page(mm, page, order, gfp));
+	return page;
+}
+
+/* Walks the zonelist once. Kernel: get_page_from_freelist(). */
+struct page *get_page_from_freelist(struct mm *mm, gfp_t gfp, unsigned int order,
+				    unsigned int alloc_flags, const struct alloc_context *ac)
+{
+	const struct zonelist *zonelist = ac->zonelist;
+	uint32_t at = __atomic_load_n(&zonelist->first[ac->highest_zoneidx], __ATOMIC_RELAXED);
+
+	for (; at < zonelist->nr; at++) {
+		const struct zoneref *ref = &zonelist->refs[at];
+		struct page *page;
+
+		if (ref->zone_idx > ac->highest_zoneidx || !(ac->nodemask >> ref->nid & 1) ||
+		    !managed_zone(ref->zone))
+			continue;
+		page = try_zone(mm, ref->zone, order, gfp, alloc_flags, ac);
+		if (page)
+			return page;
+	}
+	return NULL;
+}
+
+/*
+ * A NORMAL zone with a DMA32 zone below it on the same node: rather than mixing mobility, the first
+ * try goes on to that one (kernel: alloc_flags_nofragment()).
+ */
+static unsigned int alloc_flags_nofragment(const struct alloc_context *ac)
+{
+	uint32_t at = __atomic_load_n(&ac->zonelist->first[ac->highest_zoneidx], __ATOMIC_RELAXED);
+	const struct zone *zone;
+
+	if (at >= ac->zonelist->nr)
+		return 0;
+	zone = ac->zonelist->refs[at].zone;
+	if (zone->idx != ZONE_NORMAL || !managed_zone(&zone->zone_pgdat->node_zones[ZONE_DMA32]))
+		return 0;
+	return ALLOC_NOFRAGMENT;
+}
+
+/* The nearest zone's cache: no watermark, no list walk. */
+static struct page *alloc_fast(struct mm *mm, gfp_t gfp, unsigned int order,
+			       const struct alloc_context *ac)
+{
+	const struct zonelist *zonelist = ac->zonelist;
+	uint32_t at = __atomic_load_n(&zonelist->first[ac->highest_zoneidx], __ATOMIC_RELAXED);
+	const struct zoneref *ref = &zonelist->refs[at];
+	struct page *page;
+
+	if (unlikely(at >= zonelist->nr || !(ac->nodemask >> ref->nid & 1)))
+		return NULL;
+	page = pcp_alloc_hit(mm, ref->zone, order, ac->migratetype, ac->want_zeroed,
+			     (gfp & __GFP_COLD) != 0);
+	if (page && unlikely(!prep_new_page(mm, page, order, gfp)))
+		return NULL;
+	return page;
+}
+
+static struct page *alloc_pages_context(struct mm *mm, gfp_t gfp, unsigned int order,
+					const struct alloc_context *ac)
+{
+	unsigned int alloc_flags;
+	struct page *page;
+
+	if (likely(order <= PCP_MAX_ORDER)) {
+		page = alloc_fast(mm, gfp, order, ac);
+		if (likely(page != NULL))
+			return page;
+	} else if (order > MAX_ORDER) {
+		return NULL;
+	}
+	alloc_flags = ALLOC_WMARK_LOW | alloc_flags_nofragment(ac);
+	if (gfp & __GFP_KSWAPD_RECLAIM)
+		alloc_flags |= ALLOC_KSWAPD;
+	page = get_page_from_freelist(mm, gfp, order, alloc_flags, ac);
+	if (!page)
+		page = alloc_pages_slowpath(mm, gfp, order, ac);
+	return page;
+}
+
+struct page *mm_alloc_pages_nodemask(struct mm *mm, gfp_t gfp, unsigned int order,
+				     int preferred_nid, const nodemask_t *nodemask)
+{
+	struct alloc_context ac;
+
+	prepare_alloc_context(mm, gfp, preferred_nid, nodemask ? *nodemask : 0, &ac);
+	return alloc_pages_context(mm, gfp, order, &ac);
+}
+
+struct page *mm_alloc_pages_node(struct mm *mm, int nid, gfp_t gfp, unsigned int order)
+{
+	return mm_alloc_pages_nodemask(mm, gfp, order, nid, NULL);
+}
+
+struct page *mm_alloc_pages(struct mm *mm, gfp_t gfp, unsigned int order)
+{
+	return mm_alloc_pages_nodemask(mm, gfp, order, NUMA_NO_NODE, NULL);
+}

@@ -1,0 +1,159 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""Runs inside the test host and does what testhost.py asks for over a virtio serial port.
+
+Requests and replies are JSON objects, one per line. A request has "id" and "op":
+
+  run        cmd, timeout, cwd, env, stdin -> rc, out, err, timed_out, seconds
+  terminal   cmd, rows, cols: like run, on a pseudo terminal whose other end is the second port
+  poweroff   ends this program; PID 1 then switches the machine off
+"""
+import errno
+import fcntl
+import json
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import tempfile
+import termios
+import threading
+import time
+
+PORTS = "/sys/class/virtio-ports"
+KVM_CREATE_VM = 0xAE01
+
+
+def open_port(name, seconds=30):
+    """Opens the virtio serial port with that name; it appears while the machine boots."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for port in os.listdir(PORTS) if os.path.isdir(PORTS) else []:
+            with open(f"{PORTS}/{port}/name", encoding="ascii") as file:
+                if file.read().strip() == name:
+                    return os.open(f"/dev/{port}", os.O_RDWR)
+        time.sleep(0.05)
+    raise SystemExit(f"agent: no virtio port {name}")
+
+
+def hold_idle_vm():
+    """The first and the last VM of a machine switch a static key in the scheduler; under
+    multi-threaded emulation that has crashed the kernel. One idle VM keeps the key on."""
+    try:
+        return fcntl.ioctl(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC), KVM_CREATE_VM, 0)
+    except OSError as error:
+        print(f"agent: no KVM: {error}", flush=True)
+        return -1
+
+
+def environment(request):
+    return {**os.environ, **(request.get("env") or {})}
+
+
+def wait_or_kill(process, timeout):
+    """Waits for the process; after the timeout kills its process group. True if it timed out."""
+    try:
+        process.wait(timeout)
+        return False
+    except subprocess.TimeoutExpired:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait()
+        return True
+
+
+def run(request):
+    # Files, not pipes: a process that the command leaves in the background may keep them open.
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as stdin:
+        stdin.write((request.get("stdin") or "").encode())
+        stdin.seek(0)
+        start = time.monotonic()
+        process = subprocess.Popen(request["cmd"], shell=True, executable="/bin/bash", start_new_session=True,
+                                   cwd=request.get("cwd"), env=environment(request), stdin=stdin, stdout=out, stderr=err)
+        timed_out = wait_or_kill(process, request.get("timeout"))
+        seconds = time.monotonic() - start
+        out.seek(0)
+        err.seek(0)
+        return {"rc": process.returncode, "timed_out": timed_out, "seconds": seconds,
+                "out": out.read().decode(errors="replace"), "err": err.read().decode(errors="replace")}
+
+
+def terminal(request, port):
+    """Runs a command on a pseudo terminal and carries its bytes to and from the port."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", request.get("rows", 24), request.get("cols", 80), 0, 0))
+    process = subprocess.Popen(request["cmd"], shell=True, executable="/bin/bash", cwd=request.get("cwd"),
+                               env=environment(request), stdin=slave, stdout=slave, stderr=slave, close_fds=True,
+                               preexec_fn=lambda: (os.setsid(), fcntl.ioctl(0, termios.TIOCSCTTY, 0)))
+    os.close(slave)
+    poll = select.poll()
+    poll.register(master, select.POLLIN)
+    poll.register(port, select.POLLIN)
+    open_ends = True
+    while open_ends:
+        for end, events in poll.poll(200):
+            try:
+                data = os.read(end, 65536) if events & select.POLLIN else b""
+            except OSError as error:
+                if error.errno != errno.EIO:  # EIO: the last process closed the terminal
+                    raise
+                data = b""
+            if data:
+                os.write(port if end == master else master, data)
+            elif end == master:
+                open_ends = False
+            else:
+                time.sleep(0.05)  # nobody at the other end of the port yet
+    os.close(master)
+    return {"rc": process.wait()}
+
+
+class Agent:
+    def __init__(self):
+        self.port = open_port("framevisor.agent")
+        self.terminal_port = open_port("framevisor.terminal")
+        self.lock = threading.Lock()
+
+    def send(self, message):
+        data = json.dumps(message).encode() + b"\n"
+        with self.lock:
+            while data:
+                data = data[os.write(self.port, data):]
+
+    def handle(self, request):
+        try:
+            if request["op"] == "run":
+                reply = run(request)
+            else:
+                reply = terminal(request, self.terminal_port)
+        except Exception as error:  # pylint: disable=broad-except # the caller wants to know any
+            reply = {"error": f"{type(error).__name__}: {error}"}
+        self.send({"id": request["id"], **reply})
+
+    def serve(self):
+        pending = b""
+        while True:
+            data = os.read(self.port, 65536)
+            if not data:  # nobody at the other end
+                time.sleep(0.05)
+                continue
+            *lines, pending = (pending + data).split(b"\n")
+            for line in lines:
+                request = json.loads(line)
+                if request["op"] == "poweroff":
+                    return
+                threading.Thread(target=self.handle, args=(request,), daemon=True).start()
+
+
+def main():
+    idle_vm = hold_idle_vm()
+    agent = Agent()
+    agent.send({"id": 0, "kvm": idle_vm >= 0})
+    agent.serve()
+
+
+main()

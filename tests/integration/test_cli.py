@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: MIT
+"""Verbs of the command line that the other tests do not use anyway."""
+import json
+
+import pytest
+
+VERBS = ["run", "ps", "balloon", "mem", "stop", "kill", "console", "pool", "buddyinfo", "zoneinfo", "check"]
+
+
+def test_help(product):
+    """Every verb is in the overview and explains itself."""
+    overview = product.ok("--help")
+    for verb in VERBS:
+        assert f"\n  {verb} " in overview, verb
+        assert product.ok(f"{verb} --help").startswith(f"usage: framevisor {verb}"), verb
+
+
+@pytest.mark.parametrize("arguments", ["", "nonsense", "run --nonsense", "balloon", "ps extra operands here", "mem a b", "run --cpus"])
+def test_wrong_usage(product_anywhere, arguments):
+    """One line on stderr, exit status 1."""
+    result = product_anywhere.framevisor(arguments)
+    assert result.rc == 1, result
+    assert result.out == "", result
+    assert len(result.err.strip().splitlines()) == 1, result
+
+
+def test_ps_and_mem(product):
+    """ps and mem show a running VM, for people and as JSON."""
+    assert product.json("ps") == []
+    vm = product.linux("web", cpus=2, mem="256M")
+    vm.wait_until_up()
+    listed = product.json("ps")
+    assert [entry["name"] for entry in listed] == ["web"]
+    assert listed[0]["pid"] == vm.pid
+    assert "web" in product.ok("ps") and "web" in product.ok("mem")
+    memory = product.json("mem web")
+    assert memory["memory"] == 256 << 20
+    assert memory["frames"]["ram"] == 128
+    assert 0 < memory["frames"]["bound"] <= 128
+    product.ok("kill web")
+    assert product.json("ps") == []
+
+
+def test_check(product):
+    """check says that the test host can run stock kernels, within a few seconds."""
+    result = product.framevisor("check --json", timeout=20)
+    assert result.rc == 0, result
+    assert json.loads(result.out)
+    assert product.ok("check").strip()

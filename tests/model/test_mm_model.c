@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Random operations on small pools against a simple model: an array that says who has each frame.
+ * After each operation everything is validated and the counts are compared. FRAMEVISOR_SEED repeats
+ * a run, FRAMEVISOR_MODEL_OPS sets its length.
+ */
+#include <errno.h>
+#include <time.h>
+
+#include "tests/unit/mm_pool.h"
+
+#define MAX_BLOCKS 4096
+
+struct block {
+	struct page *page;
+	unsigned int order;
+};
+
+struct model {
+	struct pool pool;
+	struct mm_config config;
+	struct block blocks[MAX_BLOCKS];
+	unsigned int nr_blocks;
+	uint8_t *used[MAX_NUMNODES];   /* per frame: allocated */
+	uint8_t *online[MAX_NUMNODES]; /* per frame: present */
+	uint64_t nr_used, nr_online;
+	uint64_t seed;
+};
+
+static uint64_t random_next(struct model *model)
+{
+	uint64_t x = model->seed += 0x9e3779b97f4a7c15u;
+
+	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+	x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+	return x ^ x >> 31;
+}
+
+static uint64_t random_below(struct model *model, uint64_t n)
+{
+	return random_next(model) % n;
+}
+
+static const gfp_t gfps[] = {
+	GFP_KERNEL,
+	GFP_ATOMIC | __GFP_NOWARN,
+	GFP_NOWAIT,
+	GFP_HIGHUSER_MOVABLE,
+	GFP_HIGHUSER_MOVABLE | __GFP_ZERO,
+	GFP_KERNEL | __GFP_RECLAIMABLE,
+	GFP_KERNEL | __GFP_ZERO | __GFP_HIGH,
+	GFP_KERNEL | __GFP_COMP,
+	GFP_DMA,
+	GFP_DMA32,
+	GFP_USER | __GFP_COLD,
+	GFP_KERNEL | __GFP_MEMALLOC,
+	GFP_HIGHUSER_MOVABLE | __GFP_THISNODE | __GFP_NORETRY,
+};
+
+static void model_mark(struct model *model, struct page *page, unsigned int order, bool used)
+{
+	struct mm *mm = model->pool.mm;
+	unsigned int nid = mm_page_nid(mm, page);
+	uint64_t idx = mm_page_idx(mm, page);
+
+	assert_int_equal(idx & ((1u << order) - 1), 0);
+	for (uint64_t i = idx; i < idx + (1u << order); i++) {
+		assert_true(i < model->config.node[nid].spanned);
+		assert_int_equal(model->online[nid][i], 1);
+		assert_int_equal(model->used[nid][i], !used);
+		model->used[nid][i] = used;
+	}
+	model->nr_used += used ? 1u << order : 0;
+	model->nr_used -= used ? 0 : 1u << order;
+}
+
+static void model_add(struct model *model, struct page *page, unsigned int order)
+{
+	model_mark(model, page, order, true);
+	model->blocks[model->nr_blocks++] = (struct block){ page, order };
+}
+
+static struct block model_take(struct model *model)
+{
+	unsigned int i = (unsigned int)random_below(model, model->nr_blocks);
+	struct block block = model->blocks[i];
+
+	model->blocks[i] = model->blocks[--model->nr_blocks];
+	model_mark(model, block.page, block.order, false);
+	return block;
+}
+
+/* The zone must be one that the flags allow, the node one of the mask. */
+static void check_placement(const struct page *page, gfp_t gfp, nodemask_t mask)
+{
+	assert_true(page_zonenum(page) <= gfp_zone(gfp));
+	if (mask)
+		assert_true(mask >> page_to_nid(page) & 1);
+	assert_int_equal(page_count(page), 1);
+}
+
+static void op_alloc(struct model *model)
+{
+	gfp_t gfp = gfps[random_below(model, sizeof(gfps) / sizeof(gfps[0]))] | __GFP_NOWARN;
+	unsigned int order =
+		random_below(model, 4) ? (unsigned int)random_below(model, 4)
+				       : (unsigned int)random_below(model, NR_PAGE_ORDERS + 1);
+	int nid = (int)random_below(model, model->config.nr_nodes + 1) - 1;
+	nodemask_t mask = random_below(model, 3) ? 0 : 1 + random_below(model, 3);
+	struct page *page;
+
+	if (model->nr_blocks >= MAX_BLOCKS - 64)
+		return;
+	gfp &= ~__GFP_DIRECT_RECLAIM; /* no waiting: nobody else frees */
+	page = mm_alloc_pages_nodemask(model->pool.mm, gfp, order, nid, mask ? &mask : NULL);
+	if (!page)
+		return;
+	check_placement(page, gfp, mask);
+	if ((gfp & __GFP_THISNODE) && nid >= 0)
+		assert_int_equal(page_to_nid(page), nid);
+	model_add(model, page, order);
+}
+
+static void op_bulk(struct model *model)
+{
+	gfp_t gfp = gfps[random_below(model, sizeof(gfps) / sizeof(gfps[0]))] | __GFP_NOWARN;
+	struct page *pages[64];
+	uint64_t nr = random_below(model, 64) + 1;
+	uint64_t got;
+
+	if (model->nr_blocks >= MAX_BLOCKS - 64)
+		return;
+	got = mm_alloc_pages_bulk(model->pool.mm, gfp & ~__GFP_DIRECT_RECLAIM, 0, nr, pages);
+	assert_true(got <= nr);
+	for (uint64_t i = 0; i < got; i++) {
+		check_placement(pages[i], gfp, 0);
+		model_add(model, pages[i], 0);
+	}
+}
+
+static void op_free(struct model *model)
+{
+	struct mm *mm = model->pool.mm;
+	struct block block;
+
+	if (!model->nr_blocks)
+		return;
+	block = model_take(model);
+	switch (random_below(model, 4)) {
+	case 0:
+		mm_free_pages_zeroed(mm, block.page, block.order);
+		break;
+	case 1:
+		mm_get_page(mm, block.page);
+		mm_put_page(mm, block.page);
+		mm_put_page(mm, block.page);
+		break;
+	default:
+		mm_free_pages(mm, block.page, block.order);
+	}
+}
+
+static void op_free_bulk(struct model *model)
+{
+	struct page *pages[64];
+	uint64_t nr = 0;
+
+	for (unsigned int i = 0; i < 64 && model->nr_blocks; i++) {
+		struct block block = model->blocks[model->nr_blocks - 1];
+
+		if (block.order)
+			break;
+		model->nr_blocks--;
+		model_mark(model, block.page, 0, false);
+		pages[nr++] = block.page;
+	}
+	if (nr)
+		mm_free_pages_bulk(model->pool.mm, pages, nr, random_below(model, 2));
+}
+
+static void op_split(struct model *model)
+{
+	struct block block;
+
+	if (!model->nr_blocks || model->nr_blocks > MAX_BLOCKS - 600)
+		return;
+	block = model_take(model);
+	mm_split_page(model->pool.mm, block.page, block.order);
+	for (unsigned int i = 0; i < 1u << block.order; i++)
+		model_add(model, block.page + i, 0);
+}
+
+static void op_hotplug(struct model *model)
+{
+	unsigned int nid = (unsigned int)random_below(model, model->config.nr_nodes);
+	uint64_t spanned = model->config.node[nid].spanned;
+	uint64_t first = random_below(model, spanned);
+	uint64_t nr = 1 + random_below(model, 32);
+	bool all_on = true, all_off = true, idle = true;
+	int ret;
+
+	if (nr > spanned - first)
+		nr = spanned - first;
+	for (uint64_t i = first; i < first + nr; i++) {
+		all_on = all_on && model->online[nid][i];
+		all_off = all_off && !model->online[nid][i];
+		idle = idle && !model->used[nid][i];
+	}
+	if (random_below(model, 2)) {
+		ret = mm_offline_pages(model->pool.mm, nid, first, nr);
+		assert_int_equal(ret, all_on && idle ? 0 : -EBUSY);
+		if (ret == 0) {
+			memset(model->online[nid] + first, 0, nr);
+			model->nr_online -= nr;
+		}
+	} else {
+		ret = mm_online_pages(model->pool.mm, nid, first, nr, random_below(model, 2));
+		assert_int_equal(ret, all_off ? 0 : -EBUSY);
+		if (ret == 0) {
+			memset(model->online[nid] + first, 1, nr);
+			model->nr_online += nr;
+		}
+	}
+}
+
+static void op_misc(struct model *model)
+{
+	switch (random_below(model, 3)) {
+	case 0:
+		mm_drain_all_pages(model->pool.mm);
+		break;
+	case 1:
+		mm_set_cpu((int)random_below(model, model->config.nr_cpus));
+		break;
+	default:
+		if (model->nr_blocks > 64)
+			while (model->nr_blocks > 8)
+				op_free(model);
+	}
+}
+
+static void model_step(struct model *model)
+{
+	uint64_t dice = random_below(model, 100);
+	struct mm_counts counts;
+
+	if (dice < 40)
+		op_alloc(model);
+	else if (dice < 74)
+		op_free(model);
+	else if (dice < 80)
+		op_bulk(model);
+	else if (dice < 86)
+		op_free_bulk(model);
+	else if (dice < 90)
+		op_split(model);
+	else if (dice < 97)
+		op_hotplug(model);
+	else
+		op_misc(model);
+	pool_validate(&model->pool);
+	mm_counts(model->pool.mm, -1, &counts);
+	assert_int_equal(counts.present, model->nr_online);
+	assert_int_equal(counts.allocated, model->nr_used);
+	assert_int_equal(counts.quarantined, 0);
+	assert_int_equal(model->pool.messages, 0);
+}
+
+static uint64_t env_u64(const char *name, uint64_t by_default)
+{
+	const char *text = getenv(name);
+
+	return text ? strtoull(text, NULL, 0) : by_default;
+}
+
+static void model_run(const struct mm_config *config, uint64_t ops)
+{
+	struct model *model = calloc(1, sizeof(*model));
+
+	assert_non_null(model);
+	model->config = *config;
+	model->seed = env_u64("FRAMEVISOR_SEED", (uint64_t)time(NULL));
+	print_message("seed %llu\n", (unsigned long long)model->seed);
+	pool_create(&model->pool, config);
+	for (unsigned int nid = 0; nid < config->nr_nodes; nid++) {
+		uint64_t spanned = config->node[nid].spanned;
+
+		model->used[nid] = calloc(spanned, 1);
+		model->online[nid] = calloc(spanned, 1);
+		memset(model->online[nid], 1, spanned / 2);
+		assert_int_equal(mm_online_pages(model->pool.mm, nid, 0, spanned / 2, nid & 1), 0);
+		model->nr_online += spanned / 2;
+	}
+	for (uint64_t i = 0; i < ops; i++)
+		model_step(model);
+	while (model->nr_blocks)
+		op_free(model);
+	assert_int_equal(pool_free_frames(&model->pool), model->nr_online);
+	mm_set_cpu(-1);
+	pool_destroy(&model->pool);
+	for (unsigned int nid = 0; nid < config->nr_nodes; nid++) {
+		free(model->used[nid]);
+		free(model->online[nid]);
+	}
+	free(model);
+}
+
+/* Every operation on every zone of two nodes; odd sizes, zones that interleave in a block. */
+static void test_model_zones(void **state)
+{
+	static uint64_t phys[200];
+	struct mm_config config = {
+		.nr_nodes = 2,
+		.nr_cpus = 3,
+		.node[0] = { .spanned = 200, .phys_pfn = phys, .movable = 50, .highmem = 30 },
+		.node[1] = { .spanned = 77, .phys_base = PHYS_NORMAL },
+	};
+
+	(void)state;
+	for (unsigned int i = 0; i < 200; i++)
+		phys[i] = i % 17 == 3 ? i % 8 : i % 5 == 0 ? 100 + i : PHYS_NORMAL + i;
+	model_run(&config, env_u64("FRAMEVISOR_MODEL_OPS", 400000) / 2);
+}
+
+/* Large blocks: orders up to 9. */
+static void test_model_large(void **state)
+{
+	struct mm_config config = {
+		.nr_nodes = 1,
+		.nr_cpus = 2,
+		.node[0] = { .spanned = 2048, .phys_base = PHYS_NORMAL },
+		.pageblock_order = 5,
+	};
+
+	(void)state;
+	model_run(&config, env_u64("FRAMEVISOR_MODEL_OPS", 400000) / 4);
+}
+
+/* A pool of a handful of frames. */
+static void test_model_tiny(void **state)
+{
+	struct mm_config config = {
+		.nr_nodes = 1,
+		.nr_cpus = 1,
+		.node[0] = { .spanned = 9, .phys_base = PHYS_NORMAL },
+	};
+
+	(void)state;
+	model_run(&config, env_u64("FRAMEVISOR_MODEL_OPS", 400000) / 4);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_model_zones),
+		cmocka_unit_test(test_model_large),
+		cmocka_unit_test(test_model_tiny),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,351 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Conversations with the pool owner over a pool of pure metadata (two nodes of 256 frames): what is
+ * granted, promised, refused, taken back. The pool checks itself after each step.
+ */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "vmm/owner/pool.h"
+#include "vmm/owner/session.h"
+
+#define NODE_FRAMES 256u
+
+static struct pool *pool;
+static struct session_reply reply;
+static const char *why;
+
+static void check_pool(void)
+{
+	char message[256] = "";
+
+	if (pool_validate(pool, message, sizeof(message)) != 0)
+		fail_msg("%s", message);
+}
+
+static int setup(void **state)
+{
+	struct pool_config config = { .sim_nodes = 2, .sim_frames = NODE_FRAMES };
+
+	(void)state;
+	pool = pool_create(&config, NULL);
+	return pool ? 0 : -1;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	check_pool();
+	pool_destroy(pool);
+	return 0;
+}
+
+static uint64_t free_frames(void)
+{
+	struct mm_counts counts;
+
+	pool_counts(pool, -1, &counts, NULL);
+	return counts.free + counts.cached;
+}
+
+static enum session_result handle(struct session *session, const union owner_packet *packet)
+{
+	uint64_t missing;
+	enum session_result result;
+
+	why = NULL;
+	result = session_handle(session, packet, packet->header.length, &reply, &missing, &why);
+	check_pool();
+	return result;
+}
+
+static enum session_result hello(struct session *session, uint32_t id, uint64_t ram)
+{
+	union owner_packet packet = { .hello = { .header = { .type = OWNER_HELLO,
+							     .length = sizeof(packet.hello) },
+						 .version = OWNER_PROTOCOL_VERSION,
+						 .ram_frames = ram,
+						 .name = "vm" } };
+
+	session_init(session, pool, id);
+	return handle(session, &packet);
+}
+
+static enum session_result grant(struct session *session, uint32_t nr, uint64_t nodemask)
+{
+	union owner_packet packet = { .grant = { .header = { .type = OWNER_GRANT,
+							     .length = sizeof(packet.grant) },
+						 .nr_frames = nr,
+						 .nodemask = nodemask } };
+
+	return handle(session, &packet);
+}
+
+static enum session_result give(struct session *session, const struct frame_run *runs,
+				unsigned int nr_runs)
+{
+	union owner_packet packet = { .runs = { .header = { .type = OWNER_RETURN } } };
+
+	packet.header.length = packet_runs_length(nr_runs);
+	packet.runs.nr_runs = nr_runs;
+	for (unsigned int i = 0; i < nr_runs; i++) {
+		packet.runs.runs[i] = runs[i];
+		packet.runs.nr_frames += runs[i].nr;
+	}
+	return handle(session, &packet);
+}
+
+static void test_welcome(void **state)
+{
+	struct session session;
+
+	(void)state;
+	assert_int_equal(hello(&session, 7, 100), SESSION_REPLY);
+	assert_int_equal(reply.packet.header.status, 0);
+	assert_int_equal(reply.packet.welcome.client_id, 7);
+	assert_int_equal(reply.packet.welcome.nr_nodes, 2);
+	assert_int_equal(reply.packet.welcome.spanned[1], NODE_FRAMES);
+	assert_int_equal(reply.nr_fds, 2);
+	assert_int_equal(session_release(&session), 0);
+}
+
+static void test_grant_and_return(void **state)
+{
+	uint64_t before = free_frames();
+	struct frame_run runs[OWNER_RUNS_MAX];
+	struct session session;
+	unsigned int nr_runs;
+
+	(void)state;
+	hello(&session, 1, 100);
+	assert_int_equal(grant(&session, 64, 0), SESSION_REPLY);
+	assert_int_equal(reply.packet.header.status, 0);
+	assert_int_equal(reply.packet.runs.nr_frames, 64);
+	/* An empty pool is one block per node: what comes out of it is one run. */
+	nr_runs = reply.packet.runs.nr_runs;
+	assert_int_equal(nr_runs, 1);
+	memcpy(runs, reply.packet.runs.runs, nr_runs * sizeof(runs[0]));
+	assert_int_equal(session.held, 64);
+	assert_int_equal(pool_held(pool, 1), 64);
+	assert_int_equal(free_frames(), before - 64);
+	assert_int_equal(give(&session, runs, nr_runs), SESSION_REPLY);
+	assert_int_equal(reply.packet.header.status, 0);
+	assert_int_equal(reply.packet.returned.nr_frames, 64);
+	assert_int_equal(session.held, 0);
+	assert_int_equal(free_frames(), before);
+	session_release(&session);
+}
+
+static void test_no_more_than_its_ram(void **state)
+{
+	struct session session;
+
+	(void)state;
+	hello(&session, 1, 20);
+	grant(&session, 15, 0);
+	assert_int_equal(reply.packet.runs.nr_frames, 15);
+	grant(&session, 15, 0);
+	assert_int_equal(reply.packet.runs.nr_frames, 5);
+	assert_int_equal(grant(&session, 1, 0), SESSION_REPLY);
+	assert_int_equal(reply.packet.header.status, -ENOMEM);
+	assert_int_equal(reply.packet.runs.nr_runs, 0);
+	assert_int_equal(session_release(&session), 20);
+	assert_int_equal(pool_held(pool, 0), 0);
+}
+
+static void test_nodemask(void **state)
+{
+	struct session session;
+
+	(void)state;
+	hello(&session, 1, 400);
+	grant(&session, 40, 2);
+	for (unsigned int i = 0; i < reply.packet.runs.nr_runs; i++)
+		assert_int_equal(reply.packet.runs.runs[i].node, 1);
+	assert_int_equal(reply.packet.runs.nr_frames, 40);
+	/* The node runs out before the VM's share of the pool does. */
+	while (reply.packet.header.status == 0)
+		grant(&session, 64, 1);
+	assert_int_equal(reply.packet.header.status, -ENOMEM);
+	assert_true(session.held > NODE_FRAMES && session.held < 40 + NODE_FRAMES);
+	grant(&session, 64, 0);
+	assert_true(reply.packet.runs.nr_frames > 0);
+	session_release(&session);
+}
+
+static void test_admission(void **state)
+{
+	struct session a, b, c;
+	struct pool_info info;
+	uint64_t room;
+
+	(void)state;
+	pool_info(pool, &info);
+	room = 2 * NODE_FRAMES - info.reserve;
+	assert_int_equal(hello(&a, 1, room + 1), SESSION_REPLY_AND_CUT);
+	assert_int_equal(reply.packet.header.status, -ENOMEM);
+	assert_int_equal(reply.nr_fds, 0);
+	assert_non_null(strstr(reply.packet.welcome.message, "2 MiB are missing"));
+	assert_int_equal(hello(&a, 1, room - 10), SESSION_REPLY);
+	assert_int_equal(hello(&b, 2, 11), SESSION_REPLY_AND_CUT);
+	assert_int_equal(hello(&c, 3, 10), SESSION_REPLY);
+	/* Everything that was promised can be had, in any order. */
+	while (c.held < 10 && grant(&c, 10, 0) == SESSION_REPLY)
+		assert_int_equal(reply.packet.header.status, 0);
+	while (a.held < room - 10 && grant(&a, 100, 0) == SESSION_REPLY)
+		assert_int_equal(reply.packet.header.status, 0);
+	session_release(&c);
+	assert_int_equal(hello(&b, 4, 10), SESSION_REPLY);
+	session_release(&a);
+	session_release(&b);
+	pool_info(pool, &info);
+	assert_int_equal(info.committed, 0);
+}
+
+static void test_foreign_frame(void **state)
+{
+	struct session a, b;
+	struct frame_run run;
+
+	(void)state;
+	hello(&a, 1, 10);
+	hello(&b, 2, 10);
+	grant(&a, 4, 0);
+	run = reply.packet.runs.runs[0];
+	grant(&b, 4, 0);
+	assert_int_equal(give(&b, &run, 1), SESSION_REPLY_AND_CUT);
+	assert_int_equal(reply.packet.header.status, -EPERM);
+	assert_non_null(why);
+	assert_int_equal(pool_held(pool, 1), 4);
+	assert_int_equal(pool_held(pool, 2), 4);
+	assert_int_equal(b.state, SESSION_ENDED);
+	session_release(&a);
+	session_release(&b);
+}
+
+static void test_double_return(void **state)
+{
+	struct session session;
+	struct frame_run run, twice[2];
+
+	(void)state;
+	hello(&session, 1, 10);
+	grant(&session, 4, 0);
+	run = reply.packet.runs.runs[0];
+	assert_int_equal(run.nr, 4);
+	/* Twice in one message: nothing of it is done. */
+	twice[0] = run;
+	twice[0].nr = 2;
+	twice[1] = run;
+	twice[1].first++;
+	twice[1].nr = 2;
+	assert_int_equal(give(&session, twice, 2), SESSION_REPLY_AND_CUT);
+	assert_int_equal(reply.packet.header.status, -EPERM);
+	assert_int_equal(pool_held(pool, 1), 4);
+	session_release(&session);
+
+	hello(&session, 2, 10);
+	grant(&session, 8, 0);
+	run = reply.packet.runs.runs[0];
+	run.nr = 1;
+	assert_int_equal(give(&session, &run, 1), SESSION_REPLY);
+	assert_int_equal(give(&session, &run, 1), SESSION_REPLY_AND_CUT);
+	assert_int_equal(reply.packet.header.status, -EPERM);
+	assert_int_equal(session_release(&session), 7);
+}
+
+static void test_absent_frame(void **state)
+{
+	struct frame_run run = { .first = NODE_FRAMES - 1, .nr = 1, .node = 1 };
+	struct session session;
+
+	(void)state;
+	hello(&session, 1, 10);
+	grant(&session, 1, 1);
+	assert_int_equal(give(&session, &run, 1), SESSION_REPLY_AND_CUT);
+	session_release(&session);
+}
+
+static void test_out_of_order(void **state)
+{
+	struct frame_run run = { .nr = 1 };
+	struct session session;
+
+	(void)state;
+	session_init(&session, pool, 1);
+	assert_int_equal(grant(&session, 1, 0), SESSION_CUT);
+	session_init(&session, pool, 1);
+	assert_int_equal(give(&session, &run, 1), SESSION_CUT);
+	hello(&session, 1, 10);
+	session.id = 1;
+	{
+		struct session again = session;
+
+		/* A second HELLO, on the session that has had one. */
+		union owner_packet packet = { .hello = {
+						      .header = { .type = OWNER_HELLO,
+								  .length = sizeof(packet.hello) },
+						      .version = OWNER_PROTOCOL_VERSION,
+						      .ram_frames = 1,
+						      .name = "vm" } };
+		assert_int_equal(handle(&again, &packet), SESSION_CUT);
+		assert_non_null(strstr(why, "order"));
+		session = again;
+	}
+	/* After the end nothing is answered. */
+	assert_int_equal(grant(&session, 1, 0), SESSION_CUT);
+	session_release(&session);
+}
+
+/* Frames scattered one by one: more runs than a message holds. */
+static void test_scattered(void **state)
+{
+	struct session a, b;
+	uint64_t got = 0;
+
+	(void)state;
+	hello(&a, 1, 256);
+	hello(&b, 2, 200);
+	for (int i = 0; i < 200; i++) {
+		grant(&a, 1, 0);
+		grant(&b, 1, 0);
+	}
+	session_release(&a); /* leaves a comb */
+	hello(&a, 3, 256);
+	while (got < 256) {
+		assert_int_equal(grant(&a, 256 - (uint32_t)got, 0), SESSION_REPLY);
+		assert_int_equal(reply.packet.header.status, 0);
+		assert_true(reply.packet.runs.nr_runs <= OWNER_RUNS_MAX);
+		got += reply.packet.runs.nr_frames;
+	}
+	assert_int_equal(session_release(&a), 256);
+	assert_int_equal(session_release(&b), 200);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(test_welcome),
+		TEST(test_grant_and_return),
+		TEST(test_no_more_than_its_ram),
+		TEST(test_nodemask),
+		TEST(test_admission),
+		TEST(test_foreign_frame),
+		TEST(test_double_return),
+		TEST(test_absent_frame),
+		TEST(test_out_of_order),
+		TEST(test_scattered),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

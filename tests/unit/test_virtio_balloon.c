@@ -1,0 +1,476 @@
+/* SPDX-License-Identifier: MIT */
+/* The balloon, driven as a guest drives it: page numbers in rings, frames that leave and return. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "tests/unit/virtio_driver.h"
+
+#define F_VERSION_1 (1ull << VIRTIO_F_VERSION_1)
+#define F_TELL      1ull
+#define INFLATE     0
+#define DEFLATE     1
+#define PER_MESSAGE 256 /* what a stock driver sends */
+#define PFN(frame)  ((uint32_t)(frame)*GUEST_PAGES_PER_FRAME)
+#define HIGH_PFN    (uint32_t)(HOST_HIGH_RAM >> GUEST_PAGE_SHIFT)
+
+static void start(struct driver *drv, uint64_t features)
+{
+	assert_true(driver_probe(drv, host_create(true), 1));
+	assert_int_equal(driver_start(drv, features, 128), S_ALL);
+	host_sync(drv->th);
+}
+
+static struct virtio_balloon_stats stats(struct driver *drv)
+{
+	struct virtio_balloon_stats s;
+
+	virtio_balloon_stats(drv->th->set.balloon, &s);
+	return s;
+}
+
+/* Each queue has a buffer of its own: one may wait while the other goes on. */
+static uint64_t buffer(unsigned int queue)
+{
+	return DRIVER_BUFFERS + queue * 0x10000;
+}
+
+/* One message of page numbers first, first + step, ...; does not wait. */
+static void post(struct driver *drv, unsigned int queue, uint32_t first, uint32_t nr, uint32_t step)
+{
+	uint32_t *pfns = guest_ptr(&drv->th->mem, buffer(queue), nr * sizeof(uint32_t));
+
+	for (uint32_t i = 0; i < nr; i++)
+		pfns[i] = first + i * step;
+	driver_send(drv, queue, buffer(queue), nr * sizeof(uint32_t));
+}
+
+/* Whole frames as a stock driver sends them, and its wait for each message. */
+static void send_pages(struct driver *drv, unsigned int queue, uint32_t first, uint32_t nr)
+{
+	for (uint32_t done = 0; done < nr; done += PER_MESSAGE) {
+		uint32_t n = nr - done < PER_MESSAGE ? nr - done : PER_MESSAGE;
+		uint16_t before = driver_used_idx(drv, queue);
+
+		post(drv, queue, first + done, n, 1);
+		host_sync(drv->th);
+		assert_int_equal(driver_used_idx(drv, queue), (uint16_t)(before + 1));
+	}
+}
+
+static void inflate_and_deflate(void **state)
+{
+	struct driver drv;
+
+	(void)state;
+	start(&drv, F_VERSION_1 | F_TELL);
+	send_pages(&drv, INFLATE, PFN(4), PER_MESSAGE);
+	assert_int_equal(stats(&drv).frames_partial, 1);
+	assert_int_equal(stats(&drv).inflated, PER_MESSAGE * GUEST_PAGE_SIZE);
+	assert_int_equal(host_present(drv.th), HOST_FRAMES);
+	send_pages(&drv, INFLATE, PFN(4) + PER_MESSAGE, PER_MESSAGE);
+	assert_int_equal(stats(&drv).frames_partial, 0);
+	assert_int_equal(stats(&drv).frames_released, 1);
+	assert_false(drv.th->present[4]);
+	assert_int_equal(host_present(drv.th), HOST_FRAMES - 1);
+	/* The first page back brings the frame back, before the chain is used. */
+	send_pages(&drv, DEFLATE, PFN(4) + 77, 1);
+	assert_true(drv.th->present[4]);
+	assert_int_equal(drv.th->nr_back, 1);
+	assert_int_equal(stats(&drv).frames_released, 0);
+	assert_int_equal(stats(&drv).frames_partial, 1);
+	send_pages(&drv, DEFLATE, PFN(4), GUEST_PAGES_PER_FRAME);
+	assert_int_equal(drv.th->nr_back, 1); /* it was there already */
+	assert_int_equal(stats(&drv).inflated, 0);
+	assert_int_equal(stats(&drv).frames_partial, 0);
+	/* And again. */
+	send_pages(&drv, INFLATE, PFN(4), GUEST_PAGES_PER_FRAME);
+	assert_false(drv.th->present[4]);
+	assert_int_equal(driver_interrupts(1), 4);
+	assert_int_equal(driver_interrupts(2), 3);
+	host_destroy(drv.th);
+}
+
+/* The driver may take pages in any order, from many frames at once. */
+static void scattered_pages(void **state)
+{
+	struct driver drv;
+
+	(void)state;
+	start(&drv, F_VERSION_1 | F_TELL);
+	for (uint32_t page = 0; page < GUEST_PAGES_PER_FRAME; page++) {
+		assert_int_equal(drv.th->nr_release, 0);
+		post(&drv, INFLATE, PFN(2) + (page * 37) % GUEST_PAGES_PER_FRAME, 6,
+		     GUEST_PAGES_PER_FRAME);
+		host_sync(drv.th);
+	}
+	/* Six frames full in one round: one run per region. */
+	assert_int_equal(drv.th->nr_release, 1);
+	assert_int_equal(drv.th->last_release_nr, 6);
+	assert_int_equal(stats(&drv).frames_released, 6);
+	assert_int_equal(host_present(drv.th), HOST_FRAMES - 6);
+	host_destroy(drv.th);
+}
+
+/* Adjacent regions, and the one above the hole, in one round of several messages. */
+static void runs_stop_at_regions(void **state)
+{
+	static const uint32_t frames[] = { 9, 7, 8, 6 };
+	struct driver drv;
+	uint32_t *pfns;
+
+	(void)state;
+	start(&drv, F_VERSION_1 | F_TELL);
+	pfns = guest_ptr(&drv.th->mem, DRIVER_BUFFERS, 5 * 2048);
+	for (unsigned int i = 0; i < 5; i++) {
+		uint32_t first = i < 4 ? PFN(frames[i]) : HIGH_PFN + PFN(3);
+
+		for (unsigned int page = 0; page < 512; page++)
+			pfns[i * 512 + page] = first + page;
+		driver_set_desc(
+			&drv, INFLATE, (uint16_t)i,
+			(struct vring_desc){ .addr = DRIVER_BUFFERS + i * 2048, .len = 2048 });
+		driver_publish(&drv, INFLATE, (uint16_t)i);
+	}
+	driver_kick(&drv, INFLATE);
+	host_sync(drv.th);
+	assert_int_equal(driver_used_idx(&drv, INFLATE), 5);
+	assert_int_equal(drv.th->nr_release, 3); /* 6-7, 8-9, the last */
+	assert_int_equal(drv.th->nr_taken, 5);
+	assert_false(drv.th->present[13]);
+	assert_int_equal(driver_interrupts(1), 1);
+	host_destroy(drv.th);
+}
+
+static void repeated_pages_change_nothing(void **state)
+{
+	struct driver drv;
+
+	(void)state;
+	start(&drv, F_VERSION_1 | F_TELL);
+	post(&drv, INFLATE, PFN(5), PER_MESSAGE, 0);
+	host_sync(drv.th);
+	assert_int_equal(stats(&drv).inflated, GUEST_PAGE_SIZE);
+	send_pages(&drv, INFLATE, PFN(5), GUEST_PAGES_PER_FRAME);
+	send_pages(&drv, INFLATE, PFN(5), GUEST_PAGES_PER_FRAME);
+	assert_int_equal(stats(&drv).inflated, FRAME_SIZE);
+	assert_int_equal(stats(&drv).frames_released, 1);
+	assert_int_equal(drv.th->nr_taken, 1);
+	post(&drv, DEFLATE, PFN(6), PER_MESSAGE, 1); /* never inflated */
+	host_sync(drv.th);
+	assert_int_equal(stats(&drv).inflated, FRAME_SIZE);
+	assert_int_equal(stats(&drv).driver_ready, true);
+	assert_false(stats(&drv).broken);
+	host_destroy(drv.th);
+}
+
+/* A guest without MUST_TELL_HOST may touch first: the frame is there when it tells. */
+static void touched_before_told(void **state)
+{
+	struct driver drv;
+
+	(void)state;
+	start(&drv, F_VERSION_1);
+	send_pages(&drv, INFLATE, PFN(3), GUEST_PAGES_PER_FRAME);
+	assert_false(drv.th->present[3]);
+	drv.th->present[3] = true; /* the fault path bound one */
+	send_pages(&drv, DEFLATE, PFN(3), 8);
+	assert_true(drv.th->present[3]);
+	send_pages(&drv, INFLATE, PFN(3), 8);
+	assert_false(drv.th->present[3]);
+	/* Touched, never told, and given again. */
+	drv.th->present[3] = true;
+	send_pages(&drv, INFLATE, PFN(3) + 100, 1);
+	assert_false(drv.th->present[3]);
+	assert_int_equal(stats(&drv).frames_released, 1);
+	host_destroy(drv.th);
+}
+
+static bool wait_used(struct driver *drv, unsigned int queue, uint16_t idx, unsigned int ms)
+{
+	while (driver_used_idx(drv, queue) != idx && ms--)
+		usleep(1000);
+	return driver_used_idx(drv, queue) == idx;
+}
+
+static void deflate_waits_for_memory(void **state)
+{
+	struct driver drv;
+
+	(void)state;
+	start(&drv, F_VERSION_1 | F_TELL);
+	send_pages(&drv, INFLATE, PFN(4), 2 * GUEST_PAGES_PER_FRAME);
+	drv.th->no_memory = true;
+	post(&drv, DEFLATE, PFN(4) + 500, 20, 1); /* over both frames */
+	assert_false(wait_used(&drv, DEFLATE, 1, 120));
+	assert_true(drv.th->nr_back >= 2 && drv.th->nr_back <= 6); /* every 50 ms */
+	/* Inflating goes on meanwhile. */
+	send_pages(&drv, INFLATE, PFN(7), GUEST_PAGES_PER_FRAME);
+	assert_int_equal(driver_used_idx(&drv, DEFLATE), 0);
+	assert_false(stats(&drv).broken);
+	drv.th->no_memory = false;
+	assert_true(wait_used(&drv, DEFLATE, 1, 2000));
+	host_sync(drv.th);
+	assert_true(drv.th->present[4] && drv.th->present[5]);
+	assert_int_equal(stats(&drv).inflated, (3 * GUEST_PAGES_PER_FRAME - 20) * GUEST_PAGE_SIZE);
+	host_destroy(drv.th);
+}
+
+static void reset_drops_a_held_chain(void **state)
+{
+	struct driver drv;
+
+	(void)state;
+	start(&drv, F_VERSION_1 | F_TELL);
+	host_write(drv.th, drv.device + 4, GUEST_PAGES_PER_FRAME, 4);
+	send_pages(&drv, INFLATE, PFN(4), GUEST_PAGES_PER_FRAME);
+	assert_int_equal(stats(&drv).actual, FRAME_SIZE);
+	drv.th->no_memory = true;
+	post(&drv, DEFLATE, PFN(4), 1, 1);
+	host_sync(drv.th);
+	driver_set_status(&drv, 0);
+	assert_int_equal(stats(&drv).inflated, 0);
+	assert_int_equal(stats(&drv).frames_released, 0);
+	assert_int_equal(stats(&drv).actual, 0);
+	assert_false(stats(&drv).driver_ready);
+	drv.th->no_memory = false;
+	usleep(80000);
+	assert_int_equal(driver_used_idx(&drv, DEFLATE), 0);
+	/* The next driver begins with nothing. */
+	driver_start(&drv, F_VERSION_1 | F_TELL, 16);
+	send_pages(&drv, INFLATE, PFN(4), 511);
+	assert_int_equal(stats(&drv).frames_released, 0);
+	send_pages(&drv, INFLATE, PFN(4) + 511, 1);
+	assert_int_equal(stats(&drv).frames_released, 1);
+	host_destroy(drv.th);
+}
+
+static void failed_release_is_tried_again(void **state)
+{
+	struct driver drv;
+
+	(void)state;
+	start(&drv, F_VERSION_1 | F_TELL);
+	drv.th->release_broken = true;
+	send_pages(&drv, INFLATE, PFN(4), GUEST_PAGES_PER_FRAME);
+	assert_int_equal(stats(&drv).frames_released, 0);
+	assert_int_equal(stats(&drv).release_errors, 1);
+	send_pages(&drv, INFLATE, PFN(6), GUEST_PAGES_PER_FRAME);
+	/* A page of the one that waits comes back: it must not go. */
+	send_pages(&drv, DEFLATE, PFN(4), 1);
+	drv.th->release_broken = false;
+	send_pages(&drv, INFLATE, PFN(7), 1); /* any round */
+	assert_true(drv.th->present[4]);
+	assert_false(drv.th->present[6]);
+	assert_int_equal(stats(&drv).frames_released, 1);
+	host_destroy(drv.th);
+}
+
+static void without_frame_ops(void **state)
+{
+	struct driver drv;
+
+	(void)state;
+	assert_true(driver_probe(&drv, host_create(true), 1));
+	drv.th->mem.frame_ops = NULL;
+	driver_start(&drv, F_VERSION_1 | F_TELL, 128);
+	send_pages(&drv, INFLATE, PFN(4), GUEST_PAGES_PER_FRAME);
+	assert_int_equal(stats(&drv).inflated, FRAME_SIZE);
+	assert_int_equal(stats(&drv).frames_released, 0);
+	send_pages(&drv, DEFLATE, PFN(4), GUEST_PAGES_PER_FRAME);
+	assert_int_equal(stats(&drv).inflated, 0);
+	host_destroy(drv.th);
+}
+
+struct target {
+	struct driver *drv;
+	uint64_t bytes;
+	int ret;
+	struct error err;
+};
+
+static void call_set_target(void *opaque)
+{
+	struct target *t = opaque;
+
+	t->ret = virtio_balloon_set_target(t->drv->th->set.balloon, t->bytes, &t->err);
+}
+
+static int set_target(struct driver *drv, uint64_t bytes)
+{
+	struct target t = { .drv = drv, .bytes = bytes };
+
+	host_call(drv->th, call_set_target, &t);
+	return t.ret;
+}
+
+static void target(void **state)
+{
+	struct driver drv;
+	uint32_t generation;
+
+	(void)state;
+	assert_true(driver_probe(&drv, host_create(true), 1));
+	assert_int_equal(set_target(&drv, 3 * FRAME_SIZE + 5), 0); /* before there is a driver */
+	driver_start(&drv, F_VERSION_1 | F_TELL, 128);
+	assert_int_equal(host_read(drv.th, drv.device, 4), 3 * GUEST_PAGES_PER_FRAME);
+	assert_int_equal(driver_interrupts(0), 0);
+	generation = common_read(&drv, VIRTIO_PCI_COMMON_CFGGENERATION, 1);
+	assert_int_equal(set_target(&drv, FRAME_SIZE), 0);
+	assert_int_equal(driver_interrupts(0), 1);
+	assert_int_not_equal(common_read(&drv, VIRTIO_PCI_COMMON_CFGGENERATION, 1), generation);
+	assert_int_equal(host_read(drv.th, drv.device, 4), GUEST_PAGES_PER_FRAME);
+	assert_int_equal(stats(&drv).target, FRAME_SIZE);
+	assert_int_equal(set_target(&drv, HOST_FRAMES * FRAME_SIZE + 4096), -EINVAL);
+	assert_int_equal(set_target(&drv, UINT64_MAX), -EINVAL);
+	assert_int_equal(stats(&drv).target, FRAME_SIZE);
+	host_write(drv.th, drv.device + 4, 300, 4);
+	host_sync(drv.th);
+	assert_int_equal(drv.th->balloon_changes, 1);
+	assert_int_equal(stats(&drv).actual, 300 * GUEST_PAGE_SIZE);
+	host_destroy(drv.th);
+}
+
+static void expect_broken(struct driver *drv)
+{
+	host_sync(drv->th);
+	assert_true(stats(drv).broken);
+	assert_int_equal(driver_status(drv), S_ALL | VIRTIO_CONFIG_S_NEEDS_RESET);
+	assert_int_equal(driver_used_idx(drv, INFLATE), 0);
+	assert_int_equal(driver_used_idx(drv, DEFLATE), 0);
+	driver_start(drv, F_VERSION_1 | F_TELL, 128);
+	host_sync(drv->th);
+	assert_false(stats(drv).broken);
+	assert_int_equal(stats(drv).inflated, 0);
+}
+
+static void hostile_pages(void **state)
+{
+	static const uint32_t bad[] = { PFN(10), HIGH_PFN - 1, HIGH_PFN + PFN(4), UINT32_MAX,
+					LAYOUT_PCI_MMIO >> GUEST_PAGE_SHIFT };
+	struct driver drv;
+
+	(void)state;
+	start(&drv, F_VERSION_1 | F_TELL);
+	for (unsigned int i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		for (unsigned int queue = INFLATE; queue <= DEFLATE; queue++) {
+			post(&drv, queue, bad[i], 1, 0);
+			expect_broken(&drv);
+		}
+	}
+	driver_send(&drv, INFLATE, DRIVER_BUFFERS, 7); /* not whole page numbers */
+	expect_broken(&drv);
+	driver_send(&drv, INFLATE, DRIVER_BUFFERS, 4 * FRAME_SIZE); /* two million of them */
+	expect_broken(&drv);
+	host_destroy(drv.th);
+}
+
+/* Page numbers in the very frame they give away, and rings too. */
+static void gives_its_own_rings_away(void **state)
+{
+	struct driver drv;
+
+	(void)state;
+	start(&drv, F_VERSION_1 | F_TELL);
+	send_pages(&drv, INFLATE, PFN(0), GUEST_PAGES_PER_FRAME);
+	assert_false(drv.th->present[0]);
+	assert_false(stats(&drv).broken);
+	host_destroy(drv.th);
+}
+
+/* Writable buffers make no sense here and are left alone; split numbers work. */
+static void odd_chains(void **state)
+{
+	struct driver drv;
+	uint8_t *mem;
+	uint32_t pfn = PFN(5) + 3;
+
+	(void)state;
+	start(&drv, F_VERSION_1 | F_TELL);
+	mem = guest_ptr(&drv.th->mem, DRIVER_BUFFERS, 64);
+	memcpy(mem + 1, &pfn, 3);
+	memcpy(mem + 9, (uint8_t *)&pfn + 3, 1);
+	mem[16] = 0x77;
+	driver_set_desc(&drv, INFLATE, 0,
+			(struct vring_desc){ DRIVER_BUFFERS + 1, 3, VRING_DESC_F_NEXT, 1 });
+	driver_set_desc(&drv, INFLATE, 1,
+			(struct vring_desc){ DRIVER_BUFFERS + 9, 1, VRING_DESC_F_NEXT, 2 });
+	driver_set_desc(&drv, INFLATE, 2,
+			(struct vring_desc){ DRIVER_BUFFERS + 16, 1, VRING_DESC_F_WRITE, 0 });
+	driver_publish(&drv, INFLATE, 0);
+	driver_kick(&drv, INFLATE);
+	host_sync(drv.th);
+	assert_int_equal(driver_used_idx(&drv, INFLATE), 1);
+	assert_int_equal(stats(&drv).inflated, GUEST_PAGE_SIZE);
+	assert_int_equal(mem[16], 0x77);
+	host_destroy(drv.th);
+}
+
+/* A guest that resets, reads and moves its device while pages flow: for the thread sanitizer. */
+static void *meddler(void *opaque)
+{
+	struct driver *drv = opaque;
+
+	for (unsigned int i = 0; i < 500; i++) {
+		host_read(drv->th, drv->device, 8);
+		host_write(drv->th, drv->device + 4, i, 4);
+		host_read(drv->th, drv->isr, 1);
+		if (i % 100 == 50) {
+			driver_negotiate(drv, F_VERSION_1 | F_TELL);
+			for (unsigned int q = 0; q < DRIVER_QUEUES; q++)
+				driver_program_queue(drv, q, &drv->queues[q]);
+			driver_set_status(drv, S_ALL);
+		}
+		cfg_write(drv, PCI_COMMAND, i & 1 ? PCI_COMMAND_MEMORY : 0, 2);
+	}
+	driver_enable_memory(drv);
+	return NULL;
+}
+
+static void threads(void **state)
+{
+	struct driver drv;
+	pthread_t thread;
+
+	(void)state;
+	start(&drv, F_VERSION_1 | F_TELL);
+	pthread_create(&thread, NULL, meddler, &drv);
+	for (unsigned int i = 0; i < 300; i++) {
+		driver_publish(&drv, i % 3 == 2, 0);
+		driver_kick(&drv, i % 3 == 2);
+		set_target(&drv, i % HOST_FRAMES * FRAME_SIZE);
+		stats(&drv);
+	}
+	pthread_join(thread, NULL);
+	/* After all of this it still works. */
+	driver_start(&drv, F_VERSION_1 | F_TELL, 128);
+	host_sync(drv.th);
+	drv.th->present[6] = true;
+	send_pages(&drv, INFLATE, PFN(6), GUEST_PAGES_PER_FRAME);
+	assert_false(drv.th->present[6]);
+	host_destroy(drv.th);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(inflate_and_deflate),
+		cmocka_unit_test(scattered_pages),
+		cmocka_unit_test(runs_stop_at_regions),
+		cmocka_unit_test(repeated_pages_change_nothing),
+		cmocka_unit_test(touched_before_told),
+		cmocka_unit_test(deflate_waits_for_memory),
+		cmocka_unit_test(reset_drops_a_held_chain),
+		cmocka_unit_test(failed_release_is_tried_again),
+		cmocka_unit_test(without_frame_ops),
+		cmocka_unit_test(target),
+		cmocka_unit_test(hostile_pages),
+		cmocka_unit_test(gives_its_own_rings_away),
+		cmocka_unit_test(odd_chains),
+		cmocka_unit_test(threads),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,700 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A guest's frames against a real pool owner: first touches, taking away under load, backing, an
+ * empty pool, a killed process; and after each that every frame is where the numbers say.
+ *
+ * Runs twice: on hugepages (where the owner can have them) and on ordinary memory.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <jansson.h>
+
+#include "framevisor/event_loop.h"
+#include "framevisor/log.h"
+#include "framevisor/owner_client.h"
+#include "framevisor/qmp_client.h"
+#include "framevisor/rundir.h"
+#include "framevisor/vm_memory.h"
+
+#define LOW_FRAMES  20
+#define HIGH_FRAMES 12
+#define RAM_FRAMES  (LOW_FRAMES + HIGH_FRAMES)
+#define HIGH_GPA    UINT64_C(0x100000000)
+
+static enum hugepages_mode mode;
+
+/* This process is one VM for the owner: one connection for all tests of a group. */
+static struct owner_client *client;
+static struct qmp_client *qmp;
+
+/* One VM's memory and its loop, as a VMM process has them. */
+struct fixture {
+	struct event_loop *loop;
+	pthread_t loop_thread;
+	struct vm_memory *mem;
+	struct guest_memory *gm;
+};
+
+static struct owner_client *connect_owner(const char *name)
+{
+	struct owner_client_config config = {
+		.vm_name = name,
+		.ram_frames = RAM_FRAMES,
+		.hugepages = mode,
+	};
+	struct error err = { 0 };
+	struct owner_client *new = owner_client_connect(&config, &err);
+
+	if (!new)
+		print_error("connect: %s\n", err.message);
+	return new;
+}
+
+static void *run_loop(void *loop)
+{
+	event_loop_run(loop);
+	return NULL;
+}
+
+/* Also used in forked processes, so without assertions. */
+static bool try_open(struct fixture *f, struct owner_client *owner)
+{
+	static const struct vm_memory_range ranges[] = {
+		{ .gpa = 0, .size = LOW_FRAMES * FRAME_SIZE },
+		{ .gpa = HIGH_GPA, .size = HIGH_FRAMES * FRAME_SIZE },
+	};
+	struct vm_memory_config config = { .ranges = ranges, .nr_ranges = 2, .client = owner };
+	struct error err = { 0 };
+
+	f->loop = event_loop_create();
+	config.loop = f->loop;
+	f->mem = f->loop ? vm_memory_create(&config, &err) : NULL;
+	if (!f->mem) {
+		print_error("vm_memory_create: %s\n", err.message);
+		return false;
+	}
+	f->gm = vm_memory_guest(f->mem);
+	return pthread_create(&f->loop_thread, NULL, run_loop, f->loop) == 0;
+}
+
+static void open_memory(struct fixture *f)
+{
+	assert_true(try_open(f, client));
+	assert_non_null(f->gm->frame_ops);
+}
+
+static void close_memory(struct fixture *f)
+{
+	event_loop_quit(f->loop);
+	pthread_join(f->loop_thread, NULL);
+	vm_memory_destroy(f->mem);
+	event_loop_destroy(f->loop);
+}
+
+static uint64_t frame_gpa(unsigned int frame)
+{
+	return frame < LOW_FRAMES ? frame * FRAME_SIZE
+				  : HIGH_GPA + (frame - LOW_FRAMES) * FRAME_SIZE;
+}
+
+static uint64_t *frame_words(struct fixture *f, unsigned int frame)
+{
+	return guest_ptr(f->gm, frame_gpa(frame), FRAME_SIZE);
+}
+
+static void sleep_ms(unsigned int ms)
+{
+	struct timespec ts = { .tv_sec = ms / 1000, .tv_nsec = (ms % 1000) * 1000000L };
+
+	nanosleep(&ts, NULL);
+}
+
+static uint64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+/* Frames in the hands of the test itself: what this VM may still have. */
+struct hoard {
+	struct frame_run runs[RAM_FRAMES];
+	unsigned int nr_runs;
+	uint64_t nr_frames;
+};
+
+static void hoard_take_all(struct hoard *hoard)
+{
+	for (;;) {
+		unsigned int nr_runs = RAM_FRAMES - hoard->nr_runs;
+		int64_t got = owner_client_grant(client, RAM_FRAMES, 0,
+						 &hoard->runs[hoard->nr_runs], &nr_runs);
+
+		if (got == -ENOMEM || hoard->nr_runs == RAM_FRAMES)
+			return;
+		assert_true(got > 0);
+		hoard->nr_runs += nr_runs;
+		hoard->nr_frames += (uint64_t)got;
+		if (hoard->nr_runs == RAM_FRAMES)
+			return;
+	}
+}
+
+static void hoard_return(struct hoard *hoard)
+{
+	if (hoard->nr_runs)
+		assert_int_equal(owner_client_return(client, hoard->runs, hoard->nr_runs), 0);
+	hoard->nr_runs = 0;
+	hoard->nr_frames = 0;
+}
+
+/* Whether the owner finds its own counts right, and how many frames it says that a VM holds;
+ * -1: it does not know such a VM. */
+static int64_t held_frames(const char *name)
+{
+	struct error err = { 0 };
+	json_t *reply = NULL;
+	json_t *vm;
+	size_t i;
+	int64_t held = -1;
+
+	assert_int_equal(qmp_client_call(qmp, "x-validate", NULL, &reply, &err), 0);
+	if (!json_is_true(json_object_get(reply, "ok")))
+		print_error("%s\n", json_string_value(json_object_get(reply, "message")));
+	assert_true(json_is_true(json_object_get(reply, "ok")));
+	json_decref(reply);
+	assert_int_equal(qmp_client_call(qmp, "query-vms", NULL, &reply, &err), 0);
+	json_array_foreach(reply, i, vm)
+	{
+		if (strcmp(json_string_value(json_object_get(vm, "name")), name) == 0)
+			held = json_integer_value(json_object_get(vm, "held"));
+	}
+	json_decref(reply);
+	return held;
+}
+
+/* What the owner says we have is what we say: bound and stock, and what a test holds. */
+static void assert_conserved(struct fixture *f, const struct hoard *hoard)
+{
+	struct vm_memory_stats stats;
+
+	vm_memory_stats(f->mem, &stats);
+	assert_int_equal(stats.ram, RAM_FRAMES);
+	assert_true(stats.bound + stats.stock <= stats.ram);
+	assert_int_equal(held_frames("vm"),
+			 stats.bound + stats.stock + (hoard ? hoard->nr_frames : 0));
+}
+
+/* Waits for the loop to finish a refill: the numbers stand still. */
+static void settle(void)
+{
+	sleep_ms(50);
+}
+
+static void test_touch(void **state)
+{
+	struct fixture f;
+	struct vm_memory_stats stats;
+
+	(void)state;
+	open_memory(&f);
+	for (unsigned int i = 0; i < RAM_FRAMES; i += 2) {
+		uint64_t *words = frame_words(&f, i);
+
+		for (unsigned int w = 0; w < FRAME_SIZE / sizeof(*words); w += 64)
+			assert_int_equal(words[w], 0);
+		words[5] = 1000 + i;
+	}
+	settle();
+	vm_memory_stats(f.mem, &stats);
+	assert_int_equal(stats.bound, RAM_FRAMES / 2);
+	assert_int_equal(stats.faults, RAM_FRAMES / 2);
+	assert_int_equal(stats.touched_released, 0);
+	assert_true(stats.stock <= 4 * 2);
+	assert_conserved(&f, NULL);
+
+	vm_memory_drain_stock(f.mem);
+	vm_memory_stats(f.mem, &stats);
+	assert_int_equal(stats.stock, 0);
+	assert_conserved(&f, NULL);
+	for (unsigned int i = 0; i < RAM_FRAMES; i += 2)
+		assert_int_equal(frame_words(&f, i)[5], 1000 + i);
+	close_memory(&f);
+	assert_int_equal(held_frames("vm"), 0);
+}
+
+static void test_release_and_back(void **state)
+{
+	struct fixture f;
+	const struct guest_frame_ops *ops;
+	struct vm_memory_stats stats;
+
+	(void)state;
+	open_memory(&f);
+	ops = f.gm->frame_ops;
+	for (unsigned int i = 0; i < 10; i++)
+		frame_words(&f, i)[7] = i + 1;
+	assert_int_equal(ops->release(f.gm->frame_opaque, 4096, 1), -EINVAL);
+	assert_int_equal(ops->release(f.gm->frame_opaque, frame_gpa(LOW_FRAMES - 1), 2), -EINVAL);
+	assert_int_equal(ops->back(f.gm->frame_opaque, HIGH_GPA - FRAME_SIZE, 1), -EINVAL);
+
+	/* 3..12, of which 3..9 are there; then again: nothing is there. */
+	assert_int_equal(ops->release(f.gm->frame_opaque, frame_gpa(3), 10), 7);
+	assert_int_equal(ops->release(f.gm->frame_opaque, frame_gpa(3), 10), 0);
+	settle();
+	vm_memory_stats(f.mem, &stats);
+	assert_int_equal(stats.bound, 3);
+	assert_int_equal(stats.released, 10 + 1); /* and frame LOW_FRAMES - 1 above */
+	assert_conserved(&f, NULL);
+
+	assert_int_equal(ops->back(f.gm->frame_opaque, frame_gpa(3), 2), 0);
+	vm_memory_stats(f.mem, &stats);
+	assert_int_equal(stats.bound, 5);
+	assert_int_equal(stats.released, 9);
+	assert_int_equal(stats.touched_released, 0);
+	for (unsigned int i = 0; i < 10; i++)
+		assert_int_equal(frame_words(&f, i)[7], i < 3 ? i + 1 : 0);
+	vm_memory_stats(f.mem, &stats);
+	assert_int_equal(stats.bound, 10);
+	assert_int_equal(stats.touched_released, 5);
+	assert_int_equal(stats.released, 4);
+
+	assert_int_equal(ops->back(f.gm->frame_opaque, 0, LOW_FRAMES), 0);
+	assert_int_equal(ops->back(f.gm->frame_opaque, HIGH_GPA, HIGH_FRAMES), 0);
+	vm_memory_stats(f.mem, &stats);
+	assert_int_equal(stats.bound, RAM_FRAMES);
+	assert_int_equal(stats.released, 0);
+	assert_int_equal(stats.stock, 0);
+	assert_conserved(&f, NULL);
+	close_memory(&f);
+	assert_int_equal(held_frames("vm"), 0);
+}
+
+#define HAMMERS 2
+/* Frames 0..HAMMER_KEPT-1 stay, the ones up to HAMMER_FRAMES are taken again and again. */
+#define HAMMER_KEPT   8
+#define HAMMER_FRAMES LOW_FRAMES
+
+struct hammer {
+	struct fixture *f;
+	unsigned int index;
+	atomic_bool *stop;
+	uint64_t rounds;
+	uint64_t resets; /* times a counter was found back at zero */
+	uint64_t wrong;  /* values that are neither the last one nor zero */
+	uint64_t count[HAMMER_FRAMES];
+};
+
+/* Counters on two pages of each frame, of this thread alone. */
+static void *hammer_thread(void *opaque)
+{
+	struct hammer *h = opaque;
+
+	while (!atomic_load(h->stop)) {
+		for (unsigned int i = 0; i < HAMMER_FRAMES; i++) {
+			volatile uint64_t *words = frame_words(h->f, i);
+			uint64_t value = words[h->index];
+
+			if (value == 0 && h->count[i] != 0 && i >= HAMMER_KEPT) {
+				h->resets++;
+				h->count[i] = 0;
+			} else if (value != h->count[i]) {
+				h->wrong++;
+			}
+			h->count[i]++;
+			words[h->index] = h->count[i];
+		}
+		h->rounds++;
+	}
+	return NULL;
+}
+
+static void test_release_under_load(void **state)
+{
+	struct fixture f;
+	struct hammer hammers[HAMMERS] = { 0 };
+	pthread_t threads[HAMMERS];
+	atomic_bool stop = false;
+	uint64_t until = now_ms() + 700;
+	unsigned int n = 0;
+	uint64_t resets = 0;
+	struct vm_memory_stats stats;
+
+	(void)state;
+	open_memory(&f);
+	for (unsigned int t = 0; t < HAMMERS; t++) {
+		hammers[t] = (struct hammer){ .f = &f, .index = 8 * t, .stop = &stop };
+		assert_int_equal(pthread_create(&threads[t], NULL, hammer_thread, &hammers[t]), 0);
+	}
+	while (now_ms() < until) {
+		unsigned int first = HAMMER_KEPT + n % 8;
+
+		/* Single frames, runs, and some backed before they are touched. */
+		assert_true(f.gm->frame_ops->release(f.gm->frame_opaque, frame_gpa(first),
+						     n % 3 ? 1 : 5) >= 0);
+		if (n % 4 == 0)
+			assert_int_equal(
+				f.gm->frame_ops->back(f.gm->frame_opaque, frame_gpa(first), 2), 0);
+		n++;
+	}
+	atomic_store(&stop, true);
+	for (unsigned int t = 0; t < HAMMERS; t++) {
+		pthread_join(threads[t], NULL);
+		resets += hammers[t].resets;
+		assert_int_equal(hammers[t].wrong, 0);
+		assert_true(hammers[t].rounds > 0);
+		for (unsigned int i = 0; i < HAMMER_KEPT; i++)
+			assert_int_equal(hammers[t].count[i], frame_words(&f, i)[8 * t]);
+	}
+	assert_true(resets > 0);
+	settle();
+	vm_memory_stats(f.mem, &stats);
+	assert_true(stats.touched_released > 0);
+	assert_conserved(&f, NULL);
+	print_message("%u releases, %llu counters seen reset, %llu + %llu rounds\n", n,
+		      (unsigned long long)resets, (unsigned long long)hammers[0].rounds,
+		      (unsigned long long)hammers[1].rounds);
+
+	for (unsigned int i = HAMMER_KEPT; i < HAMMER_FRAMES; i++)
+		f.gm->frame_ops->release(f.gm->frame_opaque, frame_gpa(i), 1);
+	for (unsigned int i = HAMMER_KEPT; i < HAMMER_FRAMES; i++)
+		for (unsigned int t = 0; t < HAMMERS; t++)
+			assert_int_equal(frame_words(&f, i)[8 * t], 0);
+	close_memory(&f);
+	assert_int_equal(held_frames("vm"), 0);
+}
+
+struct toucher {
+	struct fixture *f;
+	unsigned int frame;
+	atomic_bool done;
+};
+
+static void *touch_one(void *opaque)
+{
+	struct toucher *t = opaque;
+
+	frame_words(t->f, t->frame)[3] = 77;
+	atomic_store(&t->done, true);
+	return NULL;
+}
+
+static void test_pool_empty(void **state)
+{
+	struct fixture f;
+	struct hoard hoard = { .nr_runs = 0 };
+	struct toucher t = { .f = &f, .frame = 9 };
+	struct vm_memory_stats stats;
+	pthread_t thread;
+	uint64_t since;
+
+	(void)state;
+	open_memory(&f);
+	frame_words(&f, 0)[0] = 1;
+	settle();
+	vm_memory_drain_stock(f.mem);
+	hoard_take_all(&hoard);
+	assert_int_equal(hoard.nr_frames, RAM_FRAMES - 1);
+	assert_conserved(&f, &hoard);
+
+	assert_int_equal(f.gm->frame_ops->back(f.gm->frame_opaque, frame_gpa(4), 1), -ENOMEM);
+	assert_int_equal(pthread_create(&thread, NULL, touch_one, &t), 0);
+	sleep_ms(150);
+	assert_false(atomic_load(&t.done));
+	vm_memory_stats(f.mem, &stats);
+	assert_int_equal(stats.waits, 1);
+	assert_int_equal(stats.bound, 1);
+	frame_words(&f, 0)[0] = 2; /* what is there works on */
+
+	since = now_ms();
+	hoard_return(&hoard);
+	pthread_join(thread, NULL);
+	assert_true(now_ms() - since < 1000);
+	assert_int_equal(frame_words(&f, 9)[3], 77);
+
+	/* A frame that this VM itself gives up serves who waits. */
+	settle();
+	vm_memory_drain_stock(f.mem);
+	hoard_take_all(&hoard);
+	t = (struct toucher){ .f = &f, .frame = RAM_FRAMES - 1 };
+	assert_int_equal(pthread_create(&thread, NULL, touch_one, &t), 0);
+	sleep_ms(50);
+	assert_false(atomic_load(&t.done));
+	assert_int_equal(f.gm->frame_ops->release(f.gm->frame_opaque, 0, 1), 1);
+	pthread_join(thread, NULL);
+	vm_memory_stats(f.mem, &stats);
+	assert_int_equal(stats.waits, 2);
+	hoard_return(&hoard);
+	settle();
+	assert_conserved(&f, NULL);
+	close_memory(&f);
+	assert_int_equal(held_frames("vm"), 0);
+}
+
+/* Forks a VM process of its own that runs fn and then waits to be killed; returns once fn did. */
+static pid_t fork_vm(void (*fn)(void))
+{
+	int ready[2];
+	char byte;
+	pid_t pid;
+
+	assert_int_equal(pipe(ready), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		close(ready[0]);
+		fn();
+		if (write(ready[1], "", 1) != 1)
+			_exit(1);
+		for (;;)
+			pause();
+	}
+	close(ready[1]);
+	assert_int_equal(read(ready[0], &byte, 1), 1);
+	close(ready[0]);
+	return pid;
+}
+
+static void touch_all(void)
+{
+	struct owner_client *own = connect_owner("other");
+	struct fixture f;
+
+	if (!own || !try_open(&f, own))
+		_exit(1);
+	for (unsigned int i = 0; i < RAM_FRAMES; i++)
+		frame_words(&f, i)[0] = UINT64_MAX;
+}
+
+static void kill_and_reap(pid_t pid)
+{
+	uint64_t since;
+
+	kill(pid, SIGKILL);
+	since = now_ms();
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	while (held_frames("other") != -1 && now_ms() - since < 1000)
+		sleep_ms(10);
+	assert_int_equal(held_frames("other"), -1);
+}
+
+static void test_killed(void **state)
+{
+	struct fixture f;
+	pid_t pid = fork_vm(touch_all);
+
+	(void)state;
+	assert_int_equal(held_frames("other"), RAM_FRAMES);
+	kill_and_reap(pid);
+
+	/* Whoever gets the frames next finds nothing in them. */
+	open_memory(&f);
+	for (unsigned int i = 0; i < RAM_FRAMES; i++)
+		assert_int_equal(frame_words(&f, i)[0], 0);
+	close_memory(&f);
+	assert_int_equal(held_frames("vm"), 0);
+}
+
+/* A process that cannot have a userfaultfd gets all its memory at once, for good. */
+static void without_uffd(void)
+{
+	struct owner_client *own = connect_owner("other");
+	struct vm_memory_stats stats;
+	struct fixture f;
+	int uffd = own ? owner_client_take_uffd(own) : -1;
+
+	if (!own)
+		_exit(1);
+	if (uffd >= 0)
+		close(uffd);
+	if (getuid() == 0 && setresuid(65534, 65534, 65534) != 0)
+		_exit(1);
+	log_set_level(LOG_LEVEL_ERROR);
+	if (!try_open(&f, own))
+		_exit(1);
+	vm_memory_stats(f.mem, &stats);
+	if (f.gm->frame_ops || stats.bound != RAM_FRAMES || stats.faults != 0)
+		_exit(1);
+	for (unsigned int i = 0; i < RAM_FRAMES; i++)
+		if (frame_words(&f, i)[9]++ != 0)
+			_exit(1);
+}
+
+static void test_without_uffd(void **state)
+{
+	pid_t pid = fork_vm(without_uffd);
+
+	(void)state;
+	assert_int_equal(held_frames("other"), RAM_FRAMES);
+	kill_and_reap(pid);
+}
+
+static void test_bad_ranges(void **state)
+{
+	static const struct vm_memory_range bad[] = {
+		{ .gpa = 0, .size = 0 },
+		{ .gpa = 4096, .size = FRAME_SIZE },
+		{ .gpa = 0, .size = FRAME_SIZE + 4096 },
+		{ .gpa = 0, .size = FRAME_MASK },
+	};
+
+	(void)state;
+	for (unsigned int i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		struct vm_memory_config config = { &bad[i], 1, client, NULL };
+		struct error err = { 0 };
+
+		assert_null(vm_memory_create(&config, &err));
+		assert_int_equal(err.code, EINVAL);
+	}
+	assert_int_equal(held_frames("vm"), 0);
+}
+
+static void test_dump(void **state)
+{
+	struct fixture f;
+	char text[512] = "";
+	int fd = memfd_create("dump", MFD_CLOEXEC);
+
+	(void)state;
+	open_memory(&f);
+	frame_words(&f, LOW_FRAMES)[0] = 1;
+	vm_memory_dump(f.mem, fd);
+	assert_true(pread(fd, text, sizeof(text) - 1, 0) > 0);
+	assert_non_null(strstr(text, "slot 0: gpa 0x0 size 0x2800000"));
+	assert_non_null(strstr(text, "slot 1: gpa 0x100000000 size 0x1800000"));
+	assert_non_null(strstr(text, "1 of 12 bound"));
+	close(fd);
+	close_memory(&f);
+}
+
+/* framevisord lies in the build folder, two above this program. */
+static void set_path(void)
+{
+	char path[PATH_MAX + 32];
+	ssize_t len = readlink("/proc/self/exe", path, PATH_MAX);
+
+	if (len <= 0)
+		return;
+	path[len] = '\0';
+	for (unsigned int i = 0; i < 3; i++) {
+		char *slash = strrchr(path, '/');
+
+		if (slash)
+			*slash = '\0';
+	}
+	setenv("PATH", path, 1);
+}
+
+static int setup(void **state)
+{
+	char path[RUNDIR_PATH_MAX];
+	struct error err = { 0 };
+
+	(void)state;
+	client = connect_owner("vm");
+	if (!client || rundir_path(path, false, &err) || rundir_join(path, "pool-qmp.sock", &err))
+		return -1;
+	qmp = qmp_client_connect(path, 5000, &err);
+	if (!qmp) {
+		print_error("%s\n", err.message);
+		return -1;
+	}
+	print_message("%s\n", owner_client_hugetlb(client) ? "hugepages" : "ordinary memory");
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	qmp_client_close(qmp);
+	/* The client stays: the owner takes its end for the end of this process. */
+	return 0;
+}
+
+static int run_group(const char *name)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_touch),
+		cmocka_unit_test(test_release_and_back),
+		cmocka_unit_test(test_release_under_load),
+		cmocka_unit_test(test_pool_empty),
+		cmocka_unit_test(test_killed),
+		cmocka_unit_test(test_without_uffd),
+		cmocka_unit_test(test_bad_ranges),
+		cmocka_unit_test(test_dump),
+	};
+
+	return cmocka_run_group_tests_name(name, tests, setup, teardown);
+}
+
+/* The owner ends a moment after its last VM; what it leaves then is its log. */
+static int remove_rundir(const char *dir)
+{
+	static const char *const files[] = { "pool.lock", "pool.log", "vm" };
+	uint64_t since = now_ms();
+	char path[PATH_MAX];
+
+	for (;;) {
+		snprintf(path, sizeof(path), "%s/pool.sock", dir);
+		if (access(path, F_OK) != 0)
+			break;
+		if (now_ms() - since > 5000) {
+			print_error("the pool owner did not end\n");
+			return 1;
+		}
+		sleep_ms(50);
+	}
+	for (unsigned int i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+		snprintf(path, sizeof(path), "%s/%s", dir, files[i]);
+		remove(path);
+	}
+	return rmdir(dir) != 0;
+}
+
+/* A process per group: it is a VM, and its end is the VM's end. */
+static int fork_group(const char *name, enum hugepages_mode hugepages)
+{
+	char dir[] = "/tmp/framevisor-test-XXXXXX";
+	int status = 1;
+	pid_t pid;
+
+	mode = hugepages;
+	if (!mkdtemp(dir))
+		return 1;
+	setenv("FRAMEVISOR_RUNDIR", dir, 1);
+	fflush(NULL);
+	pid = fork();
+	if (pid == 0)
+		exit(run_group(name));
+	if (pid > 0)
+		waitpid(pid, &status, 0);
+	return (status != 0) + remove_rundir(dir);
+}
+
+int main(void)
+{
+	int failed;
+
+	set_path();
+	log_set_program("test_vm_memory");
+	failed = fork_group("hugepages", HUGEPAGES_AUTO);
+	failed += fork_group("ordinary memory", HUGEPAGES_NEVER);
+	return failed;
+}

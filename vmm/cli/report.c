@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: MIT */
+/* framevisor buddyinfo, framevisor zoneinfo: the pool in the kernel's own text formats. */
+#include <errno.h>
+#include <stdio.h>
+
+#include "vmm/cli/cli.h"
+
+static struct {
+	bool json;
+} options;
+
+static const struct cli_option table[] = {
+	{ "json", 0, CLI_FLAG, NULL, "print JSON (the text as one string)", 0, 0, 0 },
+};
+
+static void *defaults(void)
+{
+	options.json = false;
+	return &options;
+}
+
+static int print_report(const char *command, struct error *err)
+{
+	json_t *reply = cli_pool_query(command, err);
+
+	if (!reply)
+		return CLI_ERROR;
+	if (options.json)
+		return cli_print_json(reply, err);
+	fputs(cli_json_string(reply, "human-readable-text"), stdout);
+	json_decref(reply);
+	return CLI_OK;
+}
+
+static int run_buddyinfo(const struct cli_args *args, struct error *err)
+{
+	(void)args;
+	return print_report("query-buddyinfo", err);
+}
+
+static int run_zoneinfo(const struct cli_args *args, struct error *err)
+{
+	(void)args;
+	return print_report("query-zoneinfo", err);
+}
+
+const struct cli_verb cli_buddyinfo = {
+	.name = "buddyinfo",
+	.summary = "show the pool's free blocks per node, zone and order",
+	.details = "The format of /proc/buddyinfo; order 0 is one frame of 2 MiB.",
+	.examples = "  framevisor buddyinfo",
+	.options = table,
+	.nr_options = 1,
+	.defaults = defaults,
+	.run = run_buddyinfo,
+};
+
+const struct cli_verb cli_zoneinfo = {
+	.name = "zoneinfo",
+	.summary = "show the pool's zones, watermarks and per-CPU caches",
+	.details = "The format of /proc/zoneinfo, in frames of 2 MiB.",
+	.examples = "  framevisor zoneinfo",
+	.options = table,
+	.nr_options = 1,
+	.defaults = defaults,
+	.run = run_zoneinfo,
+};

@@ -1,0 +1,414 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The QMP commands of a VM, with QEMU's names, arguments and meanings; those that QEMU does not
+ * have are called query-framevisor-*. See vm_control.h.
+ */
+#include "vmm/control/vm_control.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "framevisor/frame.h"
+#include "framevisor/qmp_server.h"
+
+struct vm_control {
+	struct vm *vm;
+	struct qmp_server *server;
+	struct timespec started;
+	bool host_reset; /* system_reset is being executed: the RESET event is not the guest's */
+	void (*on_error)(void *opaque);
+	void *opaque;
+};
+
+const char *vm_control_state_name(enum vm_state state)
+{
+	switch (state) {
+	case VM_STATE_PRELAUNCH:
+		return "prelaunch";
+	case VM_STATE_RUNNING:
+		return "running";
+	case VM_STATE_PAUSED:
+		return "paused";
+	case VM_STATE_SHUTDOWN:
+		return "shutdown";
+	case VM_STATE_INTERNAL_ERROR:
+		break;
+	}
+	return "internal-error";
+}
+
+/* ShutdownCause of QEMU's run-state.json. */
+static const char *shutdown_reason_name(enum vm_shutdown_reason reason)
+{
+	switch (reason) {
+	case VM_SHUTDOWN_GUEST:
+		return "guest-shutdown";
+	case VM_SHUTDOWN_GUEST_RESET:
+		return "guest-reset";
+	case VM_SHUTDOWN_HOST_QUIT:
+		return "host-qmp-quit";
+	case VM_SHUTDOWN_HOST_SIGNAL:
+		return "host-signal";
+	case VM_SHUTDOWN_ERROR:
+		return "host-error";
+	case VM_SHUTDOWN_NONE:
+		break;
+	}
+	return "none";
+}
+
+/* --- state --- */
+
+static int cmd_query_status(void *opaque, json_t *args, json_t **reply, struct qmp_error *err)
+{
+	struct vm_control *control = opaque;
+	enum vm_state state = vm_get_state(control->vm);
+
+	(void)args;
+	(void)err;
+	*reply = json_pack("{s:s,s:b}", "status", vm_control_state_name(state), "running",
+			   state == VM_STATE_RUNNING);
+	return 0;
+}
+
+static int cmd_query_name(void *opaque, json_t *args, json_t **reply, struct qmp_error *err)
+{
+	struct vm_control *control = opaque;
+
+	(void)args;
+	(void)err;
+	*reply = json_pack("{s:s}", "name", vm_get_config(control->vm)->name);
+	return 0;
+}
+
+static int cmd_query_kvm(void *opaque, json_t *args, json_t **reply, struct qmp_error *err)
+{
+	(void)opaque;
+	(void)args;
+	(void)err;
+	*reply = json_pack("{s:b,s:b}", "enabled", 1, "present", 1);
+	return 0;
+}
+
+static int cmd_query_cpus_fast(void *opaque, json_t *args, json_t **reply, struct qmp_error *err)
+{
+	struct vm_control *control = opaque;
+	unsigned int cpus = vm_get_config(control->vm)->cpus;
+
+	(void)args;
+	(void)err;
+	*reply = json_array();
+	for (unsigned int i = 0; i < cpus; i++) {
+		json_t *path = json_sprintf("/machine/unattached/device[%u]", i);
+
+		json_array_append_new(*reply, json_pack("{s:i,s:i,s:o,s:s}", "cpu-index", i,
+							"thread-id", vm_get_cpu_tid(control->vm, i),
+							"qom-path", path, "target", "x86_64"));
+	}
+	return 0;
+}
+
+static int64_t uptime_ms(const struct vm_control *control)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)(now.tv_sec - control->started.tv_sec) * 1000 +
+	       (now.tv_nsec - control->started.tv_nsec) / 1000000;
+}
+
+static const char *hugepages_name(enum hugepages_mode mode)
+{
+	switch (mode) {
+	case HUGEPAGES_REQUIRE:
+		return "require";
+	case HUGEPAGES_NEVER:
+		return "never";
+	case HUGEPAGES_AUTO:
+		break;
+	}
+	return "auto";
+}
+
+static int cmd_query_vm(void *opaque, json_t *args, json_t **reply, struct qmp_error *err)
+{
+	struct vm_control *control = opaque;
+	const struct vm_config *config = vm_get_config(control->vm);
+
+	(void)args;
+	(void)err;
+	*reply =
+		json_pack("{s:s,s:i,s:s,s:i,s:I,s:s,s:s,s:I}", "name", config->name, "pid",
+			  (int)getpid(), "status", vm_control_state_name(vm_get_state(control->vm)),
+			  "cpus", (int)config->cpus, "memory", (json_int_t)config->mem_bytes,
+			  "kernel", config->kernel, "hugepages", hugepages_name(config->hugepages),
+			  "uptime-ms", (json_int_t)uptime_ms(control));
+	return 0;
+}
+
+/* --- life cycle --- */
+
+static int cmd_stop(void *opaque, json_t *args, json_t **reply, struct qmp_error *err)
+{
+	struct vm_control *control = opaque;
+	struct error error = { 0 };
+
+	(void)args;
+	(void)reply;
+	return vm_pause(control->vm, &error) < 0 ? qmp_error_from(err, &error) : 0;
+}
+
+static int cmd_cont(void *opaque, json_t *args, json_t **reply, struct qmp_error *err)
+{
+	struct vm_control *control = opaque;
+	struct error error = { 0 };
+
+	(void)args;
+	(void)reply;
+	return vm_resume(control->vm, &error) < 0 ? qmp_error_from(err, &error) : 0;
+}
+
+static int cmd_system_powerdown(void *opaque, json_t *args, json_t **reply, struct qmp_error *err)
+{
+	struct vm_control *control = opaque;
+	struct error error = { 0 };
+
+	(void)args;
+	(void)reply;
+	return vm_powerdown(control->vm, &error) < 0 ? qmp_error_from(err, &error) : 0;
+}
+
+static int cmd_system_reset(void *opaque, json_t *args, json_t **reply, struct qmp_error *err)
+{
+	struct vm_control *control = opaque;
+	struct error error = { 0 };
+	int ret;
+
+	(void)args;
+	(void)reply;
+	control->host_reset = true;
+	ret = vm_reset(control->vm, &error);
+	control->host_reset = false;
+	return ret < 0 ? qmp_error_from(err, &error) : 0;
+}
+
+static int cmd_quit(void *opaque, json_t *args, json_t **reply, struct qmp_error *err)
+{
+	struct vm_control *control = opaque;
+
+	(void)args;
+	(void)reply;
+	(void)err;
+	vm_shutdown(control->vm, VM_SHUTDOWN_HOST_QUIT);
+	return 0;
+}
+
+/* --- memory --- */
+
+/* The guest's logical size: its RAM without what is in the balloon. A guest may claim more in the
+ * balloon than it has; it is not believed. */
+static uint64_t size_without(uint64_t ram, uint64_t balloon)
+{
+	return balloon < ram ? ram - balloon : 0;
+}
+
+static uint64_t balloon_actual(struct vm *vm)
+{
+	struct virtio_balloon_stats stats;
+
+	virtio_balloon_stats(vm_get_balloon(vm), &stats);
+	return size_without(vm_get_config(vm)->mem_bytes, stats.actual);
+}
+
+/* value: the size that the guest shall have left. More than its RAM means all of it, as in QEMU. */
+static int cmd_balloon(void *opaque, json_t *args, json_t **reply, struct qmp_error *err)
+{
+	struct vm_control *control = opaque;
+	uint64_t ram = vm_get_config(control->vm)->mem_bytes;
+	struct error error = { 0 };
+	uint64_t value;
+
+	(void)reply;
+	if (qmp_arg_u64(args, "value", &value, err) < 0)
+		return -EINVAL;
+	if (value == 0)
+		return qmp_error_set(err, QMP_GENERIC_ERROR,
+				     "parameter 'value' must be greater than 0: it is the memory "
+				     "that the guest keeps, in bytes");
+	if (!vm_get_balloon(control->vm))
+		return qmp_error_set(err, QMP_DEVICE_NOT_ACTIVE, "the VM has no balloon");
+	if (virtio_balloon_set_target(vm_get_balloon(control->vm), size_without(ram, value),
+				      &error) < 0)
+		return qmp_error_from(err, &error);
+	return 0;
+}
+
+static int cmd_query_balloon(void *opaque, json_t *args, json_t **reply, struct qmp_error *err)
+{
+	struct vm_control *control = opaque;
+
+	(void)args;
+	if (!vm_get_balloon(control->vm))
+		return qmp_error_set(err, QMP_DEVICE_NOT_ACTIVE, "the VM has no balloon");
+	*reply = json_pack("{s:I}", "actual", (json_int_t)balloon_actual(control->vm));
+	return 0;
+}
+
+static json_t *frames_json(struct vm *vm)
+{
+	struct vm_memory_stats stats;
+
+	vm_memory_stats(vm_get_memory(vm), &stats);
+	return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "ram", (json_int_t)stats.ram, "bound",
+			 (json_int_t)stats.bound, "stock", (json_int_t)stats.stock, "released",
+			 (json_int_t)stats.released, "faults", (json_int_t)stats.faults,
+			 "touched-released", (json_int_t)stats.touched_released, "waits",
+			 (json_int_t)stats.waits);
+}
+
+static json_t *balloon_json(struct vm *vm)
+{
+	uint64_t ram = vm_get_config(vm)->mem_bytes;
+	struct virtio_balloon_stats stats;
+
+	if (!vm_get_balloon(vm))
+		return json_null();
+	virtio_balloon_stats(vm_get_balloon(vm), &stats);
+	return json_pack(
+		"{s:b,s:b,s:I,s:I,s:I,s:I,s:I,s:I}", "driver-ready", stats.driver_ready, "broken",
+		stats.broken, "target", (json_int_t)size_without(ram, stats.target), "actual",
+		(json_int_t)size_without(ram, stats.actual), "inflated", (json_int_t)stats.inflated,
+		"frames-released", (json_int_t)stats.frames_released, "frames-partial",
+		(json_int_t)stats.frames_partial, "release-errors",
+		(json_int_t)stats.release_errors);
+}
+
+/*
+ * Where the VM's memory is. "frames" counts frames of frame-size bytes. In "balloon", target and
+ * actual are sizes of the guest as in query-balloon, inflated is what the balloon holds.
+ */
+static int cmd_query_memory(void *opaque, json_t *args, json_t **reply, struct qmp_error *err)
+{
+	struct vm_control *control = opaque;
+
+	(void)args;
+	(void)err;
+	*reply = json_pack("{s:I,s:I,s:o,s:o}", "frame-size", (json_int_t)FRAME_SIZE, "memory",
+			   (json_int_t)vm_get_config(control->vm)->mem_bytes, "frames",
+			   frames_json(control->vm), "balloon", balloon_json(control->vm));
+	return 0;
+}
+
+static const struct qmp_command vm_commands[] = {
+	{ .name = "balloon", .handler = cmd_balloon },
+	{ .name = "cont", .handler = cmd_cont },
+	{ .name = "query-balloon", .handler = cmd_query_balloon },
+	{ .name = "query-cpus-fast", .handler = cmd_query_cpus_fast },
+	{ .name = "query-framevisor-memory", .handler = cmd_query_memory },
+	{ .name = "query-framevisor-vm", .handler = cmd_query_vm },
+	{ .name = "query-kvm", .handler = cmd_query_kvm },
+	{ .name = "query-name", .handler = cmd_query_name },
+	{ .name = "query-status", .handler = cmd_query_status },
+	{ .name = "quit", .handler = cmd_quit },
+	{ .name = "stop", .handler = cmd_stop },
+	{ .name = "system_powerdown", .handler = cmd_system_powerdown },
+	{ .name = "system_reset", .handler = cmd_system_reset },
+};
+
+/* --- events --- */
+
+static json_t *caused(bool guest, const char *reason)
+{
+	return json_pack("{s:b,s:s}", "guest", guest, "reason", reason);
+}
+
+static void send_shutdown(struct vm_control *control)
+{
+	enum vm_shutdown_reason reason = vm_get_shutdown_reason(control->vm);
+	bool guest = reason == VM_SHUTDOWN_GUEST || reason == VM_SHUTDOWN_GUEST_RESET;
+
+	qmp_server_event(control->server, "SHUTDOWN", caused(guest, shutdown_reason_name(reason)));
+}
+
+static void on_vm_event(void *opaque, enum vm_event event)
+{
+	struct vm_control *control = opaque;
+	struct qmp_server *server = control->server;
+
+	switch (event) {
+	case VM_EVENT_RESUME:
+		qmp_server_event(server, "RESUME", NULL);
+		break;
+	case VM_EVENT_STOP:
+		qmp_server_event(server, "STOP", NULL);
+		break;
+	case VM_EVENT_RESET:
+		qmp_server_event(server, "RESET",
+				 caused(!control->host_reset, control->host_reset
+								      ? "host-qmp-system-reset"
+								      : "guest-reset"));
+		break;
+	case VM_EVENT_SHUTDOWN:
+		send_shutdown(control);
+		break;
+	case VM_EVENT_POWERDOWN:
+		qmp_server_event(server, "POWERDOWN", NULL);
+		break;
+	case VM_EVENT_BALLOON:
+		qmp_server_event_limited(
+			server, "BALLOON_CHANGE",
+			json_pack("{s:I}", "actual", (json_int_t)balloon_actual(control->vm)));
+		break;
+	case VM_EVENT_ERROR:
+		qmp_server_event(server, "STOP", NULL);
+		control->on_error(control->opaque);
+		break;
+	}
+}
+
+struct vm_control *vm_control_create(struct event_loop *loop, struct vm *vm, int listen_fd,
+				     void (*on_error)(void *opaque), void *opaque,
+				     struct error *err)
+{
+	struct vm_control *control = calloc(1, sizeof(*control));
+	const struct qmp_server_config config = {
+		.commands = vm_commands,
+		.nr_commands = sizeof(vm_commands) / sizeof(vm_commands[0]),
+		.opaque = control,
+	};
+	int ret;
+
+	if (!control) {
+		error_set_errno(err, ENOMEM, "cannot serve QMP");
+		return NULL;
+	}
+	control->vm = vm;
+	control->on_error = on_error;
+	control->opaque = opaque;
+	clock_gettime(CLOCK_MONOTONIC, &control->started);
+	control->server = qmp_server_create(loop, &config, err);
+	if (!control->server)
+		goto fail;
+	ret = qmp_server_listen(control->server, listen_fd);
+	if (ret < 0) {
+		error_set_errno(err, -ret, "cannot serve QMP");
+		goto fail;
+	}
+	vm_set_event_handler(vm, on_vm_event, control);
+	return control;
+fail:
+	qmp_server_destroy(control->server);
+	free(control);
+	return NULL;
+}
+
+void vm_control_destroy(struct vm_control *control)
+{
+	if (!control)
+		return;
+	vm_set_event_handler(control->vm, NULL, NULL);
+	qmp_server_destroy(control->server);
+	free(control);
+}

@@ -1,0 +1,340 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The window: the address range through which this process and KVM see the guest's RAM.
+ *
+ * Its base is an empty file (the hole) under userfaultfd; pool frames are mapped over it one run at
+ * a time. The hole is a hugetlb file when the pool is: over a base of small pages the mmap that
+ * replaces it would have to free a page table first, which costs five times as much.
+ */
+#include <errno.h>
+#include <linux/memfd.h>
+#include <linux/userfaultfd.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "framevisor/log.h"
+#include "vmm/memory/internal.h"
+
+#define GIB (UINT64_C(1) << 30)
+
+/* Where a range wants to begin: congruent with its guest address modulo 1 GiB if it is that large,
+ * so that pages of any size that back the guest's addresses fit the window's as well. */
+static uint64_t place(uint64_t offset, const struct vm_memory_range *range)
+{
+	uint64_t align = range->size >= GIB ? GIB : FRAME_SIZE;
+	uint64_t want = range->gpa & (align - 1);
+
+	return offset + ((want - offset) & (align - 1));
+}
+
+/* Fills ranges[] with offsets instead of addresses; returns the window's size or -EINVAL. */
+static int64_t layout_ranges(struct vm_memory *mem, const struct vm_memory_config *config)
+{
+	uint64_t offset = 0;
+	uint64_t frames = 0;
+
+	if (config->nr_ranges == 0 || config->nr_ranges > GUEST_REGIONS_MAX)
+		return -EINVAL;
+	for (unsigned int i = 0; i < config->nr_ranges; i++) {
+		const struct vm_memory_range *range = &config->ranges[i];
+
+		if (range->size == 0 || !frame_aligned(range->size) || !frame_aligned(range->gpa) ||
+		    range->size > (UINT64_C(1) << 46) || range->gpa > (UINT64_C(1) << 52))
+			return -EINVAL;
+		offset = place(offset, range);
+		mem->ranges[i] = (struct window_range){
+			.gpa = range->gpa,
+			.nr_frames = bytes_to_frames(range->size),
+			.hva = (uint8_t *)(uintptr_t)offset,
+			.first = (uint32_t)frames,
+		};
+		offset += range->size;
+		frames += bytes_to_frames(range->size);
+		if (frames >= NO_FRAME)
+			return -EINVAL;
+	}
+	mem->nr_ranges = config->nr_ranges;
+	mem->nr_frames = (uint32_t)frames;
+	return (int64_t)offset;
+}
+
+/* Reserves size bytes on a 1 GiB boundary, so that offsets are congruent like addresses. */
+static int reserve(struct vm_memory *mem, uint64_t size)
+{
+	uint8_t *map = mmap(NULL, size + GIB, PROT_NONE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uint64_t head;
+
+	if (map == MAP_FAILED)
+		return -errno;
+	head = -(uint64_t)(uintptr_t)map & (GIB - 1);
+	if (head)
+		munmap(map, head);
+	if (GIB - head)
+		munmap(map + head + size, GIB - head);
+	mem->reserved = map + head;
+	mem->reserved_size = size;
+	return 0;
+}
+
+/* One mapping per bound frame is the worst case, because hugetlb mappings never merge. */
+static void check_map_count(const struct vm_memory *mem)
+{
+	FILE *f = fopen("/proc/sys/vm/max_map_count", "re");
+	char line[32] = "";
+	unsigned long max;
+
+	if (!f)
+		return;
+	if (!fgets(line, sizeof(line), f))
+		line[0] = '\0';
+	fclose(f);
+	max = strtoul(line, NULL, 10);
+	if (max != 0 && mem->nr_frames + 1000UL > max)
+		log_warn("%u frames of guest memory may need more mappings than vm.max_map_count "
+			 "(%lu) allows; raise it with: sysctl vm.max_map_count=%lu",
+			 mem->nr_frames, max, 2 * (mem->nr_frames + 1000UL));
+}
+
+static int create_hole(struct vm_memory *mem, struct error *err)
+{
+	unsigned int flags = MFD_CLOEXEC;
+
+	if (mem->hugetlb)
+		flags |= MFD_HUGETLB | MFD_HUGE_2MB;
+	mem->hole_fd = memfd_create("framevisor-hole", flags);
+	if (mem->hole_fd < 0)
+		return error_set_errno(err, errno,
+				       "cannot create the empty file under the guest's memory");
+	if (ftruncate(mem->hole_fd, (off_t)frames_to_bytes(mem->nr_frames)) != 0)
+		return error_set_errno(err, errno,
+				       "cannot size the empty file under the guest's memory");
+	return 0;
+}
+
+int window_create(struct vm_memory *mem, const struct vm_memory_config *config, struct error *err)
+{
+	int64_t size = layout_ranges(mem, config);
+	int ret;
+
+	if (size < 0)
+		return error_set(
+			err, EINVAL,
+			"guest memory ranges must be non-empty multiples of 2 MiB, at most %d",
+			GUEST_REGIONS_MAX);
+	check_map_count(mem);
+	mem->frames = calloc(mem->nr_frames, sizeof(*mem->frames));
+	if (!mem->frames)
+		return error_set(err, ENOMEM, "no memory for the records of %u guest frames",
+				 mem->nr_frames);
+	ret = reserve(mem, (uint64_t)size);
+	if (ret)
+		return error_set_errno(err, -ret, "cannot reserve %lld bytes of address space",
+				       (long long)size);
+	ret = create_hole(mem, err);
+	if (ret)
+		return ret;
+
+	for (unsigned int i = 0; i < mem->nr_ranges; i++) {
+		struct window_range *range = &mem->ranges[i];
+		uint64_t len = frames_to_bytes(range->nr_frames);
+
+		range->hva = mem->reserved + (uintptr_t)range->hva;
+		if (mmap(range->hva, len, PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_NORESERVE | MAP_FIXED, mem->hole_fd,
+			 (off_t)frames_to_bytes(range->first)) == MAP_FAILED)
+			return error_set_errno(err, errno, "cannot map the guest memory window");
+		ret = guest_memory_add_region(&mem->guest, range->gpa, len, range->hva);
+		if (ret)
+			return error_set_errno(err, -ret, "guest memory range at 0x%llx",
+					       (unsigned long long)range->gpa);
+		if (mem->uffd < 0)
+			continue;
+		ret = uffd_register(mem->uffd, range->hva, len, UFFDIO_REGISTER_MODE_MISSING);
+		if (ret)
+			return error_set_errno(err, -ret,
+					       "cannot register guest memory with userfaultfd");
+	}
+	return 0;
+}
+
+void window_destroy(struct vm_memory *mem)
+{
+	if (mem->reserved)
+		munmap(mem->reserved, mem->reserved_size);
+	mem->reserved = NULL;
+	if (mem->hole_fd >= 0)
+		close(mem->hole_fd);
+	mem->hole_fd = -1;
+}
+
+uint32_t window_frame_at(const struct vm_memory *mem, uint64_t hva)
+{
+	for (unsigned int i = 0; i < mem->nr_ranges; i++) {
+		const struct window_range *range = &mem->ranges[i];
+		uint64_t offset = hva - (uint64_t)(uintptr_t)range->hva;
+
+		if (bytes_to_frames(offset) < range->nr_frames)
+			return range->first + (uint32_t)bytes_to_frames(offset);
+	}
+	return NO_FRAME;
+}
+
+uint8_t *window_frame_hva(const struct vm_memory *mem, uint32_t frame)
+{
+	unsigned int i = mem->nr_ranges - 1;
+
+	while (frame < mem->ranges[i].first)
+		i--;
+	return mem->ranges[i].hva + frames_to_bytes(frame - mem->ranges[i].first);
+}
+
+int window_frames(const struct vm_memory *mem, uint64_t gpa, uint64_t nr_frames, uint32_t *first,
+		  uint32_t *nr)
+{
+	if (!frame_aligned(gpa))
+		return -EINVAL;
+	for (unsigned int i = 0; i < mem->nr_ranges; i++) {
+		const struct window_range *range = &mem->ranges[i];
+		uint64_t offset = bytes_to_frames(gpa - range->gpa);
+
+		if (gpa < range->gpa || offset >= range->nr_frames)
+			continue;
+		*first = range->first + (uint32_t)offset;
+		*nr = (uint32_t)(range->nr_frames - offset);
+		if (nr_frames < *nr)
+			*nr = (uint32_t)nr_frames;
+		return 0;
+	}
+	return -EINVAL;
+}
+
+void *window_spare_hole(const struct vm_memory *mem, uint32_t first, uint32_t nr)
+{
+	uint64_t len = frames_to_bytes(nr);
+	uint8_t *area, *hole;
+	uint64_t head;
+	int ret;
+
+	/* A frame more than needed, so that a hole in an ordinary file, too, starts on a frame. */
+	area = mmap(NULL, len + FRAME_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+		    -1, 0);
+	if (area == MAP_FAILED)
+		return MAP_FAILED;
+	head = -(uint64_t)(uintptr_t)area & (FRAME_SIZE - 1);
+	hole = area + head;
+	if (head)
+		munmap(area, head);
+	munmap(hole + len, FRAME_SIZE - head);
+
+	if (mmap(hole, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED,
+		 mem->hole_fd, (off_t)frames_to_bytes(first)) == MAP_FAILED)
+		ret = -errno;
+	else
+		ret = uffd_register(mem->uffd, hole, len, UFFDIO_REGISTER_MODE_MISSING);
+	if (ret) {
+		munmap(hole, len);
+		errno = -ret;
+		return MAP_FAILED;
+	}
+	return hole;
+}
+
+/*
+ * mmap as a plain system call. ThreadSanitizer takes the library's mmap() for a write to the range
+ * and would report a race with the thread whose touch is answered here: it cannot see that this
+ * thread is woken by the kernel afterwards.
+ */
+static int map_pool(uint8_t *hva, uint64_t len, int flags, int fd, uint64_t offset)
+{
+	return syscall(SYS_mmap, hva, len, PROT_READ | PROT_WRITE, flags, fd, offset) == -1 ? -1
+											    : 0;
+}
+
+int window_bind(struct vm_memory *mem, uint32_t first, const struct frame_run *run)
+{
+	uint8_t *hva = window_frame_hva(mem, first);
+	uint64_t len = frames_to_bytes(run->nr);
+	int flags = MAP_SHARED | MAP_FIXED;
+
+	/*
+	 * A thread that touches the frame from here on gets the pool's (zeroed) frame, before
+	 * or after it is registered: there is no moment at which a write could be lost.
+	 * Ordinary memory is entered into the page tables in one go, hugepages by UFFDIO_CONTINUE.
+	 */
+	if (!mem->hugetlb)
+		flags |= MAP_POPULATE;
+	if (map_pool(hva, len, flags, owner_client_node_fd(mem->client, run->node),
+		     frames_to_bytes(run->first)) != 0)
+		return -errno;
+	/* If this fails the frame works all the same, only without MINOR events. */
+	if (mem->minor)
+		uffd_register(mem->uffd, hva, len,
+			      UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR);
+
+	for (uint32_t i = 0; i < run->nr; i++) {
+		struct guest_frame *frame = &mem->frames[first + i];
+
+		frame->state = FRAME_BOUND;
+		frame->node = run->node;
+		frame->pool_frame = (uint32_t)run->first + i;
+		if (frame->flags & GUEST_FRAME_RELEASED) {
+			frame->flags &= (uint8_t)~GUEST_FRAME_RELEASED;
+			mem->stats.released--;
+		}
+	}
+	mem->stats.bound += run->nr;
+	return 0;
+}
+
+/* UFFDIO_CONTINUE found no page in the pool's file. The owner populates its files, so it must have
+ * shrunk or lost one: let the kernel fill the frame instead of raising the same fault for ever. */
+static void bind_unpopulated(const struct vm_memory *mem, const uint8_t *hva)
+{
+	struct uffdio_range range = { .start = (uint64_t)(uintptr_t)hva, .len = FRAME_SIZE };
+
+	log_error("a frame of the pool has no memory behind it (guest memory at %p)",
+		  (const void *)hva);
+	ioctl(mem->uffd, UFFDIO_UNREGISTER, &range);
+	uffd_wake(mem->uffd, hva, FRAME_SIZE);
+}
+
+int window_continue(const struct vm_memory *mem, uint32_t first, uint32_t nr)
+{
+	uint8_t *hva = window_frame_hva(mem, first);
+	uint8_t *end = hva + frames_to_bytes(nr);
+
+	if (mem->uffd < 0)
+		return 0;
+	if (!mem->minor) {
+		uffd_wake(mem->uffd, hva, frames_to_bytes(nr));
+		return 0;
+	}
+	while (hva < end) {
+		struct uffdio_continue arg = {
+			.range = { .start = (uint64_t)(uintptr_t)hva,
+				   .len = (uint64_t)(end - hva) },
+		};
+
+		if (ioctl(mem->uffd, UFFDIO_CONTINUE, &arg) == 0)
+			break;
+		if (arg.mapped > 0) { /* so far; the next round says why not further */
+			hva += arg.mapped;
+			continue;
+		}
+		if (errno == EAGAIN)
+			return -EAGAIN;
+		/* EEXIST: mapped already; ENOENT: not registered. Both need just a wake. */
+		if (errno == EFAULT)
+			bind_unpopulated(mem, hva);
+		else
+			uffd_wake(mem->uffd, hva, FRAME_SIZE);
+		hva += FRAME_SIZE;
+	}
+	return 0;
+}

@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One client of the pool owner: its socket, its process.
+ *
+ * A frame may be given on only when nobody can write to it any more. The socket's end does not say
+ * that, the process's does: the kernel has dropped its address space, and with it KVM's mapping,
+ * before its pidfd becomes readable. So after the hang-up of a client that holds frames we wait for
+ * that, and kill a process that lives on.
+ */
+#include "vmm/owner/server_private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "framevisor/log.h"
+
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77
+#endif
+
+/* How long a process may live on without its connection: time to unmap and leave. */
+#define GRACE_MS 1000
+
+/*
+ * The process that connected. SO_PEERPIDFD (Linux 6.5) names it without doubt; before, its pid may
+ * have been reused since it connected, by a process that then has to be one of the same user.
+ */
+static int peer_pidfd(int fd, const struct ucred *peer)
+{
+	socklen_t len = sizeof(int);
+	int pidfd;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &len) == 0)
+		return pidfd;
+	return (int)syscall(SYS_pidfd_open, peer->pid, 0);
+}
+
+static void on_process_end(void *opaque, uint32_t events)
+{
+	struct client *client = opaque;
+
+	(void)events;
+	client_destroy(client);
+}
+
+static void on_grace(void *opaque)
+{
+	struct client *client = opaque;
+
+	log_warn("VM '%s' left its pool but not its frames: killing process %d",
+		 client->session.name, client->pid);
+	syscall(SYS_pidfd_send_signal, client->pidfd, SIGKILL, NULL, 0);
+}
+
+static void hang_up(struct client *client)
+{
+	struct event_loop *loop = client->server->config.loop;
+
+	event_source_remove(client->source);
+	client->source = NULL;
+	close(client->fd);
+	client->fd = -1;
+	client->session.state = SESSION_ENDED;
+	if (client->session.held == 0) {
+		client_destroy(client);
+		return;
+	}
+	client->pid_source = event_loop_add(loop, client->pidfd, EPOLLIN, on_process_end, client);
+	client->grace = event_timer_create(loop, on_grace, client);
+	if (!client->pid_source || !client->grace) {
+		/* Without a way to wait its frames are lost to the others, but safe. */
+		log_error("cannot watch process %d: %s", client->pid, strerror(errno));
+		syscall(SYS_pidfd_send_signal, client->pidfd, SIGKILL, NULL, 0);
+		return;
+	}
+	event_timer_arm(client->grace, GRACE_MS, 0);
+}
+
+static int send_reply(int fd, struct session_reply *reply)
+{
+	struct iovec iov = { .iov_base = &reply->packet, .iov_len = reply->len };
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(sizeof(reply->fds))];
+	} control;
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+
+	if (reply->nr_fds) {
+		size_t size = reply->nr_fds * sizeof(reply->fds[0]);
+		struct cmsghdr *cmsg;
+
+		memset(&control, 0, sizeof(control));
+		msg.msg_control = &control;
+		msg.msg_controllen = CMSG_SPACE(size);
+		cmsg = CMSG_FIRSTHDR(&msg);
+		cmsg->cmsg_level = SOL_SOCKET;
+		cmsg->cmsg_type = SCM_RIGHTS;
+		cmsg->cmsg_len = CMSG_LEN(size);
+		memcpy(CMSG_DATA(cmsg), reply->fds, size);
+	}
+	/* A client has one request under way, so its buffer has room for the reply. One that
+	 * sends without reading is not worth waiting for: EAGAIN ends it. */
+	return sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -errno : 0;
+}
+
+/*
+ * A userfaultfd belongs to the address space of whoever creates it, so one of ours would be of no
+ * use to the client: it gets the device, whose owner may create its own.
+ */
+static int add_uffd_device(struct session_reply *reply)
+{
+	int fd = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+
+	if (fd >= 0) {
+		reply->fds[reply->nr_fds++] = fd;
+		reply->packet.welcome.flags |= OWNER_WELCOME_UFFD;
+	}
+	return fd;
+}
+
+void client_reply(struct client *client, enum session_result result, struct session_reply *reply,
+		  const char *why)
+{
+	int uffd = -1;
+	bool failed;
+
+	if (reply->packet.header.type == OWNER_WELCOME && result == SESSION_REPLY &&
+	    client->session.want_uffd)
+		uffd = add_uffd_device(reply);
+	failed = send_reply(client->fd, reply) < 0;
+	if (uffd >= 0)
+		close(uffd);
+	if (why)
+		log_warn("VM '%s' (process %d): %s; connection ended", client->session.name,
+			 client->pid, why);
+	if (failed || result == SESSION_REPLY_AND_CUT)
+		hang_up(client);
+}
+
+static void handle_packet(struct client *client, const union owner_packet *packet, size_t len)
+{
+	struct session_reply reply;
+	enum session_result result;
+	const char *why = NULL;
+	uint64_t missing = 0;
+
+	result = session_handle(&client->session, packet, len, &reply, &missing, &why);
+	switch (result) {
+	case SESSION_REPLY:
+	case SESSION_REPLY_AND_CUT:
+		client_reply(client, result, &reply, why);
+		break;
+	case SESSION_WAIT:
+		/* It has nothing to say until it is answered; only its end is of interest. */
+		event_source_modify(client->source, 0);
+		server_grow(client->server, client, missing);
+		break;
+	case SESSION_CUT:
+		log_warn("process %d: %s; connection ended", client->pid, why);
+		hang_up(client);
+		break;
+	}
+}
+
+static void on_event(void *opaque, uint32_t events)
+{
+	struct client *client = opaque;
+	union owner_packet packet;
+	ssize_t len;
+
+	if (!(events & EPOLLIN)) {
+		hang_up(client);
+		return;
+	}
+	/* No room for ancillary data: fds that a client sends are dropped by the kernel. */
+	len = recv(client->fd, &packet, sizeof(packet), MSG_DONTWAIT);
+	if (len < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (len <= 0)
+		hang_up(client);
+	else
+		handle_packet(client, &packet, (size_t)len);
+}
+
+static bool peer_allowed(const struct ucred *peer)
+{
+	return peer->uid == geteuid() || peer->uid == 0;
+}
+
+void client_create(struct server *server, int fd)
+{
+	struct client *client = calloc(1, sizeof(*client));
+	struct client **tail = &server->clients;
+	socklen_t len = sizeof(struct ucred);
+	struct ucred peer;
+
+	if (!client || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 ||
+	    !peer_allowed(&peer))
+		goto fail;
+	client->pid = peer.pid;
+	client->pidfd = peer_pidfd(fd, &peer);
+	if (client->pidfd < 0) { /* already gone, or of another pid namespace */
+		log_warn("cannot watch process %d: %s; refused", peer.pid, strerror(errno));
+		goto fail;
+	}
+	client->source = event_loop_add(server->config.loop, fd, EPOLLIN, on_event, client);
+	if (!client->source) {
+		close(client->pidfd);
+		goto fail;
+	}
+	client->server = server;
+	client->fd = fd;
+	if (++server->last_id == 0)
+		server->last_id = 1;
+	session_init(&client->session, server->config.pool, server->last_id);
+	while (*tail)
+		tail = &(*tail)->next;
+	*tail = client;
+	server->nr_clients++;
+	return;
+fail:
+	free(client);
+	close(fd);
+}
+
+void client_forget(struct client *client)
+{
+	event_source_remove(client->source);
+	event_source_remove(client->pid_source);
+	event_timer_destroy(client->grace);
+	if (client->fd >= 0)
+		close(client->fd);
+	close(client->pidfd);
+	server_remove(client->server, client);
+	free(client);
+}
+
+void client_destroy(struct client *client)
+{
+	uint64_t nr = session_release(&client->session);
+
+	if (nr)
+		log_info("VM '%s' (process %d) ended: %" PRIu64 " frames are free again",
+			 client->session.name, client->pid, nr);
+	client_forget(client);
+}

@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: MIT */
+/* Frames to clients and back, and the proof that none is lost on the way. */
+#include "vmm/owner/pool_private.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+/* Frames between two looks at the clock: not zero yet, they cost 84 us each. */
+#define TAKE_STEP 64
+/* The others wait so long at most for one request. */
+#define TAKE_TIME_NS (20 * INT64_C(1000000))
+
+/* Never sleeps: the thread that would wait is the one that takes frames back. */
+#define GFP_GUEST ((GFP_HIGHUSER_MOVABLE & ~__GFP_DIRECT_RECLAIM) | __GFP_ZERO | __GFP_NOWARN)
+
+struct take {
+	struct pool *pool;
+	uint32_t id;
+	uint64_t left;
+	uint64_t taken;
+	struct frame_run *runs;
+	unsigned int nr_runs, room;
+};
+
+static int64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (int64_t)ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
+}
+
+/* Adds a frame to the runs. Returns false when there is no room for another run. */
+static bool add_frame(struct take *take, struct page *page)
+{
+	struct pool *pool = take->pool;
+	unsigned int nid = mm_page_nid(pool->mm, page);
+	uint64_t idx = mm_page_idx(pool->mm, page);
+	struct frame_run *last = take->nr_runs ? &take->runs[take->nr_runs - 1] : NULL;
+
+	if (last && last->node == nid && last->first + last->nr == idx) {
+		last->nr++;
+	} else {
+		if (take->nr_runs == take->room)
+			return false;
+		take->runs[take->nr_runs++] =
+			(struct frame_run){ .first = idx, .nr = 1, .node = (uint16_t)nid };
+	}
+	pool->node[nid].owner[idx] = take->id;
+	page_set_owner(page, take->id, 0);
+	take->taken++;
+	take->left--;
+	return true;
+}
+
+/*
+ * Some frames: whole blocks, the largest first, and the ones that follow each other come out of one
+ * larger block, so that they join to long runs. Returns false when there are no more, or no room.
+ */
+static bool take_some(struct take *take, nodemask_t mask)
+{
+	struct pool *pool = take->pool;
+	uint64_t want = take->left < TAKE_STEP ? take->left : TAKE_STEP;
+	uint64_t got = mm_alloc_pages_bulk(pool->mm, GFP_GUEST, mask, want, pool->batch);
+	uint64_t used = 0;
+
+	while (used < got && add_frame(take, pool->batch[used]))
+		used++;
+	if (used < got)
+		mm_free_pages_bulk(pool->mm, pool->batch + used, got - used, true);
+	return used == want;
+}
+
+uint64_t pool_take(struct pool *pool, uint32_t id, uint64_t nr, uint64_t nodemask,
+		   struct frame_run *runs, unsigned int *nr_runs)
+{
+	struct take take = { .pool = pool, .id = id, .left = nr, .runs = runs, .room = *nr_runs };
+	int64_t deadline = now_ns() + TAKE_TIME_NS;
+	bool more = true;
+
+	while (more && take.left && (take.taken == 0 || now_ns() < deadline))
+		more = take_some(&take, nodemask);
+	*nr_runs = take.nr_runs;
+	return take.taken;
+}
+
+/* Clears the owner of every frame of the runs. Returns how many were right before the first that
+ * was not. */
+static uint64_t disown(struct pool *pool, uint32_t id, const struct frame_run *runs,
+		       unsigned int nr_runs)
+{
+	uint64_t done = 0;
+
+	for (unsigned int r = 0; r < nr_runs; r++) {
+		uint32_t *owner = pool->node[runs[r].node].owner;
+
+		for (uint64_t i = runs[r].first; i < runs[r].first + runs[r].nr; i++, done++) {
+			if (owner[i] != id)
+				return done;
+			owner[i] = 0;
+		}
+	}
+	return done;
+}
+
+static void own_again(struct pool *pool, uint32_t id, const struct frame_run *runs, uint64_t nr)
+{
+	for (; nr; runs++) {
+		uint32_t *owner = pool->node[runs->node].owner;
+
+		for (uint64_t i = 0; i < runs->nr && nr; i++, nr--)
+			owner[runs->first + i] = id;
+	}
+}
+
+static void free_run(struct pool *pool, const struct frame_run *run)
+{
+	uint64_t done = 0;
+
+	while (done < run->nr) {
+		uint64_t nr = run->nr - done < POOL_BATCH ? run->nr - done : POOL_BATCH;
+
+		for (uint64_t i = 0; i < nr; i++)
+			pool->batch[i] = mm_page(pool->mm, run->node, run->first + done + i);
+		mm_free_pages_bulk(pool->mm, pool->batch, nr, false);
+		done += nr;
+	}
+}
+
+int pool_give(struct pool *pool, uint32_t id, const struct frame_run *runs, unsigned int nr_runs)
+{
+	uint64_t total = 0, done;
+
+	for (unsigned int r = 0; r < nr_runs; r++)
+		total += runs[r].nr;
+	/* A frame named twice has no owner the second time: found in the same pass. */
+	done = disown(pool, id, runs, nr_runs);
+	if (done < total) {
+		own_again(pool, id, runs, done);
+		return -EPERM;
+	}
+	for (unsigned int r = 0; r < nr_runs; r++)
+		free_run(pool, &runs[r]);
+	pool_zero_kick(pool);
+	return 0;
+}
+
+uint64_t pool_take_back(struct pool *pool, uint32_t id)
+{
+	uint64_t total = 0;
+
+	for (unsigned int nid = 0; nid < pool->nr_nodes; nid++) {
+		struct pool_node *node = &pool->node[nid];
+		struct frame_run run = { .node = (uint16_t)nid };
+
+		for (uint64_t i = 0; i < node->filled; i++) {
+			if (node->owner[i] != id)
+				continue;
+			node->owner[i] = 0;
+			total++;
+			if (run.nr && run.first + run.nr == i && run.nr < UINT32_MAX) {
+				run.nr++;
+				continue;
+			}
+			free_run(pool, &run);
+			run.first = i;
+			run.nr = 1;
+		}
+		free_run(pool, &run);
+	}
+	if (total)
+		pool_zero_kick(pool);
+	return total;
+}
+
+static uint64_t count_held(const struct pool_node *node, uint32_t id)
+{
+	uint64_t sum = 0;
+
+	for (uint64_t i = 0; i < node->filled; i++)
+		sum += id ? node->owner[i] == id : node->owner[i] != 0;
+	return sum;
+}
+
+uint64_t pool_held(const struct pool *pool, uint32_t id)
+{
+	uint64_t sum = 0;
+
+	for (unsigned int nid = 0; nid < pool->nr_nodes; nid++)
+		sum += count_held(&pool->node[nid], id);
+	return sum;
+}
+
+void pool_counts(struct pool *pool, int nid, struct mm_counts *counts, uint64_t *held)
+{
+	pool_quiesce(pool);
+	mm_counts(pool->mm, nid, counts);
+	if (held)
+		*held = nid < 0 ? pool_held(pool, 0) : count_held(&pool->node[nid], 0);
+	pool_resume(pool);
+}
+
+static int check_conservation(struct pool *pool, char *buf, size_t len)
+{
+	for (unsigned int nid = 0; nid < pool->nr_nodes; nid++) {
+		uint64_t held = count_held(&pool->node[nid], 0);
+		struct mm_counts c;
+
+		mm_counts(pool->mm, (int)nid, &c);
+		if (c.free + c.cached + held + c.quarantined == c.present && c.allocated == held)
+			continue;
+		snprintf(buf, len,
+			 "node %u: free %" PRIu64 " + cached %" PRIu64 " + held %" PRIu64
+			 " + quarantined %" PRIu64 " is not present %" PRIu64
+			 " (the allocator counts %" PRIu64 " as allocated)",
+			 nid, c.free, c.cached, held, c.quarantined, c.present, c.allocated);
+		return -EUCLEAN;
+	}
+	return 0;
+}
+
+int pool_check_conservation(struct pool *pool, char *buf, size_t len)
+{
+	int ret;
+
+	pool_quiesce(pool);
+	ret = check_conservation(pool, buf, len);
+	pool_resume(pool);
+	return ret;
+}
+
+int pool_validate(struct pool *pool, char *buf, size_t len)
+{
+	int ret;
+
+	pool_quiesce(pool);
+	ret = mm_validate(pool->mm, buf, len);
+	if (ret == 0)
+		ret = check_conservation(pool, buf, len);
+	pool_resume(pool);
+	return ret;
+}

@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: MIT */
+/* A VMM's connection to the pool owner: see framevisor/owner_client.h. */
+#include "framevisor/owner_client.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "framevisor/rundir.h"
+#include "vmm/owner/owner_start.h"
+#include "vmm/owner/packet.h"
+
+/* An owner that is ending takes connections for a moment that it will not answer. */
+#define CONNECT_TRIES       100
+#define CONNECT_INTERVAL_US 20000
+#define STARTS_MAX          3
+
+#define FDS_MAX (OWNER_NODES_MAX + 1)
+
+struct owner_client {
+	pthread_mutex_t lock; /* over the conversation on fd */
+	int fd;
+	bool broken; /* the owner ended, or said something that makes no sense */
+	bool hugetlb;
+	int uffd;
+	struct packet_limits limits;
+	int node_fd[OWNER_NODES_MAX];
+};
+
+static int send_packet(int fd, const void *packet, size_t len)
+{
+	ssize_t sent;
+
+	do {
+		sent = send(fd, packet, len, MSG_NOSIGNAL);
+	} while (sent < 0 && errno == EINTR);
+	if (sent < 0)
+		return errno == ECONNRESET ? -EPIPE : -errno;
+	return 0;
+}
+
+/* Receives a packet and the fds with it. Returns its length, or -EPIPE when the owner is gone. */
+static ssize_t receive_packet(int fd, union owner_packet *packet, int *fds, unsigned int *nr_fds)
+{
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(FDS_MAX * sizeof(int))];
+	} control;
+	struct iovec iov = { .iov_base = packet, .iov_len = sizeof(*packet) };
+	struct msghdr msg = { .msg_iov = &iov,
+			      .msg_iovlen = 1,
+			      .msg_control = fds ? &control : NULL,
+			      .msg_controllen = fds ? sizeof(control) : 0 };
+	ssize_t len;
+
+	do {
+		len = recvmsg(fd, &msg, MSG_CMSG_CLOEXEC);
+	} while (len < 0 && errno == EINTR);
+	if (len == 0 || (len < 0 && errno == ECONNRESET))
+		return -EPIPE;
+	if (len < 0)
+		return -errno;
+	if (!fds)
+		return len;
+	*nr_fds = 0;
+	for (struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg); cmsg; cmsg = CMSG_NXTHDR(&msg, cmsg)) {
+		if (cmsg->cmsg_level != SOL_SOCKET || cmsg->cmsg_type != SCM_RIGHTS)
+			continue;
+		*nr_fds = (unsigned int)((cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+		memcpy(fds, CMSG_DATA(cmsg), *nr_fds * sizeof(int));
+	}
+	return len;
+}
+
+static void fill_header(struct owner_header *header, enum owner_message_type type, size_t len)
+{
+	*header = (struct owner_header){ .type = type, .length = (uint32_t)len };
+}
+
+/* One request and its reply. Returns the reply's status, -EPIPE or -EPROTO. */
+static int transact(struct owner_client *client, const void *request, size_t len,
+		    union owner_packet *reply, enum owner_message_type type)
+{
+	const char *why;
+	ssize_t got = -EPIPE;
+	int ret = -EPIPE;
+
+	pthread_mutex_lock(&client->lock);
+	if (!client->broken) {
+		ret = send_packet(client->fd, request, len);
+		got = ret < 0 ? ret : receive_packet(client->fd, reply, NULL, NULL);
+		ret = got < 0 ? (int)got
+			      : packet_check_reply(reply, (size_t)got, type, &client->limits, &why);
+		client->broken = ret < 0;
+	}
+	pthread_mutex_unlock(&client->lock);
+	return ret < 0 ? ret : reply->header.status;
+}
+
+/* Kernel faults are needed: KVM touches guest memory for the guest. */
+static int create_uffd(void)
+{
+	int device, fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+
+	if (fd >= 0)
+		return fd;
+	device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+	if (device < 0)
+		return -1;
+	fd = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+	close(device);
+	return fd;
+}
+
+static void close_fds(const int *fds, unsigned int nr)
+{
+	for (unsigned int i = 0; i < nr; i++)
+		close(fds[i]);
+}
+
+/* Takes what came with a WELCOME; the fds are the client's, or closed. */
+static int accept_welcome(struct owner_client *client, const struct owner_welcome *welcome,
+			  const int *fds, unsigned int nr_fds)
+{
+	bool device = (welcome->flags & OWNER_WELCOME_UFFD) != 0;
+
+	if (nr_fds != welcome->nr_nodes + device) {
+		close_fds(fds, nr_fds);
+		return -EPROTO;
+	}
+	client->hugetlb = (welcome->flags & OWNER_WELCOME_HUGETLB) != 0;
+	client->limits.nr_nodes = welcome->nr_nodes;
+	memcpy(client->limits.spanned, welcome->spanned, sizeof(client->limits.spanned));
+	memcpy(client->node_fd, fds, welcome->nr_nodes * sizeof(int));
+	if (device) {
+		client->uffd = ioctl(fds[nr_fds - 1], USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+		close(fds[nr_fds - 1]);
+	}
+	return 0;
+}
+
+/* Returns 0, -EPIPE (quietly) when the owner went away, or an error. */
+static int say_hello(struct owner_client *client, const struct owner_client_config *config,
+		     struct error *err)
+{
+	struct owner_hello hello = { .version = OWNER_PROTOCOL_VERSION,
+				     .ram_frames = config->ram_frames };
+	union owner_packet reply;
+	unsigned int nr_fds = 0;
+	int fds[FDS_MAX], ret;
+	const char *why = "fds do not fit";
+	ssize_t len;
+
+	fill_header(&hello.header, OWNER_HELLO, sizeof(hello));
+	memcpy(hello.name, config->vm_name, strlen(config->vm_name));
+	if (client->uffd < 0)
+		hello.flags = OWNER_HELLO_WANT_UFFD;
+	ret = send_packet(client->fd, &hello, sizeof(hello));
+	len = ret < 0 ? ret : receive_packet(client->fd, &reply, fds, &nr_fds);
+	if (len == -EPIPE)
+		return -EPIPE;
+	if (len < 0)
+		return error_set_errno(err, (int)-len, "cannot talk to the pool owner");
+	ret = packet_check_reply(&reply, (size_t)len, OWNER_WELCOME, &client->limits, &why);
+	if (ret < 0 || reply.header.status < 0)
+		close_fds(fds, nr_fds);
+	else
+		ret = accept_welcome(client, &reply.welcome, fds, nr_fds);
+	if (ret < 0)
+		return error_set(err, EPROTO,
+				 "the pool owner's answer makes no sense (%s); is it of another "
+				 "version?",
+				 why);
+	if (reply.header.status < 0)
+		return error_set(err, -reply.header.status, "%s", reply.welcome.message);
+	return 0;
+}
+
+static int connect_or_start(struct owner_client *client, const struct owner_client_config *config,
+			    struct error *err)
+{
+	char path[RUNDIR_PATH_MAX];
+	unsigned int starts = 0;
+	int ret = rundir_path(path, true, err);
+
+	if (ret == 0)
+		ret = rundir_join(path, "pool.sock", err);
+	for (int i = 0; ret == 0 && i < CONNECT_TRIES; i++) {
+		struct error why = { 0 };
+
+		client->fd = rundir_connect(path, SOCK_SEQPACKET, &why);
+		if (client->fd >= 0) {
+			ret = say_hello(client, config, err);
+			if (ret != -EPIPE)
+				return ret;
+			close(client->fd);
+			client->fd = -1;
+			ret = 0;
+			usleep(CONNECT_INTERVAL_US);
+		} else if (why.code != ENOENT && why.code != ECONNREFUSED) {
+			return error_set(err, why.code, "%s", why.message);
+		} else if (starts++ < STARTS_MAX) {
+			ret = owner_start(config, err);
+		} else {
+			break;
+		}
+	}
+	if (ret < 0)
+		return ret;
+	return error_set(err, EPIPE,
+			 "the pool owner does not stay: see RUNDIR/pool.log beside '%s'", path);
+}
+
+struct owner_client *owner_client_connect(const struct owner_client_config *config,
+					  struct error *err)
+{
+	struct owner_client *client;
+	int ret = rundir_check_name(config->vm_name, err);
+
+	if (ret < 0)
+		return NULL;
+	client = calloc(1, sizeof(*client));
+	if (!client) {
+		error_set(err, ENOMEM, "no memory for the connection to the pool owner");
+		return NULL;
+	}
+	pthread_mutex_init(&client->lock, NULL);
+	client->fd = -1;
+	client->uffd = create_uffd();
+	ret = connect_or_start(client, config, err);
+	if (ret == 0 && config->hugepages == HUGEPAGES_REQUIRE && !client->hugetlb)
+		ret = error_set(err, ENOTSUP,
+				"hugepages are demanded (--hugepages=require), but the running "
+				"pool is of ordinary memory; stop its VMs and its owner first");
+	if (ret < 0) {
+		owner_client_close(client);
+		return NULL;
+	}
+	return client;
+}
+
+void owner_client_close(struct owner_client *client)
+{
+	if (!client)
+		return;
+	close_fds(client->node_fd, client->limits.nr_nodes);
+	if (client->uffd >= 0)
+		close(client->uffd);
+	if (client->fd >= 0)
+		close(client->fd);
+	pthread_mutex_destroy(&client->lock);
+	free(client);
+}
+
+unsigned int owner_client_nr_nodes(const struct owner_client *client)
+{
+	return client->limits.nr_nodes;
+}
+
+int owner_client_node_fd(const struct owner_client *client, unsigned int nid)
+{
+	return nid < client->limits.nr_nodes ? client->node_fd[nid] : -1;
+}
+
+bool owner_client_hugetlb(const struct owner_client *client)
+{
+	return client->hugetlb;
+}
+
+int owner_client_take_uffd(struct owner_client *client)
+{
+	int fd = client->uffd;
+
+	client->uffd = -1;
+	return fd;
+}
+
+int owner_client_fd(const struct owner_client *client)
+{
+	return client->fd;
+}
+
+static int return_packet(struct owner_client *client, const struct frame_run *runs,
+			 unsigned int nr_runs)
+{
+	union owner_packet request, reply;
+	struct owner_runs *msg = &request.runs;
+	size_t len = packet_runs_length(nr_runs);
+	uint64_t sum = 0;
+
+	memset(msg, 0, offsetof(struct owner_runs, runs));
+	fill_header(&msg->header, OWNER_RETURN, len);
+	memcpy(msg->runs, runs, nr_runs * sizeof(*runs));
+	for (unsigned int i = 0; i < nr_runs; i++)
+		sum += runs[i].nr;
+	if (sum > UINT32_MAX)
+		return -EINVAL;
+	msg->nr_runs = nr_runs;
+	msg->nr_frames = (uint32_t)sum;
+	return transact(client, msg, len, &reply, OWNER_RETURNED);
+}
+
+int owner_client_return(struct owner_client *client, const struct frame_run *runs,
+			unsigned int nr_runs)
+{
+	while (nr_runs) {
+		unsigned int nr = nr_runs < OWNER_RUNS_MAX ? nr_runs : OWNER_RUNS_MAX;
+		int ret = return_packet(client, runs, nr);
+
+		if (ret < 0)
+			return ret;
+		runs += nr;
+		nr_runs -= nr;
+	}
+	return 0;
+}
+
+int64_t owner_client_grant(struct owner_client *client, uint64_t nr, uint64_t nodemask,
+			   struct frame_run *runs, unsigned int *nr_runs)
+{
+	struct owner_grant request = { .nodemask = nodemask };
+	unsigned int room = *nr_runs;
+	union owner_packet reply;
+	const struct owner_runs *granted = &reply.runs;
+	int64_t frames = 0;
+	int ret;
+
+	if (nr == 0 || room == 0)
+		return -EINVAL;
+	fill_header(&request.header, OWNER_GRANT, sizeof(request));
+	request.nr_frames = nr < OWNER_GRANT_MAX ? (uint32_t)nr : OWNER_GRANT_MAX;
+	*nr_runs = 0;
+	ret = transact(client, &request, sizeof(request), &reply, OWNER_GRANTED);
+	if (ret < 0)
+		return ret;
+	if (granted->nr_frames == 0 || granted->nr_frames > request.nr_frames)
+		return -EPROTO;
+	if (granted->nr_runs < room)
+		room = granted->nr_runs;
+	for (unsigned int i = 0; i < room; i++) {
+		runs[i] = granted->runs[i];
+		frames += runs[i].nr;
+	}
+	*nr_runs = room;
+	/* What the caller has no room for goes back at once. */
+	if (room < granted->nr_runs)
+		owner_client_return(client, granted->runs + room, granted->nr_runs - room);
+	return frames;
+}

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: MIT */
+/* Is this packet a request? See packet.h. */
+#include "vmm/owner/packet.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "framevisor/rundir.h"
+
+/* More RAM than any machine has: keeps sums over all clients far from overflow. */
+#define RAM_FRAMES_MAX (UINT64_C(1) << 40)
+
+static int bad(const char **why, const char *text)
+{
+	*why = text;
+	return -EPROTO;
+}
+
+static int check_header(const union owner_packet *packet, size_t len, const char **why)
+{
+	if (len < sizeof(packet->header))
+		return bad(why, "packet shorter than its header");
+	if (packet->header.length != len)
+		return bad(why, "length in the header is not the packet's");
+	if (packet->header.reserved != 0)
+		return bad(why, "reserved field is not zero");
+	return 0;
+}
+
+static int check_hello(const struct owner_hello *hello, size_t len, const char **why)
+{
+	if (len != sizeof(*hello))
+		return bad(why, "HELLO has a wrong length");
+	if (hello->version != OWNER_PROTOCOL_VERSION)
+		return bad(why, "HELLO speaks another version of the protocol");
+	if (hello->flags & ~(uint32_t)OWNER_HELLO_WANT_UFFD)
+		return bad(why, "HELLO has unknown flags");
+	if (hello->ram_frames == 0 || hello->ram_frames > RAM_FRAMES_MAX)
+		return bad(why, "HELLO has an impossible size");
+	if (!memchr(hello->name, '\0', sizeof(hello->name)) ||
+	    rundir_check_name(hello->name, NULL) < 0)
+		return bad(why, "HELLO has no valid name");
+	return 0;
+}
+
+static int check_grant(const struct owner_grant *grant, size_t len,
+		       const struct packet_limits *limits, const char **why)
+{
+	if (len != sizeof(*grant))
+		return bad(why, "GRANT has a wrong length");
+	if (grant->flags != 0)
+		return bad(why, "GRANT has unknown flags");
+	if (grant->nr_frames == 0 || grant->nr_frames > OWNER_GRANT_MAX)
+		return bad(why, "GRANT asks for an impossible number of frames");
+	if (limits->nr_nodes < OWNER_NODES_MAX && grant->nodemask >> limits->nr_nodes)
+		return bad(why, "GRANT names a node that does not exist");
+	return 0;
+}
+
+static bool run_fits(const struct frame_run *run, const struct packet_limits *limits)
+{
+	uint64_t end;
+
+	return run->nr > 0 && run->reserved == 0 && run->node < limits->nr_nodes &&
+	       !__builtin_add_overflow(run->first, run->nr, &end) &&
+	       end <= limits->spanned[run->node];
+}
+
+static int check_runs(const struct owner_runs *runs, size_t len, const struct packet_limits *limits,
+		      const char **why)
+{
+	uint64_t sum = 0;
+
+	if (len < offsetof(struct owner_runs, runs) || runs->nr_runs > OWNER_RUNS_MAX ||
+	    len != packet_runs_length(runs->nr_runs))
+		return bad(why, "number of runs and length do not agree");
+	for (unsigned int i = 0; i < runs->nr_runs; i++) {
+		if (!run_fits(&runs->runs[i], limits))
+			return bad(why, "run of frames outside of its node");
+		sum += runs->runs[i].nr;
+	}
+	if (sum != runs->nr_frames)
+		return bad(why, "number of frames is not the sum of the runs");
+	return 0;
+}
+
+int packet_check_request(const union owner_packet *packet, size_t len,
+			 const struct packet_limits *limits, const char **why)
+{
+	int ret = check_header(packet, len, why);
+
+	if (ret < 0)
+		return ret;
+	if (packet->header.status != 0)
+		return bad(why, "request with a status");
+	switch (packet->header.type) {
+	case OWNER_HELLO:
+		return check_hello(&packet->hello, len, why);
+	case OWNER_GRANT:
+		return check_grant(&packet->grant, len, limits, why);
+	case OWNER_RETURN:
+		ret = check_runs(&packet->runs, len, limits, why);
+		if (ret == 0 && packet->runs.nr_runs == 0)
+			return bad(why, "RETURN of nothing");
+		return ret;
+	default:
+		return bad(why, "not a request");
+	}
+}
+
+static int check_welcome(const struct owner_welcome *welcome, size_t len, const char **why)
+{
+	if (len != sizeof(*welcome))
+		return bad(why, "WELCOME has a wrong length");
+	if (!memchr(welcome->message, '\0', sizeof(welcome->message)))
+		return bad(why, "WELCOME has an endless message");
+	if (welcome->header.status == 0 &&
+	    (welcome->nr_nodes == 0 || welcome->nr_nodes > OWNER_NODES_MAX))
+		return bad(why, "WELCOME has an impossible number of nodes");
+	return 0;
+}
+
+int packet_check_reply(const union owner_packet *packet, size_t len, enum owner_message_type type,
+		       const struct packet_limits *limits, const char **why)
+{
+	int ret = check_header(packet, len, why);
+
+	if (ret < 0)
+		return ret;
+	if (packet->header.type != (uint32_t)type)
+		return bad(why, "reply to something else");
+	if (packet->header.status > 0 || packet->header.status < -4095)
+		return bad(why, "reply with an impossible status");
+	switch (type) {
+	case OWNER_WELCOME:
+		return check_welcome(&packet->welcome, len, why);
+	case OWNER_GRANTED:
+		return check_runs(&packet->runs, len, limits, why);
+	case OWNER_RETURNED:
+		return len == sizeof(packet->returned) ? 0
+						       : bad(why, "RETURNED has a wrong length");
+	default:
+		return bad(why, "not a reply");
+	}
+}

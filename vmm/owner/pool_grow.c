@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * More memory for the pool: which node gives how much, reserving the hugepages that are missing,
+ * filling them. Everything that can be known is checked before the host is touched, and whatever
+ * was done is undone when a later step fails.
+ */
+#include "vmm/owner/pool_private.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "framevisor/size.h"
+
+/* A pool of a demanded size leaves that much to the system; a growing one host_own_share(). */
+#define FIXED_POOL_LEAVES (UINT64_C(64) << 20)
+
+/* One growth in the making. */
+struct fill {
+	struct pool *pool;
+	uint64_t total;                   /* frames wanted */
+	uint64_t done;                    /* frames filled in earlier nodes */
+	uint64_t nr[OWNER_NODES_MAX];     /* frames per node */
+	uint64_t raised[OWNER_NODES_MAX]; /* of these, hugepages added to the host for it */
+	uint64_t usable[OWNER_NODES_MAX]; /* frames: free hugepages */
+	uint64_t spare[OWNER_NODES_MAX];  /* frames: ordinary memory to be had */
+	uint64_t host_total, host_spare;  /* bytes */
+};
+
+static uint64_t min_u64(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+static uint64_t span_left(const struct pool_node *node)
+{
+	return node->spanned - node->filled;
+}
+
+/* What the host could give now. */
+static int measure(struct fill *fill, struct error *err)
+{
+	struct pool *pool = fill->pool;
+	struct host host;
+	uint64_t keep, room[OWNER_NODES_MAX];
+	int ret = host_read(&host, "", err);
+
+	if (ret < 0)
+		return ret;
+	keep = pool->config.size ? FIXED_POOL_LEAVES : host_own_share(host.total);
+	fill->host_total = host.total;
+	fill->host_spare = host.available > keep ? host.available - keep : 0;
+	for (unsigned int i = 0; i < pool->nr_nodes; i++) {
+		fill->usable[i] = 0;
+		room[i] = 0;
+		/* Nodes may have come or gone since the start: ours keep their places. */
+		for (unsigned int j = 0; j < host.nr_nodes; j++) {
+			if ((int)host.node[j].nid == pool->node[i].host_nid)
+				room[i] = bytes_to_frames(host.node[j].available);
+		}
+		if (pool->hugetlb)
+			fill->usable[i] = min_u64(hugepages_usable(&pool->hugepages, i),
+						  span_left(&pool->node[i]));
+		room[i] = min_u64(room[i], span_left(&pool->node[i]) - fill->usable[i]);
+	}
+	host_spread(bytes_to_frames(fill->host_spare), pool->nr_nodes, room, fill->spare);
+	return 0;
+}
+
+static int refuse_memory(const struct fill *fill, uint64_t wanted, struct error *err)
+{
+	char a[SIZE_TEXT_MAX], b[SIZE_TEXT_MAX], c[SIZE_TEXT_MAX];
+
+	fill->pool->memory_short = true;
+	return error_set(err, ENOMEM,
+			 "the pool needs %s of memory more, but this machine can spare %s of its "
+			 "%s now",
+			 size_format(frames_to_bytes(wanted), a, sizeof(a)),
+			 size_format(fill->host_spare, b, sizeof(b)),
+			 size_format(fill->host_total, c, sizeof(c)));
+}
+
+static int refuse_hugepages(const struct fill *fill, uint64_t got, const char *why,
+			    struct error *err)
+{
+	return error_set(err, ENOMEM,
+			 "%" PRIu64 " hugepages of 2 MiB are missing (%" PRIu64 " needed, %" PRIu64
+			 " to be had%s); add them as root with 'sysctl vm.nr_hugepages=N', free "
+			 "memory, or use --hugepages=%s",
+			 fill->total - got, fill->total, got, why,
+			 fill->pool->config.hugepages == HUGEPAGES_AUTO ? "never" : "auto");
+}
+
+static void lower_raised(struct fill *fill)
+{
+	for (unsigned int i = 0; i < fill->pool->nr_nodes; i++)
+		hugepages_lower(&fill->pool->hugepages, i, fill->raised[i]);
+	memset(fill->raised, 0, sizeof(fill->raised));
+}
+
+/*
+ * Raises by what is missing, spread over the nodes; what a node cannot give (fragmented memory) is
+ * asked of the others. Returns the frames still missing.
+ */
+static uint64_t raise_missing(struct fill *fill, uint64_t missing)
+{
+	struct pool *pool = fill->pool;
+	uint64_t part[OWNER_NODES_MAX];
+
+	while (missing && host_spread(missing, pool->nr_nodes, fill->spare, part)) {
+		for (unsigned int i = 0; i < pool->nr_nodes; i++) {
+			uint64_t gained = 0;
+
+			if (part[i] && !atomic_load(&pool->cancel))
+				gained = hugepages_raise(&pool->hugepages, i, part[i]);
+			fill->raised[i] += gained;
+			fill->nr[i] += gained;
+			missing -= gained;
+			/* Gave less than asked: it has no more. */
+			fill->spare[i] = gained < part[i] ? 0 : fill->spare[i] - gained;
+		}
+	}
+	return missing;
+}
+
+static int plan_hugepages(struct fill *fill, struct error *err)
+{
+	struct pool *pool = fill->pool;
+	uint64_t usable, missing, spare[OWNER_NODES_MAX];
+
+	usable = host_spread(fill->total, pool->nr_nodes, fill->usable, fill->nr);
+	missing = fill->total - usable;
+	if (missing == 0)
+		return 0;
+	if (!hugepages_may_raise(&pool->hugepages))
+		return refuse_hugepages(fill, usable, ", and this user may not reserve more", err);
+	if (host_spread(missing, pool->nr_nodes, fill->spare, spare) < missing)
+		return refuse_memory(fill, missing, err);
+	missing = raise_missing(fill, missing);
+	if (missing) {
+		lower_raised(fill);
+		return refuse_hugepages(fill, fill->total - missing,
+					", the rest of the memory is too fragmented", err);
+	}
+	return 0;
+}
+
+static int plan_ordinary(struct fill *fill, struct error *err)
+{
+	if (host_spread(fill->total, fill->pool->nr_nodes, fill->spare, fill->nr) < fill->total)
+		return refuse_memory(fill, fill->total, err);
+	return 0;
+}
+
+static bool on_progress(void *opaque, uint64_t done, uint64_t nr)
+{
+	struct fill *fill = opaque;
+	struct pool *pool = fill->pool;
+
+	(void)nr;
+	if (atomic_load(&pool->cancel))
+		return false;
+	return !pool->config.progress ||
+	       pool->config.progress(pool->config.progress_opaque, fill->done + done, fill->total);
+}
+
+static int populate(struct fill *fill, struct error *err)
+{
+	struct pool *pool = fill->pool;
+	unsigned int i;
+	int ret = 0;
+
+	for (i = 0; i < pool->nr_nodes; i++) {
+		struct pool_node *node = &pool->node[i];
+
+		if (fill->nr[i] == 0)
+			continue;
+		ret = backing_populate(node->backing, node->filled, fill->nr[i], on_progress, fill,
+				       err);
+		if (ret < 0)
+			break;
+		fill->done += fill->nr[i];
+	}
+	if (ret == 0)
+		return 0;
+	while (i-- > 0) {
+		if (fill->nr[i])
+			backing_depopulate(pool->node[i].backing, pool->node[i].filled,
+					   fill->nr[i]);
+	}
+	return ret;
+}
+
+static int fill_locked(struct fill *fill, struct error *err)
+{
+	struct pool *pool = fill->pool;
+	int ret = measure(fill, err);
+
+	if (ret == 0)
+		ret = pool->hugetlb ? plan_hugepages(fill, err) : plan_ordinary(fill, err);
+	if (ret < 0)
+		return ret;
+	ret = populate(fill, err);
+	if (ret < 0)
+		lower_raised(fill);
+	return ret;
+}
+
+int pool_grow_fill(struct pool *pool, uint64_t frames, struct pool_growth *growth,
+		   struct error *err)
+{
+	struct fill fill = { .pool = pool, .total = frames };
+	int ret;
+
+	memset(growth, 0, sizeof(*growth));
+	error_clear(&pool->fill_error);
+	pool->memory_short = false;
+	if (pool->config.sim_nodes)
+		return error_set(err, ENOMEM, "a simulated pool does not grow");
+	hugepages_lock(&pool->hugepages);
+	ret = fill_locked(&fill, &pool->fill_error);
+	hugepages_unlock(&pool->hugepages);
+	if (ret < 0)
+		return error_set(err, -ret, "%s", pool->fill_error.message);
+	memcpy(growth->nr, fill.nr, sizeof(growth->nr));
+	return 0;
+}
+
+void pool_grow_cancel(struct pool *pool)
+{
+	atomic_store(&pool->cancel, true);
+}

@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: MIT */
+/* The clients of the pool owner, and growing the pool for them: see server.h. */
+#include "vmm/owner/server_private.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "framevisor/log.h"
+
+/* Connections at once; each costs two fds, and the limit on them is raised to fit. */
+#define CLIENTS_MAX 1000
+
+static void on_linger(void *opaque)
+{
+	struct server *server = opaque;
+
+	if (!server->clients)
+		event_loop_quit(server->config.loop);
+}
+
+static void on_connection(void *opaque, uint32_t events)
+{
+	struct server *server = opaque;
+	int fd = accept4(server->config.listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+	(void)events;
+	if (fd < 0)
+		return;
+	if (server->nr_clients >= CLIENTS_MAX) {
+		log_warn("more than %d connections: one is refused", CLIENTS_MAX);
+		close(fd);
+		return;
+	}
+	event_timer_disarm(server->linger);
+	client_create(server, fd);
+	/* Refused before it was a client: as if it had not come. */
+	if (!server->clients && server->config.linger_ms)
+		event_timer_arm(server->linger, server->config.linger_ms, 0);
+}
+
+struct server *server_create(const struct server_config *config, struct error *err)
+{
+	struct server *server = calloc(1, sizeof(*server));
+
+	if (!server) {
+		error_set(err, ENOMEM, "no memory for the server");
+		return NULL;
+	}
+	server->config = *config;
+	server->linger = event_timer_create(config->loop, on_linger, server);
+	if (server->linger)
+		server->listen_source = event_loop_add(config->loop, config->listen_fd, EPOLLIN,
+						       on_connection, server);
+	if (!server->listen_source) {
+		error_set_errno(err, errno, "cannot serve the pool's socket");
+		event_timer_destroy(server->linger);
+		free(server);
+		return NULL;
+	}
+	if (config->first_ms)
+		event_timer_arm(server->linger, config->first_ms, 0);
+	return server;
+}
+
+void server_destroy(struct server *server)
+{
+	if (!server)
+		return;
+	if (server->growing) {
+		pool_grow_cancel(server->config.pool);
+		pthread_join(server->grow_thread, NULL);
+		/* Also a cancelled growth may have come to its end. */
+		pool_grow_finish(server->config.pool, &server->growth, server->grow_result);
+	}
+	/* Their frames do not become free: nothing may zero what live processes still map. */
+	while (server->clients)
+		client_forget(server->clients);
+	event_source_remove(server->listen_source);
+	event_timer_destroy(server->linger);
+	free(server);
+}
+
+void server_remove(struct server *server, struct client *client)
+{
+	struct client **link = &server->clients;
+
+	while (*link != client)
+		link = &(*link)->next;
+	*link = client->next;
+	server->nr_clients--;
+	if (!server->clients && server->config.linger_ms)
+		event_timer_arm(server->linger, server->config.linger_ms, 0);
+}
+
+/* Decides over everybody who waits, in order of arrival. Who has to wait again stops the rest: it
+ * came first. */
+static void admit_waiting(struct server *server)
+{
+	struct client *client, *next;
+
+	for (client = server->clients; client && !server->growing; client = next) {
+		struct session_reply reply;
+		enum session_result result;
+		uint64_t missing;
+
+		next = client->next;
+		if (client->session.state != SESSION_WAITING)
+			continue;
+		result = session_admit(&client->session, &reply, &missing);
+		if (result == SESSION_WAIT) {
+			server_grow(server, client, missing);
+			continue;
+		}
+		event_source_modify(client->source, EPOLLIN);
+		client_reply(client, result, &reply, NULL);
+	}
+}
+
+/* The growth failed: the client that it was for is told why. The others may need less. */
+static void refuse_grown(struct server *server)
+{
+	struct client *client = server->clients;
+	struct session_reply reply;
+
+	while (client && client->session.id != server->grow_id)
+		client = client->next;
+	if (!client || client->session.state != SESSION_WAITING)
+		return;
+	session_refuse(&client->session, &server->grow_error, &reply);
+	client_reply(client, SESSION_REPLY_AND_CUT, &reply, NULL);
+}
+
+static void on_grown(void *opaque)
+{
+	struct server *server = opaque;
+	int ret;
+
+	pthread_join(server->grow_thread, NULL);
+	server->growing = false;
+	ret = pool_grow_finish(server->config.pool, &server->growth, server->grow_result);
+	if (ret < 0 && ret != -EAGAIN) {
+		error_set_errno(&server->grow_error, -ret, "cannot add memory to the pool");
+		log_warn("%s", server->grow_error.message);
+		refuse_grown(server);
+	}
+	admit_waiting(server);
+}
+
+static void *grow_thread(void *opaque)
+{
+	struct server *server = opaque;
+
+	server->grow_result = pool_grow_fill(server->config.pool, server->grow_frames,
+					     &server->growth, &server->grow_error);
+	while (event_loop_post(server->config.loop, on_grown, server) < 0)
+		usleep(10000);
+	return NULL;
+}
+
+void server_grow(struct server *server, struct client *client, uint64_t missing)
+{
+	int ret;
+
+	if (server->growing)
+		return;
+	server->grow_frames = missing;
+	server->grow_id = client->session.id;
+	error_clear(&server->grow_error);
+	ret = pthread_create(&server->grow_thread, NULL, grow_thread, server);
+	if (ret) {
+		error_set_errno(&server->grow_error, ret, "cannot start a thread");
+		refuse_grown(server);
+		return;
+	}
+	server->growing = true;
+}
+
+void server_each(struct server *server,
+		 void (*fn)(void *opaque, const struct server_client_info *info), void *opaque)
+{
+	for (struct client *client = server->clients; client; client = client->next) {
+		struct server_client_info info = { .session = &client->session,
+						   .pid = client->pid,
+						   .connected = client->fd >= 0 };
+
+		fn(opaque, &info);
+	}
+}
+
+unsigned int server_nr_vms(const struct server *server)
+{
+	unsigned int nr = 0;
+
+	for (const struct client *client = server->clients; client; client = client->next)
+		nr += client->session.committed;
+	return nr;
+}
+
+int server_validate(struct server *server, char *buf, size_t len)
+{
+	struct pool *pool = server->config.pool;
+	uint64_t sum = 0, all = pool_held(pool, 0);
+	struct pool_info info;
+	uint64_t committed = 0;
+
+	for (struct client *client = server->clients; client; client = client->next) {
+		const struct session *session = &client->session;
+		uint64_t held = pool_held(pool, session->id);
+
+		if (held != session->held) {
+			snprintf(buf, len,
+				 "VM '%s' counts %" PRIu64 " frames, the pool %" PRIu64 " as its",
+				 session->name, session->held, held);
+			return -EUCLEAN;
+		}
+		sum += held;
+		committed += session->committed ? session->ram_frames : 0;
+	}
+	if (sum != all) {
+		snprintf(buf, len, "%" PRIu64 " frames are held, %" PRIu64 " of them by no VM", all,
+			 all - sum);
+		return -EUCLEAN;
+	}
+	pool_info(pool, &info);
+	if (committed != info.committed) {
+		snprintf(buf, len, "VMs were promised %" PRIu64 " frames, the pool counts %" PRIu64,
+			 committed, info.committed);
+		return -EUCLEAN;
+	}
+	return 0;
+}

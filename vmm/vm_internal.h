@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: MIT */
+/* What vm.c (life cycle) and machine.c (what the machine is made of) share. */
+#ifndef VMM_VM_INTERNAL_H
+#define VMM_VM_INTERNAL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "framevisor/device.h"
+#include "framevisor/platform.h"
+#include "framevisor/vm.h"
+#include "vmm/boot/boot.h"
+#include "vmm/irq.h"
+#include "vmm/kvm.h"
+#include "vmm/vcpu.h"
+
+/* Requests of vCPU threads to the loop's thread; bits of vm->requests. */
+#define VM_REQUEST_POWER_OFF 1u
+#define VM_REQUEST_RESET     2u
+#define VM_REQUEST_FAILED    4u
+
+struct vm {
+	struct vm_config config; /* its strings are copies */
+	struct event_loop *loop;
+	struct vm_console console;
+	vm_event_fn event_fn;
+	void *event_opaque;
+	enum vm_state state;
+	enum vm_shutdown_reason shutdown_reason;
+
+	/* Any thread sets a bit and writes the eventfd; the loop's thread acts. An eventfd and not
+	 * event_loop_post(), so that nothing can arrive after vm_destroy(). */
+	unsigned int requests;
+	int request_fd;
+	struct event_source *request_source;
+
+	/* In the order in which machine_create() makes them. */
+	struct boot *boot;
+	struct kvm kvm;
+	struct owner_client *client;
+	struct vm_memory *memory;
+	struct bus *pio, *mmio;
+	struct irq_router *irq;
+	struct kvm_chips *chips;
+	struct device_host host;
+	struct device *devices; /* newest first */
+	struct serial *serial;
+	struct power *power;
+	struct pci_bus *pci;
+	struct virtio_balloon *balloon;
+	struct vcpus *vcpus;
+};
+
+/* Everything from the kernel file's check to the vCPUs. On failure err is set; what exists is freed
+ * by machine_destroy(), which takes a half made machine. */
+int machine_create(struct vm *vm, struct error *err);
+void machine_destroy(struct vm *vm);
+
+/* Power-on state of devices, interrupt chips and vCPUs, and a fresh copy of the kernel. All vCPUs
+ * are parked. */
+int machine_reset(struct vm *vm, struct error *err);
+
+void machine_pause_devices(struct vm *vm);
+void machine_resume_devices(struct vm *vm);
+
+/* Any thread. */
+void vm_request(struct vm *vm, unsigned int request);
+/* vm.c's ends of the devices' callbacks. */
+void vm_console_output(void *opaque, const uint8_t *data, size_t len);
+void vm_console_room(void *opaque);
+void vm_balloon_changed(void *opaque);
+
+#endif
