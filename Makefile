@@ -131,7 +131,7 @@ guests: $(GUEST_ELFS) ## build the freestanding guest programs
 tests-build: all $(TEST_BINS) guests
 
 .PHONY: unit
-unit: $(TEST_BINS) ## build and run the unit and model tests
+unit: all $(TEST_BINS) ## build and run the unit and model tests
 	$(Q)tests/run --only c
 
 .PHONY: fuzzers

@@ -48,33 +48,70 @@ static struct device *create_pci(struct device_set *set, struct error *err)
 
 static struct device *create_balloon(struct device_set *set, struct error *err)
 {
-	set->balloon =
-		virtio_balloon_create(set->host, set->pci, set->balloon_changed, set->opaque, err);
+	struct virtio_balloon_options options = { .features = VIRTIO_BALLOON_FEATURES_ALL &
+							      ~set->balloon_without,
+						  .changed = set->balloon_changed,
+						  .opaque = set->opaque };
+
+	set->balloon = virtio_balloon_create_with(set->host, set->pci, &options, err);
 	return set->balloon ? virtio_balloon_device(set->balloon) : NULL;
 }
 
+static unsigned int count_mem(const struct device_set *set)
+{
+	return set->nr_mem_options;
+}
+
+static struct device *create_mem(struct device_set *set, struct error *err)
+{
+	struct virtio_mem *mem;
+
+	if (set->nr_mem == DEVICE_SET_MEM_MAX) {
+		error_set(err, EINVAL, "more than %u memory devices", DEVICE_SET_MEM_MAX);
+		return NULL;
+	}
+	mem = virtio_mem_create(set->host, set->pci, &set->mem_options[set->nr_mem], err);
+	if (!mem)
+		return NULL;
+	set->mem[set->nr_mem++] = mem;
+	return virtio_mem_device(mem);
+}
+
 const struct device_entry device_table[] = {
-	{ "serial", "16550A serial port, the guest's console", create_serial },
-	{ "rtc", "MC146818 real time clock, UTC of the host", create_rtc },
-	{ "power", "ACPI power button, power off, reset", create_power },
-	{ "pci", "PCI bus 0 with its host bridge", create_pci },
-	{ "virtio-balloon", "takes memory from the guest in whole frames", create_balloon },
+	{ "serial", "16550A serial port, the guest's console", create_serial, NULL },
+	{ "rtc", "MC146818 real time clock, UTC of the host", create_rtc, NULL },
+	{ "power", "ACPI power button, power off, reset", create_power, NULL },
+	{ "pci", "PCI bus 0 with its host bridge", create_pci, NULL },
+	{ "virtio-balloon", "takes memory from the guest in whole frames", create_balloon, NULL },
+	{ "virtio-mem", "memory that comes and goes in blocks", create_mem, count_mem },
 };
 const unsigned int device_table_size = sizeof(device_table) / sizeof(device_table[0]);
+
+static int create_entry(struct device_set *set, const struct device_entry *entry, struct error *err)
+{
+	struct error cause = { 0 };
+	struct device *dev = entry->create(set, &cause);
+
+	if (!dev)
+		return error_set(err, cause.code ? cause.code : EINVAL, "%s", cause.message);
+	dev->next = set->last;
+	set->last = dev;
+	return 0;
+}
 
 int device_set_create(struct device_set *set, struct error *err)
 {
 	for (unsigned int i = 0; i < device_table_size; i++) {
-		struct error cause = { 0 };
-		struct device *dev = device_table[i].create(set, &cause);
+		const struct device_entry *entry = &device_table[i];
+		unsigned int count = entry->count ? entry->count(set) : 1;
+		int ret = 0;
 
-		if (!dev) {
+		while (count-- && ret == 0)
+			ret = create_entry(set, entry, err);
+		if (ret < 0) {
 			device_set_destroy(set);
-			return error_set(err, cause.code ? cause.code : EINVAL, "%s",
-					 cause.message);
+			return ret;
 		}
-		dev->next = set->last;
-		set->last = dev;
 	}
 	return 0;
 }

@@ -97,6 +97,13 @@ void virtio_set_accepted(struct virtio_device *vdev, uint32_t select, uint32_t v
 	vdev->accepted |= (uint64_t)value << (32 * select);
 }
 
+static bool choice_valid(const struct virtio_device *vdev)
+{
+	uint64_t required = (vdev->type->required | VERSION_1) & vdev->offered;
+
+	return !(vdev->accepted & ~vdev->offered) && !(required & ~vdev->accepted);
+}
+
 /* Whether each bit comes after the ones that it needs (virtio 1.2, 3.1.1). */
 static bool status_in_order(uint8_t status)
 {
@@ -123,7 +130,7 @@ void virtio_set_status(struct virtio_device *vdev, uint8_t status)
 	if (added & S_FEATURES) {
 		/* A choice that cannot be served is refused by not taking the bit over. DRIVER_OK
 		 * in the same write is then out of order too. */
-		if ((vdev->accepted & ~vdev->offered) || !(vdev->accepted & VERSION_1)) {
+		if (!choice_valid(vdev)) {
 			status &= (uint8_t) ~(S_FEATURES | S_OK);
 			added = 0;
 		}

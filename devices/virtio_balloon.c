@@ -1,221 +1,40 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * virtio-balloon on frames: see framevisor/virtio_balloon.h.
+ * virtio-balloon on frames: the device, its inflate and deflate queues, and what the machine asks
+ * of it. See framevisor/virtio_balloon.h for what it does, virtio_balloon_frames.c for the maps.
  *
- * A guest speaks in pages of 4 KiB, at most 256 of them per message, in any order; a frame can only
- * leave as a whole. So each frame has a map of 512 bits that lives as long as the device: inflating
- * sets bits, deflating clears them, and what becomes full during one round on the inflate queue is
- * released in runs before the round is acknowledged.
- *
- * All of that happens under the device's lock, release and back included: a guest that resets the
- * device owns its memory again, so the reset (a vCPU's write) must wait until no frame is on its
- * way out.
- *
- * A guest may touch a page that it gave up (without MUST_TELL_HOST it may even do so before it
- * tells). The demand fault path then binds a frame while the map still says "released". That is
- * harmless: back() finds the frame there, and a page that is inflated again releases it again.
+ * Frames are released and backed under the device's lock: a guest that resets the device owns its
+ * memory again, so the reset (a vCPU's write) must wait until no frame is on its way out.
  */
 #include "framevisor/virtio_balloon.h"
 
 #include <endian.h>
 #include <errno.h>
-#include <linux/virtio_balloon.h>
 #include <linux/virtio_ids.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
+#include <time.h>
 
-#include "framevisor/log.h"
-#include "framevisor/virtio.h"
+#include "devices/virtio_balloon_internal.h"
 
-#define BALLOON_QUEUES     2
-#define BALLOON_QUEUE_SIZE 128
-#define BALLOON_PCI_CLASS  0x00ff00 /* "does not fit any class", as on other machines */
-/* num_pages and actual; the rest of the structure belongs to features that are not offered. */
-#define BALLOON_CONFIG_SIZE offsetof(struct virtio_balloon_config, free_page_hint_cmd_id)
-
-#define MAP_WORDS        (GUEST_PAGES_PER_FRAME / 64)
-#define PFNS_PER_READ    512
-#define CHAIN_BYTES_MAX  (4u << 20) /* 1 M pages in one message; stock drivers send 256 */
-#define RETRY_BACK_MS    50
-#define RETRY_RELEASE_MS 1000
-
-struct balloon_frame {
-	uint64_t map[MAP_WORDS]; /* bit set: this guest page is in the balloon */
-	uint16_t nr_set;
-	bool queued;   /* in balloon->full */
-	bool released; /* given back, and not backed by us since */
-};
-
-/* RAM as it was at creation: frames are numbered through all regions. */
-struct balloon_region {
-	uint64_t gpa;
-	uint64_t size;
-	uint32_t first_frame;
-};
-
-struct virtio_balloon {
-	struct device dev;
-	struct virtio_device vdev; /* its lock covers all of the below */
-	virtio_balloon_changed_fn changed;
-	void *opaque;
-	int changed_fd;
-	struct event_source *changed_source;
-	struct event_timer *retry;
-
-	struct virtio_balloon_config config; /* little endian, as the guest reads it */
-	/* What each queue is for follows from the features that the driver accepted: drivers number
-	 * only the queues that exist for them. */
-	void (*handlers[BALLOON_QUEUES])(struct virtio_balloon *balloon, unsigned int queue);
-
-	unsigned int nr_regions;
-	struct balloon_region regions[GUEST_REGIONS_MAX];
-	uint32_t nr_frames;
-	struct balloon_frame *frames;
-	uint32_t *full; /* frames to release, each at most once */
-	uint32_t nr_full;
-
-	struct virtq_chain inflate;
-	struct virtq_chain deflate;
-	bool deflate_held; /* deflate waits for memory, not acknowledged; done up to ... */
-	uint64_t deflate_done;
-
-	uint64_t nr_set; /* over all frames */
-	uint32_t nr_partial;
-	uint32_t nr_released;
-	uint64_t release_errors;
-};
+#define BALLOON_PCI_CLASS 0x00ff00 /* "does not fit any class", as on other machines */
+#define PFNS_PER_READ     512
+#define CHAIN_BYTES_MAX   (4u << 20) /* 1 M pages in one message; stock drivers send 256 */
+#define RETRY_BACK_MS     50
+#define RETRY_RELEASE_MS  1000
 
 static struct virtio_balloon *to_balloon(struct virtio_device *vdev)
 {
 	return (struct virtio_balloon *)((char *)vdev - offsetof(struct virtio_balloon, vdev));
 }
 
-/* ---- Frames and their maps ---- */
-
-/* The frame that holds a guest page, or NULL: not RAM. */
-static struct balloon_frame *find_frame(struct virtio_balloon *balloon, uint64_t gpa)
+uint64_t balloon_now_ms(void)
 {
-	for (unsigned int i = 0; i < balloon->nr_regions; i++) {
-		const struct balloon_region *region = &balloon->regions[i];
+	struct timespec now;
 
-		if (gpa >= region->gpa && gpa - region->gpa < region->size)
-			return &balloon->frames[region->first_frame +
-						bytes_to_frames(gpa - region->gpa)];
-	}
-	return NULL;
-}
-
-/* The guest address of a frame, and how many frames follow it in its region, itself included. */
-static uint64_t frame_gpa(const struct virtio_balloon *balloon, uint32_t index, uint64_t *left)
-{
-	const struct balloon_region *region = &balloon->regions[balloon->nr_regions - 1];
-	uint64_t offset;
-
-	while (region->first_frame > index)
-		region--;
-	offset = frames_to_bytes(index - region->first_frame);
-	*left = bytes_to_frames(region->size - offset);
-	return region->gpa + offset;
-}
-
-static bool frame_partial(const struct balloon_frame *frame)
-{
-	return frame->nr_set && frame->nr_set < GUEST_PAGES_PER_FRAME;
-}
-
-/* Sets or clears the bit of the guest page at gpa; a bit that is so already stays so. */
-static void mark_page(struct virtio_balloon *balloon, struct balloon_frame *frame, uint64_t gpa,
-		      bool set)
-{
-	unsigned int page = (unsigned int)(gpa >> GUEST_PAGE_SHIFT) % GUEST_PAGES_PER_FRAME;
-	uint64_t *word = &frame->map[page / 64];
-	uint64_t bit = UINT64_C(1) << (page % 64);
-	bool was_partial = frame_partial(frame);
-
-	if (!(*word & bit) == !set)
-		return;
-	*word ^= bit;
-	frame->nr_set += set ? 1 : -1;
-	balloon->nr_set += set ? 1 : -1;
-	balloon->nr_partial += frame_partial(frame);
-	balloon->nr_partial -= was_partial;
-}
-
-static void clear_maps(struct virtio_balloon *balloon)
-{
-	memset(balloon->frames, 0, balloon->nr_frames * sizeof(*balloon->frames));
-	balloon->nr_full = 0;
-	balloon->nr_set = 0;
-	balloon->nr_partial = 0;
-	balloon->nr_released = 0;
-}
-
-/* ---- Giving frames back ---- */
-
-static void queue_full(struct virtio_balloon *balloon, struct balloon_frame *frame)
-{
-	if (frame->nr_set < GUEST_PAGES_PER_FRAME || frame->queued)
-		return;
-	frame->queued = true;
-	balloon->full[balloon->nr_full++] = (uint32_t)(frame - balloon->frames);
-}
-
-static int compare_frames(const void *a, const void *b)
-{
-	uint32_t left = *(const uint32_t *)a;
-	uint32_t right = *(const uint32_t *)b;
-
-	return (left > right) - (left < right);
-}
-
-/* Releases one run. Returns false when it has to be tried again. */
-static bool release_run(struct virtio_balloon *balloon, uint32_t first, uint32_t nr)
-{
-	const struct guest_memory *mem = balloon->dev.host->mem;
-	uint64_t left;
-	int64_t ret;
-
-	if (mem->frame_ops) {
-		ret = mem->frame_ops->release(mem->frame_opaque, frame_gpa(balloon, first, &left),
-					      nr);
-		if (ret < 0) {
-			if (!balloon->release_errors++)
-				log_warn("virtio-balloon: frames cannot be released: %s",
-					 strerror((int)-ret));
-			return false;
-		}
-	}
-	for (uint32_t i = first; i < first + nr; i++) {
-		struct balloon_frame *frame = &balloon->frames[i];
-
-		frame->queued = false;
-		/* Without frame_ops nothing leaves, and the map alone remembers. */
-		if (mem->frame_ops && !frame->released) {
-			frame->released = true;
-			balloon->nr_released++;
-		}
-	}
-	return true;
-}
-
-/* Drops what a deflate has made incomplete since it was queued, and sorts the rest. */
-static void prepare_full(struct virtio_balloon *balloon)
-{
-	uint32_t kept = 0;
-
-	for (uint32_t i = 0; i < balloon->nr_full; i++) {
-		struct balloon_frame *frame = &balloon->frames[balloon->full[i]];
-
-		frame->queued = frame->nr_set == GUEST_PAGES_PER_FRAME;
-		if (frame->queued)
-			balloon->full[kept++] = balloon->full[i];
-	}
-	balloon->nr_full = kept;
-	qsort(balloon->full, kept, sizeof(*balloon->full), compare_frames);
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
 /* What is left over is tried again: a deflate soon, for a guest waits for it. */
@@ -223,34 +42,6 @@ static void arm_retry(struct virtio_balloon *balloon)
 {
 	event_timer_arm(balloon->retry, balloon->deflate_held ? RETRY_BACK_MS : RETRY_RELEASE_MS,
 			0);
-}
-
-/* Releases all frames in balloon->full, adjacent ones in one call. What fails stays there. */
-static void release_full(struct virtio_balloon *balloon)
-{
-	uint32_t nr, run, kept = 0;
-	uint64_t left;
-
-	if (!balloon->nr_full)
-		return;
-	prepare_full(balloon);
-	nr = balloon->nr_full;
-	for (uint32_t i = 0; i < nr; i += run) {
-		uint32_t first = balloon->full[i];
-
-		frame_gpa(balloon, first, &left);
-		for (run = 1; i + run < nr && run < left; run++) {
-			if (balloon->full[i + run] != first + run)
-				break;
-		}
-		if (release_run(balloon, first, run))
-			continue;
-		memmove(&balloon->full[kept], &balloon->full[i], run * sizeof(*balloon->full));
-		kept += run;
-	}
-	balloon->nr_full = kept;
-	if (kept)
-		arm_retry(balloon);
 }
 
 /* ---- Queues ---- */
@@ -265,29 +56,6 @@ static int check_chain(const struct virtq_chain *chain, const char **why)
 	else
 		return 0;
 	return -EINVAL;
-}
-
-/* One page number. Returns 0, -EFAULT (not RAM), or what back() said. */
-static int balloon_page(struct virtio_balloon *balloon, uint32_t pfn, bool inflate)
-{
-	const struct guest_memory *mem = balloon->dev.host->mem;
-	uint64_t gpa = (uint64_t)pfn << VIRTIO_BALLOON_PFN_SHIFT;
-	struct balloon_frame *frame = find_frame(balloon, gpa);
-	int ret;
-
-	if (!frame)
-		return -EFAULT;
-	if (!inflate && frame->released) {
-		ret = mem->frame_ops->back(mem->frame_opaque, gpa & FRAME_MASK, 1);
-		if (ret < 0)
-			return ret == -EFAULT ? -EIO : ret;
-		frame->released = false;
-		balloon->nr_released--;
-	}
-	mark_page(balloon, frame, gpa, inflate);
-	if (inflate)
-		queue_full(balloon, frame);
-	return 0;
 }
 
 /*
@@ -325,9 +93,7 @@ static int balloon_pages(struct virtio_balloon *balloon, const struct virtq_chai
 	return 0;
 }
 
-/* At most a queue's length per round, so that a driver that never stops adding cannot keep the loop
- * here; then again. */
-static void finish_round(struct virtio_balloon *balloon, unsigned int queue)
+void balloon_finish_round(struct virtio_balloon *balloon, unsigned int queue)
 {
 	struct virtqueue *vq = &balloon->vdev.queues[queue].vq;
 
@@ -345,20 +111,21 @@ static void drain_inflate(struct virtio_balloon *balloon, unsigned int queue)
 
 	if (!vq)
 		return;
-	while (nr < vq->size && virtqueue_get_chain(vq, &balloon->inflate) > 0) {
+	while (nr < vq->size && virtqueue_get_chain(vq, &balloon->chain) > 0) {
 		uint64_t done = 0;
 
-		if (balloon_pages(balloon, &balloon->inflate, true, &done, &why) < 0)
+		if (balloon_pages(balloon, &balloon->chain, true, &done, &why) < 0)
 			break;
-		heads[nr++] = balloon->inflate.head;
+		heads[nr++] = balloon->chain.head;
 	}
 	/* The guest counts these pages as given once it sees them used, so first they go. */
-	release_full(balloon);
+	if (!balloon_release_full(balloon))
+		arm_retry(balloon);
 	for (unsigned int i = 0; i < nr; i++)
 		virtqueue_push_used(vq, heads[i], 0);
 	if (why)
 		virtio_broken(&balloon->vdev, why);
-	finish_round(balloon, queue);
+	balloon_finish_round(balloon, queue);
 }
 
 static void drain_deflate(struct virtio_balloon *balloon, unsigned int queue)
@@ -385,7 +152,7 @@ static void drain_deflate(struct virtio_balloon *balloon, unsigned int queue)
 	if (why)
 		virtio_broken(&balloon->vdev, why);
 	if (!balloon->deflate_held) {
-		finish_round(balloon, queue);
+		balloon_finish_round(balloon, queue);
 		return;
 	}
 	/* The pool is empty now. The guest uses the pages only when this chain comes back. */
@@ -393,40 +160,93 @@ static void drain_deflate(struct virtio_balloon *balloon, unsigned int queue)
 	arm_retry(balloon);
 }
 
+/* ---- The roles of the queues ---- */
+
+static void (*const handlers[BALLOON_ROLES])(struct virtio_balloon *, unsigned int) = {
+	[BALLOON_INFLATE] = drain_inflate,
+	[BALLOON_DEFLATE] = drain_deflate,
+	[BALLOON_STATISTICS] = balloon_statistics_notify,
+	[BALLOON_HINTS] = balloon_hints_notify,
+	[BALLOON_REPORTS] = balloon_reports_notify,
+};
+
+static bool role_exists(const struct virtio_balloon *balloon, enum balloon_role role)
+{
+	static const unsigned int features[BALLOON_ROLES] = {
+		[BALLOON_STATISTICS] = VIRTIO_BALLOON_F_STATS_VQ,
+		[BALLOON_HINTS] = VIRTIO_BALLOON_F_FREE_PAGE_HINT,
+		[BALLOON_REPORTS] = VIRTIO_BALLOON_F_REPORTING,
+	};
+
+	return role <= BALLOON_DEFLATE || virtio_has_feature(&balloon->vdev, features[role]);
+}
+
+/*
+ * The number of a role's queue. virtio 1.2, 5.5.2, numbers the queues once and for all; drivers
+ * (Linux before 6.11, and others after it) number those that exist without gaps, as the devices
+ * they met did. The two differ only if a feature is missing below the last one accepted, and then
+ * the specification's number of the last queue lies beyond all of the other way's: so whether that
+ * one is enabled tells which way the driver counts.
+ */
+static unsigned int role_queue(const struct virtio_balloon *balloon, enum balloon_role role)
+{
+	unsigned int last = BALLOON_DEFLATE, queue = 0;
+
+	for (unsigned int i = 0; i < BALLOON_ROLES; i++) {
+		if (role_exists(balloon, i))
+			last = i;
+	}
+	if (balloon->vdev.queues[last].vq.enabled)
+		return role;
+	for (unsigned int i = 0; i < role; i++)
+		queue += role_exists(balloon, i);
+	return queue;
+}
+
+/* The role of a queue, or BALLOON_ROLES: none. */
+static enum balloon_role queue_role(const struct virtio_balloon *balloon, unsigned int queue)
+{
+	enum balloon_role role;
+
+	for (role = 0; role < BALLOON_ROLES; role++) {
+		if (role_exists(balloon, role) && role_queue(balloon, role) == queue)
+			break;
+	}
+	return role;
+}
+
+struct virtqueue *balloon_queue(struct virtio_balloon *balloon, enum balloon_role role,
+				unsigned int *queue)
+{
+	if (!virtio_running(&balloon->vdev) || !role_exists(balloon, role))
+		return NULL;
+	*queue = role_queue(balloon, role);
+	return virtio_queue(&balloon->vdev, *queue);
+}
+
+static void balloon_notify(struct virtio_device *vdev, unsigned int queue)
+{
+	struct virtio_balloon *balloon = to_balloon(vdev);
+	enum balloon_role role = queue_role(balloon, queue);
+
+	if (role < BALLOON_ROLES)
+		handlers[role](balloon, queue);
+}
+
 static void on_retry(void *opaque)
 {
 	struct virtio_balloon *balloon = opaque;
+	unsigned int queue;
 
 	pthread_mutex_lock(&balloon->vdev.lock);
-	if (virtio_running(&balloon->vdev)) {
-		for (unsigned int i = 0; i < BALLOON_QUEUES; i++) {
-			if (balloon->handlers[i])
-				balloon->handlers[i](balloon, i);
-		}
+	for (unsigned int role = BALLOON_INFLATE; role <= BALLOON_DEFLATE; role++) {
+		if (balloon_queue(balloon, role, &queue))
+			handlers[role](balloon, queue);
 	}
 	pthread_mutex_unlock(&balloon->vdev.lock);
 }
 
 /* ---- The virtio device ---- */
-
-static void balloon_notify(struct virtio_device *vdev, unsigned int queue)
-{
-	struct virtio_balloon *balloon = to_balloon(vdev);
-
-	if (balloon->handlers[queue])
-		balloon->handlers[queue](balloon, queue);
-}
-
-static void balloon_features_ok(struct virtio_device *vdev)
-{
-	struct virtio_balloon *balloon = to_balloon(vdev);
-	unsigned int queue = 0;
-
-	/* In the order of virtio 1.2, 5.5.2; queues of features that were not accepted do not
-	 * count. */
-	balloon->handlers[queue++] = drain_inflate;
-	balloon->handlers[queue++] = drain_deflate;
-}
 
 static void balloon_read_config(struct virtio_device *vdev, unsigned int offset, void *dst,
 				unsigned int len)
@@ -434,12 +254,16 @@ static void balloon_read_config(struct virtio_device *vdev, unsigned int offset,
 	memcpy(dst, (const uint8_t *)&to_balloon(vdev)->config + offset, len);
 }
 
-static void report_change(struct virtio_balloon *balloon)
+/* The driver may write two of the fields, byte by byte if it likes. */
+static bool writable(const struct virtio_balloon *balloon, unsigned int offset)
 {
-	uint64_t one = 1;
+	unsigned int actual = offsetof(struct virtio_balloon_config, actual);
+	unsigned int poison = offsetof(struct virtio_balloon_config, poison_val);
 
-	if (write(balloon->changed_fd, &one, sizeof(one)) < 0)
-		return; /* EAGAIN: the callback will run anyway */
+	if (offset >= actual && offset < actual + sizeof(balloon->config.actual))
+		return true;
+	return offset >= poison && offset < poison + sizeof(balloon->config.poison_val) &&
+	       virtio_has_feature(&balloon->vdev, VIRTIO_BALLOON_F_PAGE_POISON);
 }
 
 static void balloon_write_config(struct virtio_device *vdev, unsigned int offset, const void *src,
@@ -448,14 +272,14 @@ static void balloon_write_config(struct virtio_device *vdev, unsigned int offset
 	struct virtio_balloon *balloon = to_balloon(vdev);
 	uint8_t *config = (uint8_t *)&balloon->config;
 	const uint8_t *bytes = src;
-	unsigned int first = offsetof(struct virtio_balloon_config, actual);
+	uint32_t actual = balloon->config.actual;
 
 	for (unsigned int i = 0; i < len; i++) {
-		if (offset + i >= first && offset + i < first + sizeof(balloon->config.actual))
+		if (writable(balloon, offset + i))
 			config[offset + i] = bytes[i];
 	}
-	if (offset + len > first)
-		report_change(balloon);
+	if (balloon->config.actual != actual)
+		changed_signal(&balloon->changed);
 }
 
 /* The guest owns all its memory again. Frames that left come back when it touches them. */
@@ -463,12 +287,14 @@ static void balloon_reset(struct virtio_device *vdev)
 {
 	struct virtio_balloon *balloon = to_balloon(vdev);
 
-	clear_maps(balloon);
+	balloon_frames_clear(balloon);
+	balloon_statistics_reset(balloon);
+	balloon_hints_reset(balloon);
 	balloon->deflate_held = false;
-	memset(balloon->handlers, 0, sizeof(balloon->handlers));
 	if (balloon->config.actual)
-		report_change(balloon);
+		changed_signal(&balloon->changed);
 	balloon->config.actual = 0;
+	balloon->config.poison_val = 0;
 	/* The target stays: it is the host's wish, and the next driver reads it. */
 }
 
@@ -476,34 +302,21 @@ static const struct virtio_device_type balloon_type = {
 	.name = "virtio-balloon",
 	.id = VIRTIO_ID_BALLOON,
 	.pci_class = BALLOON_PCI_CLASS,
-	.nr_queues = BALLOON_QUEUES,
+	.nr_queues = BALLOON_ROLES,
 	.queue_size = BALLOON_QUEUE_SIZE,
-	.config_size = BALLOON_CONFIG_SIZE,
-	.features = UINT64_C(1) << VIRTIO_BALLOON_F_MUST_TELL_HOST,
+	.config_size = sizeof(struct virtio_balloon_config),
+	.features = VIRTIO_BALLOON_FEATURES_ALL,
 	.read_config = balloon_read_config,
 	.write_config = balloon_write_config,
-	.features_ok = balloon_features_ok,
 	.queue_notify = balloon_notify,
 	.reset = balloon_reset,
 };
 
 /* ---- What the machine asks ---- */
 
-static void on_changed(void *opaque, uint32_t events)
-{
-	struct virtio_balloon *balloon = opaque;
-	uint64_t count;
-
-	(void)events;
-	if (read(balloon->changed_fd, &count, sizeof(count)) < 0)
-		return;
-	if (balloon->changed)
-		balloon->changed(balloon->opaque);
-}
-
 int virtio_balloon_set_target(struct virtio_balloon *balloon, uint64_t bytes, struct error *err)
 {
-	uint64_t ram = frames_to_bytes(balloon->nr_frames);
+	uint64_t ram = guest_memory_size(balloon->dev.host->mem);
 	uint64_t pages = bytes >> GUEST_PAGE_SHIFT;
 
 	if (bytes > ram || pages > UINT32_MAX)
@@ -525,12 +338,20 @@ void virtio_balloon_stats(struct virtio_balloon *balloon, struct virtio_balloon_
 	*stats = (struct virtio_balloon_stats){
 		.driver_ready = vdev->status & VIRTIO_CONFIG_S_DRIVER_OK,
 		.broken = vdev->status & VIRTIO_CONFIG_S_NEEDS_RESET,
+		.accepted = vdev->status & VIRTIO_CONFIG_S_DRIVER_OK
+				    ? vdev->accepted & VIRTIO_BALLOON_FEATURES_ALL
+				    : 0,
 		.target = (uint64_t)le32toh(balloon->config.num_pages) << GUEST_PAGE_SHIFT,
 		.actual = (uint64_t)le32toh(balloon->config.actual) << GUEST_PAGE_SHIFT,
 		.inflated = balloon->nr_set << GUEST_PAGE_SHIFT,
 		.frames_released = balloon->nr_released,
 		.frames_partial = balloon->nr_partial,
 		.release_errors = balloon->release_errors,
+		.reported = balloon->reported,
+		.frames_reported = balloon->frames_reported,
+		.hinted = balloon->hinted,
+		.frames_hinted = balloon->frames_hinted,
+		.hinting = balloon->hints.open,
 	};
 	pthread_mutex_unlock(&vdev->lock);
 }
@@ -557,12 +378,11 @@ static void device_resume(struct device *dev)
 
 static void free_parts(struct virtio_balloon *balloon)
 {
+	balloon_hints_destroy(balloon);
+	balloon_statistics_destroy(balloon);
 	event_timer_destroy(balloon->retry);
-	event_source_remove(balloon->changed_source);
-	if (balloon->changed_fd >= 0)
-		close(balloon->changed_fd);
-	free(balloon->full);
-	free(balloon->frames);
+	changed_fini(&balloon->changed);
+	balloon_frames_destroy(balloon);
 	free(balloon);
 }
 
@@ -577,38 +397,30 @@ static const struct device_ops balloon_ops = { .reset = device_reset,
 					       .resume = device_resume,
 					       .destroy = device_destroy };
 
-static int create_parts(struct virtio_balloon *balloon)
+static int create_parts(struct virtio_balloon *balloon,
+			const struct virtio_balloon_options *options)
 {
-	struct device_host *host = balloon->dev.host;
+	struct event_loop *loop = balloon->dev.host->loop;
+	int ret;
 
-	for (unsigned int i = 0; i < host->mem->nr_regions; i++) {
-		const struct guest_region *region = &host->mem->regions[i];
-
-		balloon->regions[balloon->nr_regions++] = (struct balloon_region){
-			.gpa = region->gpa, .size = region->size, .first_frame = balloon->nr_frames
-		};
-		balloon->nr_frames += (uint32_t)bytes_to_frames(region->size);
-	}
-	if (!balloon->nr_frames)
-		return -EINVAL;
-	balloon->frames = calloc(balloon->nr_frames, sizeof(*balloon->frames));
-	balloon->full = calloc(balloon->nr_frames, sizeof(*balloon->full));
-	if (!balloon->frames || !balloon->full)
-		return -ENOMEM;
-	balloon->changed_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (balloon->changed_fd < 0)
-		return -errno;
-	balloon->changed_source =
-		event_loop_add(host->loop, balloon->changed_fd, EPOLLIN, on_changed, balloon);
-	if (!balloon->changed_source)
-		return -errno;
-	balloon->retry = event_timer_create(host->loop, on_retry, balloon);
+	balloon->changed.fd = -1;
+	ret = balloon_frames_create(balloon);
+	if (ret == 0)
+		ret = changed_init(&balloon->changed, loop, options->changed, options->opaque);
+	if (ret == 0)
+		ret = balloon_statistics_create(balloon);
+	if (ret == 0)
+		ret = balloon_hints_create(balloon);
+	if (ret < 0)
+		return ret;
+	balloon->hints.last_id = VIRTIO_BALLOON_CMD_ID_DONE;
+	balloon->retry = event_timer_create(loop, on_retry, balloon);
 	return balloon->retry ? 0 : -errno;
 }
 
-struct virtio_balloon *virtio_balloon_create(struct device_host *host, struct pci_bus *bus,
-					     virtio_balloon_changed_fn changed, void *opaque,
-					     struct error *err)
+struct virtio_balloon *virtio_balloon_create_with(struct device_host *host, struct pci_bus *bus,
+						  const struct virtio_balloon_options *options,
+						  struct error *err)
 {
 	struct virtio_balloon *balloon = calloc(1, sizeof(*balloon));
 	int ret;
@@ -620,10 +432,7 @@ struct virtio_balloon *virtio_balloon_create(struct device_host *host, struct pc
 	balloon->dev = (struct device){
 		.name = balloon_type.name, .ops = &balloon_ops, .host = host, .next = NULL
 	};
-	balloon->changed = changed;
-	balloon->opaque = opaque;
-	balloon->changed_fd = -1;
-	ret = create_parts(balloon);
+	ret = create_parts(balloon, options);
 	if (ret < 0) {
 		error_set_errno(err, -ret, "virtio-balloon: cannot be created");
 		free_parts(balloon);
@@ -633,11 +442,23 @@ struct virtio_balloon *virtio_balloon_create(struct device_host *host, struct pc
 		free_parts(balloon);
 		return NULL;
 	}
+	balloon->vdev.offered &= ~((uint64_t)VIRTIO_BALLOON_FEATURES_ALL & ~options->features);
 	if (virtio_pci_attach(&balloon->vdev, bus, err) < 0) {
 		device_destroy(&balloon->dev);
 		return NULL;
 	}
 	return balloon;
+}
+
+struct virtio_balloon *virtio_balloon_create(struct device_host *host, struct pci_bus *bus,
+					     virtio_balloon_changed_fn changed, void *opaque,
+					     struct error *err)
+{
+	struct virtio_balloon_options options = { .features = VIRTIO_BALLOON_FEATURES_ALL,
+						  .changed = changed,
+						  .opaque = opaque };
+
+	return virtio_balloon_create_with(host, bus, &options, err);
 }
 
 struct device *virtio_balloon_device(struct virtio_balloon *balloon)

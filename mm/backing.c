@@ -122,13 +122,13 @@ static int reserve(struct backing *backing, struct error *err)
 	return 0;
 }
 
-int backing_create(int host_node, uint64_t spanned_frames, bool hugetlb, struct backing **out,
+int backing_create(int host_node, uint64_t spanned_frames, bool hugetlb, struct backing **result,
 		   struct error *err)
 {
 	struct backing *backing;
 	int ret;
 
-	*out = NULL;
+	*result = NULL;
 	if (spanned_frames == 0 || spanned_frames > MAX_SPAN)
 		return fail(err, EINVAL, "a pool of %llu frames is not possible",
 			    (unsigned long long)spanned_frames);
@@ -147,7 +147,7 @@ int backing_create(int host_node, uint64_t spanned_frames, bool hugetlb, struct 
 		backing_destroy(backing);
 		return ret;
 	}
-	*out = backing;
+	*result = backing;
 	return 0;
 }
 
@@ -207,8 +207,8 @@ static int populate_parallel(struct populate *job, backing_progress_fn progress,
 	unsigned int nr_threads = 0;
 	bool go_on = true;
 
-	while (nr_threads + 1 < (unsigned long)(cpus > 0 ? cpus : 1) && nr_threads < MAX_THREADS &&
-	       (nr_threads + 1) * (uint64_t)STEP_FRAMES < job->nr) {
+	while (nr_threads + 1 < (cpus > 0 ? cpus : 1) && nr_threads < MAX_THREADS &&
+	       nr_threads + UINT64_C(1) < job->nr / STEP_FRAMES) {
 		if (pthread_create(&threads[nr_threads], NULL, populate_thread, job))
 			break;
 		nr_threads++;
@@ -231,8 +231,8 @@ static void unmap_part(struct backing *backing, uint64_t first, uint64_t nr)
 {
 	char *addr = backing->base + (first << FRAME_SHIFT);
 
-	mmap(addr, nr << FRAME_SHIFT, PROT_NONE,
-	     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+	(void)mmap(addr, nr << FRAME_SHIFT, PROT_NONE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 	fallocate(backing->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 		  (off_t)(first << FRAME_SHIFT), (off_t)(nr << FRAME_SHIFT));
 }
@@ -310,7 +310,7 @@ int backing_populate(struct backing *backing, uint64_t first, uint64_t nr,
 
 	if (!map_all(backing, first, nr, false))
 		return fail(err, EINVAL, "frames %llu to %llu are not free to populate",
-			    (unsigned long long)first, (unsigned long long)(first + nr));
+			    (unsigned long long)first, (unsigned long long)first + nr);
 	job.addr = backing->base + (first << FRAME_SHIFT);
 	errnum = map_part(backing, first, nr);
 	if (!errnum)

@@ -33,8 +33,7 @@ void add_to_free_list(struct mm *mm, struct zone *zone, struct page *page, unsig
 
 	(void)mm;
 	page_set_flags(page, (page_flags(page) & PAGE_IDENTITY) | PAGE_FLAG(buddy) |
-				     (uint64_t)order << PAGE_ORDER_SHIFT |
-				     (uint64_t)mt << PAGE_MT_SHIFT);
+				     PAGE_ORDER(order) | PAGE_MT(mt));
 	/* Mixed blocks in front of all-zero ones: they are what both kinds of requests break. */
 	if (kind == FREE_ZEROED)
 		tail = page->nr_zeroed == frames;
@@ -69,8 +68,7 @@ void del_from_free_list(struct zone *zone, struct page *page)
  */
 static bool page_is_buddy(const struct page *page, const struct page *buddy, unsigned int order)
 {
-	uint64_t want = (page_flags(page) & PAGE_IDENTITY) | PAGE_FLAG(buddy) |
-			(uint64_t)order << PAGE_ORDER_SHIFT;
+	uint64_t want = (page_flags(page) & PAGE_IDENTITY) | PAGE_FLAG(buddy) | PAGE_ORDER(order);
 
 	return (page_flags(buddy) & (PAGE_IDENTITY | PAGE_FLAG(buddy) | PAGE_ORDER_MASK)) == want;
 }
@@ -102,6 +100,25 @@ static bool merge_likely(const struct mm *mm, const struct page *page, uint64_t 
 }
 
 /*
+ * Divides the number of zeroed frames of a block, which page heads, between its halves: writes it
+ * into the head of each and returns it. order is the block's.
+ */
+void split_halves(struct page *page, unsigned int order, unsigned int *low, unsigned int *high)
+{
+	unsigned int half = order_frames(order) / 2;
+	struct page *upper = page + half;
+	unsigned int total = page->nr_zeroed;
+
+	if (total == 0)
+		upper->nr_zeroed = 0;
+	else if (total == 2 * half)
+		upper->nr_zeroed = (uint16_t)half;
+	*high = upper->nr_zeroed;
+	*low = total - *high;
+	page->nr_zeroed = (uint16_t)*low;
+}
+
+/*
  * Frees a block whose head nobody refers to, merging it with its buddies as far as that goes.
  * nr_zeroed is the number of its frames known to be zero: none, all, or what the head of this very
  * block had when it left the free lists. Kernel: __free_one_page().
@@ -112,6 +129,16 @@ void free_one_page(struct mm *mm, struct zone *zone, struct page *page, unsigned
 	enum migratetype mt = get_pageblock_migratetype(mm, page);
 	uint64_t pfn = pfn_of(mm, page);
 
+	if (unlikely(order > mm->pageblock_order && !pageblocks_uniform(mm, page, order))) {
+		/* Its pageblocks became different while it was allocated: not one free block. */
+		unsigned int low, high;
+
+		page->nr_zeroed = (uint16_t)nr_zeroed;
+		split_halves(page, order, &low, &high);
+		free_one_page(mm, zone, page, order - 1, low);
+		free_one_page(mm, zone, page + order_frames(order - 1), order - 1, high);
+		return;
+	}
 	while (order < MAX_ORDER) {
 		uint64_t buddy_pfn = pfn ^ order_frames(order);
 		struct page *buddy = &mm->mem_map[buddy_pfn];
@@ -131,25 +158,6 @@ void free_one_page(struct mm *mm, struct zone *zone, struct page *page, unsigned
 	}
 	page->nr_zeroed = (uint16_t)nr_zeroed;
 	add_to_free_list(mm, zone, page, order, mt, merge_likely(mm, page, pfn, order));
-}
-
-/*
- * Divides the number of zeroed frames of a block, which page heads, between its halves: writes it
- * into the head of each and returns it. order is the block's.
- */
-void split_halves(struct page *page, unsigned int order, unsigned int *low, unsigned int *high)
-{
-	unsigned int half = order_frames(order) / 2;
-	struct page *upper = page + half;
-	unsigned int total = page->nr_zeroed;
-
-	if (total == 0)
-		upper->nr_zeroed = 0;
-	else if (total == 2 * half)
-		upper->nr_zeroed = (uint16_t)half;
-	*high = upper->nr_zeroed;
-	*low = total - *high;
-	page->nr_zeroed = (uint16_t)*low;
 }
 
 /*
@@ -177,8 +185,7 @@ static struct page *expand(struct mm *mm, struct zone *zone, struct page *page, 
 			add_to_free_list(mm, zone, upper, order, mt, false);
 		}
 	}
-	page_set_flags(page,
-		       (page_flags(page) & PAGE_IDENTITY) | (uint64_t)low << PAGE_ORDER_SHIFT);
+	page_set_flags(page, (page_flags(page) & PAGE_IDENTITY) | PAGE_ORDER(low));
 	return page;
 }
 
@@ -209,23 +216,20 @@ static unsigned int smallest_order(const struct zone *zone, unsigned int order, 
 }
 
 /*
- * A block of exactly this order from the lists of one type; NULL if there is none. A request for
- * zeroed frames is served by the smallest block that has one, even if a smaller dirty one exists
- * (zeroing costs a thousand times more than splitting); another takes the smallest block, a dirty
- * one where it has the choice. Kernel: __rmqueue_smallest().
+ * A block of exactly this order from the lists of one type; NULL if there is none. The smallest
+ * block that has the wanted kind of frames, even if a smaller one has the other kind: zeroing a
+ * frame costs a thousand times more than splitting. Kernel: __rmqueue_smallest().
  */
 struct page *rmqueue_smallest(struct mm *mm, struct zone *zone, unsigned int order,
 			      enum migratetype mt, bool want_zeroed)
 {
-	unsigned int dirty = smallest_order(zone, order, mt, FREE_DIRTY);
-	unsigned int zeroed = smallest_order(zone, order, mt, FREE_ZEROED);
-	unsigned int kind = FREE_DIRTY;
-	unsigned int found = dirty;
+	unsigned int kind = want_zeroed ? FREE_ZEROED : FREE_DIRTY;
+	unsigned int found = smallest_order(zone, order, mt, kind);
 	struct page *page;
 
-	if (want_zeroed ? zeroed < NR_PAGE_ORDERS : zeroed < dirty) {
-		kind = FREE_ZEROED;
-		found = zeroed;
+	if (found >= NR_PAGE_ORDERS) {
+		kind = !kind;
+		found = smallest_order(zone, order, mt, kind);
 	}
 	if (found >= NR_PAGE_ORDERS)
 		return NULL;
@@ -296,8 +300,7 @@ static void take_piece(struct mm *mm, struct zone *zone, struct page *page, unsi
 		return;
 	}
 	if (pfn >= range[0] && pfn + order_frames(order) <= range[1]) {
-		page_set_flags(page, (page_flags(page) & PAGE_IDENTITY) |
-					     (uint64_t)order << PAGE_ORDER_SHIFT);
+		page_set_flags(page, (page_flags(page) & PAGE_IDENTITY) | PAGE_ORDER(order));
 		return;
 	}
 	split_halves(page, order, &low, &high);

@@ -4,7 +4,7 @@
  * divided afterwards: cheaper than one by one, and the frames are consecutive, so that one mapping
  * can cover them.
  */
-#include "mm/internal.h"
+#include "mm/vmscan_internal.h"
 
 /* Blocks per hold of the zone lock. */
 #define BULK_BLOCKS 32
@@ -124,6 +124,7 @@ uint64_t mm_alloc_pages_bulk(struct mm *mm, gfp_t gfp, nodemask_t nodemask, uint
 	prepare_alloc_context(mm, gfp, nid, nodemask, &ac);
 	bulk_from_zonelist(&bulk, ALLOC_WMARK_LOW, &ac);
 	if (bulk.done < nr) {
+		wake_all_kswapds(gfp, 0, &ac);
 		mm_drain_all_pages(mm);
 		bulk_from_zonelist(&bulk, gfp_to_alloc_flags(gfp, 0), &ac);
 	}

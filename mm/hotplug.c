@@ -178,11 +178,14 @@ void mm_counts(struct mm *mm, int nid, struct mm_counts *counts)
 				struct per_cpu_pages *pcp = &zone->pageset[cpu];
 
 				spin_lock(&pcp->lock);
-				counts->cached += (uint64_t)pcp->count;
+				counts->cached += (uint64_t)pcp->count + pcp_hot_frames(pcp);
 				counts->zeroed += (uint64_t)pcp->nr_zeroed;
 				spin_unlock(&pcp->lock);
 			}
 		}
 	}
-	counts->allocated = counts->present - counts->free - counts->cached - counts->quarantined;
+	/* While others work the sum may be off for a moment, but never below nothing. */
+	counts->allocated = counts->free + counts->cached + counts->quarantined;
+	counts->allocated =
+		counts->present > counts->allocated ? counts->present - counts->allocated : 0;
 }

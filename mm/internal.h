@@ -30,10 +30,20 @@ struct mm_settings {
 };
 
 struct page_owner_record;
+struct mm_reclaim_ops;
 
 struct mm {
+	/* What the shortest paths need. */
 	struct page *mem_map; /* one per pfn, all nodes */
 	uint64_t nr_pfns;
+	uint64_t mem_map_size; /* of mem_map, in bytes */
+	/* CPUs below this use the stacks in front of their caches: all, or none (no rseq, debugging
+	 * wants to see every allocation, or the stacks are being emptied). */
+	uint32_t hot_cpus;
+	uint32_t hot_cpus_usual;
+	struct hot_stack **hot_alloc;    /* [cpu * HOT_PER_CPU + HOT_SLOT()]: of the nearest zone */
+	struct per_cpu_pages **pagesets; /* [PAGE_PAGESET(flags)] */
+
 	uint32_t nr_nodes;
 	uint32_t nr_cpus;
 	uint32_t flags; /* MM_* */
@@ -47,8 +57,14 @@ struct mm {
 	uint64_t dma32_limit; /* in frames */
 	struct mm_settings settings;
 	uint64_t totalreserve_pages;
+	uint32_t hot_lock;     /* who stops the stacks; outside of pcp locks */
 	uint32_t hotplug_lock; /* onlining, offlining and settings, one at a time */
 	struct page_owner_record *page_owner;
+
+	uint32_t shrinker_lock;
+	struct list_head shrinkers;
+	const struct mm_reclaim_ops *reclaim_ops;
+	void *reclaim_opaque;
 
 	mm_oom_fn oom_fn;
 	void *oom_opaque;
@@ -59,6 +75,13 @@ struct mm {
 	struct slab_state *slab; /* slab_frame.c; NULL until first used */
 	struct vmap_state *vmap; /* vmalloc.c; NULL until first used */
 };
+
+/* Node and zone of a frame, as an index of mm->pagesets. */
+#define PAGE_PAGESET(flags) ((flags) >> PAGE_ZONE_SHIFT)
+#define PAGESETS_PER_NODE   (1u << (PAGE_NODE_SHIFT - PAGE_ZONE_SHIFT))
+#define HOT_PER_CPU         16
+#define HOT_SLOT(zone, mt)  ((unsigned int)(zone)*MIGRATE_PCPTYPES + (mt))
+_Static_assert(MAX_NR_ZONES *MIGRATE_PCPTYPES <= HOT_PER_CPU, "slots");
 
 /* How hard an allocation may try: enum zone_watermarks in the low bits, as in the kernel. */
 #define ALLOC_WMARK_MIN     WMARK_MIN
@@ -101,6 +124,12 @@ static inline void zone_stat_add(struct zone *zone, enum zone_stat_item item, in
 			 __ATOMIC_RELAXED);
 }
 
+/* Whether mobility is kept apart; changes only when the pool's size does. */
+static inline bool grouping(const struct mm *mm)
+{
+	return __atomic_load_n(&mm->group_by_mobility, __ATOMIC_RELAXED);
+}
+
 static inline unsigned int order_frames(unsigned int order)
 {
 	return 1u << order;
@@ -125,20 +154,31 @@ static inline unsigned int order_frames(unsigned int order)
 	 PAGE_FLAG(pinned) | PAGE_FLAG(hwpoison))
 #define PAGE_FLAGS_CHECK_AT_PREP (PAGE_FLAGS_CHECK_AT_FREE & ~PAGE_FLAG(pcp))
 
-/* One look at one cache line; why_not_freeable() has the words. */
+/* Reference count and map count in one word, for those who check both. */
+static inline uint64_t page_counts(const struct page *page)
+{
+	return __atomic_load_n((const uint64_t *)(const void *)&page->_refcount, __ATOMIC_RELAXED);
+}
+
+static inline void set_page_counts(struct page *page, uint64_t refcount)
+{
+	__atomic_store_n((uint64_t *)(void *)&page->_refcount, refcount, __ATOMIC_RELAXED);
+}
+
+/* What is wrong with it says why_not_freeable(). */
 static inline bool page_freeable(const struct page *page, unsigned int order)
 {
 	const uint64_t checked = PAGE_FLAGS_CHECK_AT_FREE | PAGE_ORDER_MASK | PAGE_FLAG(present);
 
-	return (page_flags(page) & checked) ==
-		       (PAGE_FLAG(present) | (uint64_t)order << PAGE_ORDER_SHIFT) &&
+	return (page_flags(page) & checked) == (PAGE_FLAG(present) | PAGE_ORDER(order)) &&
 	       page_mapcount(page) == 0 && page->mapping == NULL;
 }
 
+/* Neither references nor mappings, nor any flag of another use. */
 static inline bool page_allocatable(const struct page *page)
 {
-	return !page_test(page, PAGE_FLAGS_CHECK_AT_PREP) && page_count(page) == 0 &&
-	       page_mapcount(page) == 0 && page->mapping == NULL;
+	return !page_test(page, PAGE_FLAGS_CHECK_AT_PREP) && page_counts(page) == 0 &&
+	       page->mapping == NULL;
 }
 
 /* buddy.c: all with the zone lock held. */
@@ -159,6 +199,7 @@ void take_free_range(struct mm *mm, struct zone *zone, struct page *head, uint64
 enum migratetype get_pageblock_migratetype(const struct mm *mm, const struct page *page);
 void set_pageblock_migratetype(struct mm *mm, struct page *page, unsigned int order,
 			       enum migratetype mt);
+bool pageblocks_uniform(const struct mm *mm, const struct page *page, unsigned int order);
 struct page *rmqueue_fallback(struct mm *mm, struct zone *zone, unsigned int order,
 			      enum migratetype mt, unsigned int alloc_flags);
 uint64_t move_freepages_block(struct mm *mm, struct zone *zone, struct page *page,
@@ -166,15 +207,28 @@ uint64_t move_freepages_block(struct mm *mm, struct zone *zone, struct page *pag
 unsigned int choose_pageblock_order(uint64_t frames);
 
 /* pcp.c */
+extern _Thread_local int mm_thread_cpu __attribute__((tls_model("initial-exec")));
+/* 0, or with a CPU chosen by the thread something that makes any CPU number too large. */
+extern _Thread_local uint32_t mm_not_hot __attribute__((tls_model("initial-exec")));
 unsigned int mm_this_cpu(const struct mm *mm);
 void pcp_init(struct per_cpu_pages *pcp);
 void pcp_update_limits(struct mm *mm, struct zone *zone);
 struct page *pcp_alloc_hit(struct mm *mm, struct zone *zone, unsigned int order,
-			   enum migratetype mt, bool want_zeroed, bool cold);
+			   const struct alloc_context *ac, bool cold);
 struct page *pcp_alloc(struct mm *mm, struct zone *zone, unsigned int order,
 		       const struct alloc_context *ac, unsigned int alloc_flags);
 void pcp_free(struct mm *mm, struct zone *zone, struct page *page, unsigned int order, bool cold);
-void drain_zone_pages(struct mm *mm, struct zone *zone);
+uint32_t pcp_hot_frames(const struct per_cpu_pages *pcp);
+
+/* pcp_hot.c */
+void hot_init(struct mm *mm);
+void hot_update_tables(struct mm *mm);
+struct page *hot_alloc_zone(struct mm *mm, struct zone *zone, enum migratetype mt);
+bool hot_free_zone(struct mm *mm, struct zone *zone, struct page *page, enum migratetype mt);
+unsigned int hot_detach_some(struct mm *mm, struct zone *zone, enum migratetype mt,
+			     struct page **pages, unsigned int nr);
+void hot_stop(struct mm *mm);
+void hot_start(struct mm *mm);
 
 /* page_alloc.c */
 struct page *rmqueue_buddy(struct mm *mm, struct zone *zone, unsigned int order,

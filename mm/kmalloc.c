@@ -22,8 +22,8 @@ static const uint8_t small_index[KMALLOC_SMALL_MAX / 8 + 1] = {
 };
 
 static const uint32_t kmalloc_sizes[KMALLOC_NR_SIZES] = {
-	8,	  16,	    32,	      64,	96,	   128,	      192,
-	256,	  512,	    1u << 10, 1u << 11, 1u << 12,  1u << 13,  1u << 14,
+	8,        16,       32,       64,       96,       128,      192,
+	256,      512,      1u << 10, 1u << 11, 1u << 12, 1u << 13, 1u << 14,
 	1u << 15, 1u << 16, 1u << 17, 1u << 18, 1u << 19, 1u << 20,
 };
 
@@ -52,10 +52,10 @@ static struct kmem_cache *kmalloc_cache_create(struct slab_state *state, enum km
 		const char *prefix;
 		slab_flags_t flags;
 	} types[NR_KMALLOC_TYPES] = {
-		[KMALLOC_NORMAL] = {"kmalloc", 0},
-		[KMALLOC_RECLAIM] = {"kmalloc-rcl", SLAB_RECLAIM_ACCOUNT},
-		[KMALLOC_DMA32] = {"dma32-kmalloc", SLAB_CACHE_DMA32},
-		[KMALLOC_DMA] = {"dma-kmalloc", SLAB_CACHE_DMA},
+		[KMALLOC_NORMAL] = { "kmalloc", 0 },
+		[KMALLOC_RECLAIM] = { "kmalloc-rcl", SLAB_RECLAIM_ACCOUNT },
+		[KMALLOC_DMA32] = { "dma32-kmalloc", SLAB_CACHE_DMA32 },
+		[KMALLOC_DMA] = { "dma-kmalloc", SLAB_CACHE_DMA },
 	};
 	struct kmem_cache **slot = &state->kmalloc[type][index];
 	uint32_t size = kmalloc_sizes[index];
@@ -119,21 +119,20 @@ static void report_foreign(struct mm *mm, const void *ptr, const char *what, con
 }
 
 /*
- * The slab of a pointer from kmalloc or a cache, or NULL, reported. The quick check is the range of
- * the pool and the frame's header; with debugging, struct page is asked.
+ * The cache of a pointer from kmalloc or a cache, or NULL, reported. The quick check is the range
+ * of the pool and the frame's header; with debugging, struct page is asked.
  */
-static struct slab *kmalloc_slab(struct mm *mm, const void *ptr, const char *what,
-				 const void *caller)
+static struct kmem_cache *cache_of(struct mm *mm, const void *ptr, const char *what,
+				   const void *caller)
 {
 	struct slab_state *state = mm->slab;
 
 	if (likely(state && (uintptr_t)ptr - state->low < state->high - state->low) &&
-	    (!(mm->flags & MM_DEBUG_POISON) || slab_frame_lookup(mm, ptr)) &&
-	    likely(slab_frame_ok(slab_frame_of(ptr)))) {
-		struct slab *slab = slab_of(ptr);
+	    (!(mm->flags & MM_DEBUG_POISON) || slab_frame_lookup(mm, ptr))) {
+		const struct slab_frame *frame = slab_frame_of(ptr);
 
-		if (likely(slab->cache != NULL))
-			return slab;
+		if (likely(slab_frame_ok(frame)) && frame->cache_of_block[slab_block_of(ptr)])
+			return frame->cache_of_block[slab_block_of(ptr)];
 	}
 	report_foreign(mm, ptr, what, caller);
 	return NULL;
@@ -200,7 +199,7 @@ static void kfree_large(struct mm *mm, const void *ptr, const void *caller)
 
 static void do_kfree(struct mm *mm, const void *ptr, const void *caller)
 {
-	struct slab *slab;
+	struct kmem_cache *cache;
 
 	if (unlikely(ZERO_OR_NULL_PTR(ptr)))
 		return;
@@ -208,9 +207,9 @@ static void do_kfree(struct mm *mm, const void *ptr, const void *caller)
 		kfree_large(mm, ptr, caller);
 		return;
 	}
-	slab = kmalloc_slab(mm, ptr, "kfree", caller);
-	if (likely(slab != NULL))
-		slab_free(slab->cache, (void *)(uintptr_t)ptr, caller);
+	cache = cache_of(mm, ptr, "kfree", caller);
+	if (likely(cache != NULL))
+		slab_free(cache, (void *)(uintptr_t)ptr, caller);
 }
 
 void mm_kfree(struct mm *mm, const void *ptr)
@@ -221,7 +220,7 @@ void mm_kfree(struct mm *mm, const void *ptr)
 size_t mm_ksize(struct mm *mm, const void *ptr)
 {
 	const struct page *page;
-	const struct slab *slab;
+	struct kmem_cache *cache;
 
 	if (ZERO_OR_NULL_PTR(ptr))
 		return 0;
@@ -229,23 +228,23 @@ size_t mm_ksize(struct mm *mm, const void *ptr)
 		page = large_page(mm, ptr);
 		return page ? FRAME_SIZE << page_order(page) : 0;
 	}
-	slab = kmalloc_slab(mm, ptr, "ksize", __builtin_return_address(0));
-	return slab ? slab_orig_size(slab->cache, ptr) : 0;
+	cache = cache_of(mm, ptr, "ksize", __builtin_return_address(0));
+	return cache ? slab_orig_size(cache, ptr) : 0;
 }
 
 /* Whether the memory at ptr can have the new size without moving. */
 static bool resize_in_place(struct mm *mm, void *ptr, size_t size, const void *caller)
 {
 	const struct page *page;
-	const struct slab *slab;
+	struct kmem_cache *cache;
 
 	if (frame_aligned((uintptr_t)ptr)) {
 		page = large_page(mm, ptr);
 		return page && size <= FRAME_SIZE << page_order(page) &&
 		       size > KMALLOC_MAX_CACHE_SIZE;
 	}
-	slab = kmalloc_slab(mm, ptr, "krealloc", caller);
-	return slab && slab_debug_resize(slab->cache, ptr, size);
+	cache = cache_of(mm, ptr, "krealloc", caller);
+	return cache && slab_debug_resize(cache, ptr, size);
 }
 
 void *mm_krealloc(struct mm *mm, void *ptr, size_t size, gfp_t gfp)

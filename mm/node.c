@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "framevisor/vmscan.h"
 #include "mm/internal.h"
 
 #define MM_MAX_CPUS   4096
@@ -102,6 +103,8 @@ static void init_zone(struct mm *mm, pg_data_t *pgdat, enum zone_type type,
 	}
 	for (unsigned int cpu = 0; pageset && cpu < mm->nr_cpus; cpu++)
 		pcp_init(&pageset[cpu]);
+	if (pageset)
+		mm->pagesets[pgdat->node_id * PAGESETS_PER_NODE + type] = pageset;
 }
 
 static void init_node(struct mm *mm, pg_data_t *pgdat, unsigned int nid, uint64_t start_pfn,
@@ -109,7 +112,7 @@ static void init_node(struct mm *mm, pg_data_t *pgdat, unsigned int nid, uint64_
 {
 	mm->node[nid] = pgdat;
 	pgdat->mm = mm;
-	pgdat->node_id = (int)nid;
+	pgdat->node_id = nid;
 	pgdat->node_start_pfn = start_pfn;
 	pgdat->node_spanned_pages = config->spanned;
 	pgdat->movable = config->movable;
@@ -162,13 +165,19 @@ static size_t layout(const struct mm_config *config, void *base, struct mm **out
 	init_shape(&shape, config);
 	mm = carve(&carver, sizeof(*mm));
 	uint16_t *cpu_node = carve(&carver, sizeof(*cpu_node) * shape.nr_cpus);
+	struct hot_stack **hot_alloc = carve(&carver, sizeof(void *) * HOT_PER_CPU * shape.nr_cpus);
+	struct per_cpu_pages **pagesets =
+		carve(&carver, sizeof(void *) * PAGESETS_PER_NODE * shape.nr_nodes);
 	struct page *mem_map = carve(&carver, sizeof(*mem_map) * shape.nr_pfns);
 	void *page_owner = carve(&carver, page_owner_size(shape.flags, shape.nr_pfns));
 
 	if (base) {
 		init_shape(mm, config);
 		mm->cpu_node = cpu_node;
+		mm->hot_alloc = hot_alloc;
+		mm->pagesets = pagesets;
 		mm->mem_map = mem_map;
+		mm->mem_map_size = mm->nr_pfns * sizeof(*mem_map);
 		mm->page_owner = shape.flags & MM_PAGE_OWNER ? page_owner : NULL;
 	}
 	for (unsigned int nid = 0; nid < config->nr_nodes; nid++)
@@ -212,6 +221,8 @@ struct mm *mm_init(const struct mm_config *config, void *metadata, size_t size)
 		.watermark_boost_factor = 15000,
 		.lowmem_reserve_ratio = { 256, 256, 32, 0, 0 },
 	};
+	list_init(&mm->shrinkers);
+	hot_init(mm);
 	build_zonelists(mm);
 	setup_per_zone_wmarks(mm);
 	return mm;
@@ -219,7 +230,10 @@ struct mm *mm_init(const struct mm_config *config, void *metadata, size_t size)
 
 void mm_destroy(struct mm *mm)
 {
-	if (mm && mm_current == mm)
+	if (!mm)
+		return;
+	mm_stop_kswapd(mm);
+	if (mm_current == mm)
 		mm_current = NULL;
 }
 
@@ -288,6 +302,8 @@ struct page *mm_virt_to_page(struct mm *mm, const void *addr)
 
 void mm_set_cpu_node(struct mm *mm, unsigned int cpu, unsigned int nid)
 {
-	if (cpu < mm->nr_cpus && nid < mm->nr_nodes)
+	if (cpu < mm->nr_cpus && nid < mm->nr_nodes) {
 		mm->cpu_node[cpu] = (uint16_t)nid;
+		hot_update_tables(mm);
+	}
 }

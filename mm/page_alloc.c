@@ -4,6 +4,7 @@
  * mark; then the slow path (slowpath.c).
  */
 #include "mm/internal.h"
+#include "mm/pcp_hot.h"
 
 void prepare_alloc_context(struct mm *mm, gfp_t gfp, int nid, nodemask_t nodemask,
 			   struct alloc_context *ac)
@@ -16,7 +17,7 @@ void prepare_alloc_context(struct mm *mm, gfp_t gfp, int nid, nodemask_t nodemas
 									    : ZONELIST_FALLBACK];
 	ac->nodemask = nodemask ? nodemask : ~(nodemask_t)0;
 	ac->highest_zoneidx = gfp_zone(gfp);
-	ac->migratetype = mm->group_by_mobility ? gfpflags_to_migratetype(gfp) : MIGRATE_MOVABLE;
+	ac->migratetype = grouping(mm) ? gfpflags_to_migratetype(gfp) : MIGRATE_MOVABLE;
 	ac->want_zeroed = (gfp & __GFP_ZERO) != 0;
 }
 
@@ -26,8 +27,8 @@ void prepare_alloc_context(struct mm *mm, gfp_t gfp, int nid, nodemask_t nodemas
  */
 bool prep_new_page(struct mm *mm, struct page *page, unsigned int order, gfp_t gfp)
 {
-	uint64_t flags = (page_flags(page) & PAGE_IDENTITY) | (uint64_t)order << PAGE_ORDER_SHIFT |
-			 (uint64_t)gfpflags_to_migratetype(gfp) << PAGE_MT_SHIFT;
+	uint64_t flags = (page_flags(page) & PAGE_IDENTITY) | PAGE_ORDER(order) |
+			 PAGE_MT(gfpflags_to_migratetype(gfp));
 
 	if (unlikely(!page_allocatable(page))) {
 		bad_page(mm, page, why_not_allocatable(page));
@@ -50,9 +51,7 @@ bool prep_new_page(struct mm *mm, struct page *page, unsigned int order, gfp_t g
 	}
 	page_set_flags(page, flags);
 	page->private = 0;
-	page->owner = 0;
-	page->index = 0;
-	set_page_count(page, 1);
+	set_page_counts(page, 1);
 	if (unlikely(mm->page_owner != NULL))
 		page_owner_record(mm, page, order, PAGE_OWNER_ALLOC);
 	return true;
@@ -100,9 +99,13 @@ static struct page *rmqueue_cached(struct mm *mm, struct zone *zone, unsigned in
 
 	if (order > PCP_MAX_ORDER)
 		return NULL;
-	page = pcp_alloc_hit(mm, zone, order, ac->migratetype, ac->want_zeroed, false);
-	if (!page && order == 0)
-		page = pcp_alloc_hit(mm, zone, order, ac->migratetype, !ac->want_zeroed, false);
+	page = pcp_alloc_hit(mm, zone, order, ac, false);
+	if (!page && order == 0) {
+		struct alloc_context other = *ac;
+
+		other.want_zeroed = !ac->want_zeroed;
+		page = pcp_alloc_hit(mm, zone, order, &other, false);
+	}
 	return page;
 }
 
@@ -171,8 +174,7 @@ static struct page *alloc_fast(struct mm *mm, gfp_t gfp, unsigned int order,
 
 	if (unlikely(at >= zonelist->nr || !(ac->nodemask >> ref->nid & 1)))
 		return NULL;
-	page = pcp_alloc_hit(mm, ref->zone, order, ac->migratetype, ac->want_zeroed,
-			     (gfp & __GFP_COLD) != 0);
+	page = pcp_alloc_hit(mm, ref->zone, order, ac, (gfp & __GFP_COLD) != 0);
 	if (page && unlikely(!prep_new_page(mm, page, order, gfp)))
 		return NULL;
 	return page;
@@ -214,7 +216,46 @@ struct page *mm_alloc_pages_node(struct mm *mm, int nid, gfp_t gfp, unsigned int
 	return mm_alloc_pages_nodemask(mm, gfp, order, nid, NULL);
 }
 
-struct page *mm_alloc_pages(struct mm *mm, gfp_t gfp, unsigned int order)
+#if HAVE_PCP_HOT
+/* What the stack of dirty frames of the nearest zone cannot serve. */
+#define GFP_NOT_HOT (__GFP_ZERO | __GFP_COLD | __GFP_THISNODE)
+
+/* A frame of the stack in a state it must not have. */
+__attribute__((noinline, cold)) static struct page *hot_bad(struct mm *mm, struct page *page,
+							    gfp_t gfp)
+{
+	if (prep_new_page(mm, page, 0, gfp))
+		return page;
+	return mm_alloc_pages_nodemask(mm, gfp, 0, NUMA_NO_NODE, NULL);
+}
+#endif
+
+__attribute__((noinline)) static struct page *alloc_pages_any(struct mm *mm, gfp_t gfp,
+							      unsigned int order)
 {
 	return mm_alloc_pages_nodemask(mm, gfp, order, NUMA_NO_NODE, NULL);
+}
+
+/* All calls but those of the shortest path are tail calls: it needs no stack frame. */
+struct page *mm_alloc_pages(struct mm *mm, gfp_t gfp, unsigned int order)
+{
+#if HAVE_PCP_HOT
+	struct page *page;
+
+	enum migratetype mt = gfpflags_to_migratetype(gfp);
+
+	if (unlikely(order != 0 || (gfp & GFP_NOT_HOT)))
+		return alloc_pages_any(mm, gfp, order);
+	page = hot_pop(mm, mm->hot_alloc + HOT_SLOT(gfp_zone(gfp), mt));
+	if (unlikely(!page))
+		return alloc_pages_any(mm, gfp, 0);
+	if (unlikely(!page_allocatable(page)))
+		return hot_bad(mm, page, gfp);
+	page_set_flags(page, (page_flags(page) & PAGE_IDENTITY) | PAGE_MT(mt));
+	page->private = 0;
+	set_page_counts(page, 1);
+	return page;
+#else
+	return alloc_pages_any(mm, gfp, order);
+#endif
 }

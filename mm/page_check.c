@@ -104,7 +104,7 @@ static void mark_quarantined(struct zone *zone, struct page *page, unsigned int 
 
 	set_page_count(page, 0);
 	page_set_flags(page, (page_flags(page) & PAGE_IDENTITY) | PAGE_FLAG(hwpoison) |
-				     (uint64_t)order << PAGE_ORDER_SHIFT);
+				     PAGE_ORDER(order));
 	zone_stat_add(zone, NR_QUARANTINED, frames);
 	__atomic_store_n(&zone->managed_pages, zone->managed_pages - (uint64_t)frames,
 			 __ATOMIC_RELAXED);

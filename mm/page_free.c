@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* The free path: drop a reference, check the frame, put it into the cache or on the free lists. */
 #include "mm/internal.h"
+#include "mm/pcp_hot.h"
 
 /* Whether page points at an entry of this instance's array. */
 static bool page_known(const struct mm *mm, const struct page *page)
 {
 	uintptr_t offset = (uintptr_t)page - (uintptr_t)mm->mem_map;
 
-	return offset < mm->nr_pfns * sizeof(*page) && offset % sizeof(*page) == 0;
+	return offset < mm->mem_map_size && offset % sizeof(*page) == 0;
 }
 
 /*
@@ -72,10 +73,44 @@ static void free_unref(struct mm *mm, struct page *page, unsigned int order, boo
 	spin_unlock(&zone->lock);
 }
 
-void mm_free_pages(struct mm *mm, struct page *page, unsigned int order)
+#if HAVE_PCP_HOT
+/*
+ * One frame onto this CPU's stack, without a lock. False: take the usual way, nothing was changed.
+ * The stack is that of the type the frame was allocated as; on its way to the free lists the frame
+ * goes by the type of its pageblock.
+ */
+static inline bool hot_free(struct mm *mm, struct page *page)
+{
+	uint64_t flags = page_flags(page);
+	unsigned int mt = page_list_migratetype(page);
+
+	if (unlikely(page_counts(page) != 1 || !page_freeable(page, 0) || !mm->hot_cpus))
+		return false;
+	/* Complete before it is on the stack: it may be popped at once by another thread. */
+	set_page_counts(page, 0);
+	page_set_flags(page, (flags & (PAGE_IDENTITY | PAGE_MT_MASK)) | PAGE_FLAG(pcp));
+	if (likely(hot_push(mm, &mm->pagesets[PAGE_PAGESET(flags)]->hot[mt], page)))
+		return true;
+	page_set_flags(page, flags);
+	set_page_counts(page, 1);
+	return false;
+}
+#endif
+
+__attribute__((noinline)) static void free_pages_any(struct mm *mm, struct page *page,
+						     unsigned int order)
 {
 	if (page && put_page_testzero(mm, page))
 		free_unref(mm, page, order, false);
+}
+
+void mm_free_pages(struct mm *mm, struct page *page, unsigned int order)
+{
+#if HAVE_PCP_HOT
+	if (likely(order == 0 && page_known(mm, page)) && likely(hot_free(mm, page)))
+		return;
+#endif
+	free_pages_any(mm, page, order);
 }
 
 void mm_free_pages_zeroed(struct mm *mm, struct page *page, unsigned int order)

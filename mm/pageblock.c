@@ -47,6 +47,18 @@ void set_pageblock_migratetype(struct mm *mm, struct page *page, unsigned int or
 		__atomic_store_n(&entry[(size_t)i * MAX_NR_ZONES], (uint8_t)mt, __ATOMIC_RELAXED);
 }
 
+/* Whether all pageblocks of a block have one type. */
+bool pageblocks_uniform(const struct mm *mm, const struct page *page, unsigned int order)
+{
+	const uint8_t *entry = pageblock_entry(mm, page);
+	unsigned int blocks = order > mm->pageblock_order ? 1u << (order - mm->pageblock_order) : 1;
+
+	for (unsigned int i = 1; i < blocks; i++)
+		if (entry[(size_t)i * MAX_NR_ZONES] != entry[0])
+			return false;
+	return true;
+}
+
 /* The first frame of the pageblock that page is in. */
 static struct page *block_start(const struct mm *mm, const struct page *page)
 {
@@ -145,7 +157,7 @@ static enum migratetype find_fallback(const struct zone *zone, unsigned int orde
 static bool should_try_claim(const struct mm *mm, unsigned int order, enum migratetype mt)
 {
 	return order >= mm->pageblock_order / 2 || mt == MIGRATE_RECLAIMABLE ||
-	       mt == MIGRATE_UNMOVABLE || !mm->group_by_mobility;
+	       mt == MIGRATE_UNMOVABLE || !grouping(mm);
 }
 
 /*
@@ -154,11 +166,12 @@ static bool should_try_claim(const struct mm *mm, unsigned int order, enum migra
  */
 static bool boost_watermark(const struct mm *mm, struct zone *zone)
 {
+	uint64_t factor = __atomic_load_n(&mm->settings.watermark_boost_factor, __ATOMIC_RELAXED);
 	uint64_t block = order_frames(mm->pageblock_order);
-	uint64_t max = zone->_watermark[WMARK_HIGH] * mm->settings.watermark_boost_factor / 10000;
+	uint64_t max = zone_read(zone, _watermark[WMARK_HIGH]) * factor / 10000;
 	uint64_t boost = zone->watermark_boost + block;
 
-	if (!mm->settings.watermark_boost_factor || zone->managed_pages < block * 4 || max == 0)
+	if (max == 0 || zone->managed_pages < block * 4)
 		return false;
 	if (max < block)
 		max = block;
@@ -191,7 +204,7 @@ static struct page *try_to_claim(struct mm *mm, struct zone *zone, struct page *
 		alike = use.movable;
 	else
 		alike = block_mt == MIGRATE_MOVABLE ? use.total - use.free - use.movable : 0;
-	if (mm->group_by_mobility && use.free + alike < order_frames(mm->pageblock_order - 1))
+	if (grouping(mm) && use.free + alike < order_frames(mm->pageblock_order - 1))
 		return NULL;
 	move_freepages_block(mm, zone, page, mt);
 	return rmqueue_smallest(mm, zone, order, mt, false);

@@ -13,19 +13,26 @@
 
 #include "mm/internal.h"
 
-static _Thread_local int thread_cpu = -1;
+/* Batches a refill or drain may be doubled to, as a power of two (kernel: the same). */
+#define PCP_BATCH_SCALE_MAX 5
+/* Frames moved between a stack and the lists at once. */
+#define HOT_MOVE_MAX 31
+
+_Thread_local int mm_thread_cpu = -1;
+_Thread_local uint32_t mm_not_hot;
 
 void mm_set_cpu(int cpu)
 {
-	thread_cpu = cpu;
+	mm_thread_cpu = cpu;
+	mm_not_hot = cpu < 0 ? 0 : UINT32_MAX;
 }
 
 /* The cache this thread uses. It may be on another CPU the next moment: the lock makes it safe. */
 unsigned int mm_this_cpu(const struct mm *mm)
 {
-	unsigned int cpu = (unsigned int)thread_cpu;
+	unsigned int cpu = (unsigned int)mm_thread_cpu;
 
-	if (thread_cpu < 0) {
+	if (mm_thread_cpu < 0) {
 		/* glibc registers rseq; the kernel keeps cpu_id up to date in it. */
 		const struct rseq *rseq =
 			(const struct rseq *)((char *)__builtin_thread_pointer() + __rseq_offset);
@@ -44,6 +51,13 @@ void pcp_init(struct per_cpu_pages *pcp)
 }
 
 static uint64_t clamp_u64(uint64_t value, uint64_t low, uint64_t high)
+{
+	if (value > high)
+		value = high;
+	return value < low ? low : value;
+}
+
+static int32_t clamp_i32(int32_t value, int32_t low, int32_t high)
 {
 	if (value > high)
 		value = high;
@@ -70,6 +84,9 @@ void pcp_update_limits(struct mm *mm, struct zone *zone)
 		struct per_cpu_pages *pcp = &zone->pageset[cpu];
 
 		spin_lock(&pcp->lock);
+		for (unsigned int mt = 0; mt < MIGRATE_PCPTYPES; mt++)
+			__atomic_store_n(&pcp->hot[mt].limit, share < 2 ? 0 : (uint32_t)batch * 2,
+					 __ATOMIC_RELAXED);
 		pcp->batch = (int32_t)batch;
 		pcp->high_min = (int32_t)clamp_u64(high_min, 0, INT32_MAX);
 		pcp->high_max = (int32_t)clamp_u64(share, high_min, INT32_MAX);
@@ -85,6 +102,12 @@ static struct list_head *pcp_list(struct per_cpu_pages *pcp, unsigned int order,
 	return &pcp->lists[mt * (PCP_ZEROED + 1) + (order == 0 && zeroed ? PCP_ZEROED : order)];
 }
 
+/* Written under the lock; a drain looks without it. */
+static void pcp_count_add(struct per_cpu_pages *pcp, int32_t frames)
+{
+	__atomic_store_n(&pcp->count, pcp->count + frames, __ATOMIC_RELAXED);
+}
+
 static void pcp_add(struct per_cpu_pages *pcp, struct page *page, unsigned int order,
 		    enum migratetype mt, bool cold)
 {
@@ -92,20 +115,19 @@ static void pcp_add(struct per_cpu_pages *pcp, struct page *page, unsigned int o
 	struct list_head *list = pcp_list(pcp, order, mt, zeroed);
 
 	page_set_flags(page, (page_flags(page) & PAGE_IDENTITY) | PAGE_FLAG(pcp) |
-				     (uint64_t)order << PAGE_ORDER_SHIFT |
-				     (uint64_t)mt << PAGE_MT_SHIFT);
+				     PAGE_ORDER(order) | PAGE_MT(mt));
 	if (cold)
 		list_add_tail(&page->lru, list);
 	else
 		list_add(&page->lru, list);
-	pcp->count += (int32_t)order_frames(order);
+	pcp_count_add(pcp, (int32_t)order_frames(order));
 	pcp->nr_zeroed += page->nr_zeroed;
 }
 
 static void pcp_remove(struct per_cpu_pages *pcp, struct page *page, unsigned int order)
 {
 	list_del(&page->lru);
-	pcp->count -= (int32_t)order_frames(order);
+	pcp_count_add(pcp, -(int32_t)order_frames(order));
 	pcp->nr_zeroed -= page->nr_zeroed;
 }
 
@@ -127,13 +149,18 @@ static struct page *pcp_take(struct per_cpu_pages *pcp, unsigned int order, enum
 
 /* From the cache alone and of the wanted kind, else NULL. The shortest way to a frame. */
 struct page *pcp_alloc_hit(struct mm *mm, struct zone *zone, unsigned int order,
-			   enum migratetype mt, bool want_zeroed, bool cold)
+			   const struct alloc_context *ac, bool cold)
 {
-	struct per_cpu_pages *pcp = &zone->pageset[mm_this_cpu(mm)];
-	struct page *page;
+	struct per_cpu_pages *pcp;
+	struct page *page = NULL;
 
+	if (order == 0 && !ac->want_zeroed && !cold)
+		page = hot_alloc_zone(mm, zone, ac->migratetype);
+	if (page)
+		return page;
+	pcp = &zone->pageset[mm_this_cpu(mm)];
 	spin_lock(&pcp->lock);
-	page = pcp_take(pcp, order, mt, want_zeroed, cold);
+	page = pcp_take(pcp, order, ac->migratetype, ac->want_zeroed, cold);
 	spin_unlock(&pcp->lock);
 	return page;
 }
@@ -167,17 +194,28 @@ static unsigned int refill(struct mm *mm, struct zone *zone, struct per_cpu_page
 	return done;
 }
 
-/* Blocks to refill: a batch, doubled with each refill that no free came between. */
-static unsigned int refill_nr(struct per_cpu_pages *pcp, unsigned int order)
+/*
+ * Frames to refill: a batch, doubled with each refill that no free came between. Allocating in bulk
+ * also lets the cache grow (kernel: nr_pcp_alloc()). Unlike there, a refill never digs below the
+ * caller's watermark: a batch here may be more than a small pool's whole reserve.
+ */
+static unsigned int refill_nr(struct zone *zone, struct per_cpu_pages *pcp, unsigned int order,
+			      int64_t allowed)
 {
 	int32_t nr = pcp->batch << pcp->alloc_factor;
+	int32_t most;
 
-	if (nr > pcp->high - pcp->count)
-		nr = pcp->high - pcp->count;
-	if (nr < pcp->batch)
-		nr = pcp->batch;
-	if (pcp->alloc_factor < 4)
+	if (!(zone_read(zone, flags) & (ZONE_FLAG_BELOW_HIGH | ZONE_FLAG_RECLAIMING)))
+		pcp->high = clamp_i32(pcp->high + pcp->batch, pcp->high_min, pcp->high_max);
+	most = pcp->high - pcp->count - pcp->batch;
+	if (most < pcp->batch)
+		most = pcp->batch;
+	if (nr <= most && pcp->alloc_factor < PCP_BATCH_SCALE_MAX)
 		pcp->alloc_factor++;
+	if (nr > most)
+		nr = most;
+	if (nr > allowed)
+		nr = allowed > 0 ? (int32_t)allowed : 0;
 	nr >>= order;
 	return nr > 1 ? (unsigned int)nr : 1;
 }
@@ -190,6 +228,43 @@ static bool zone_has_kind(const struct zone *zone, bool zeroed)
 	return zeroed ? nr_zeroed > 0 : zone_page_state(zone, NR_FREE_PAGES) > nr_zeroed;
 }
 
+/* Dirty frames of order 0 from the list for the stack. */
+static unsigned int take_for_stack(struct per_cpu_pages *pcp, enum migratetype mt,
+				   struct page **pages)
+{
+	unsigned int want = pcp->hot[mt].limit / 2;
+	unsigned int nr = 0;
+
+	while (nr < want && nr < HOT_MOVE_MAX) {
+		struct page *page = pcp_take(pcp, 0, mt, false, false);
+
+		if (!page)
+			break;
+		pages[nr++] = page;
+	}
+	pcp->pgalloc -= nr; /* not allocated yet */
+	return nr;
+}
+
+/* What does not fit (this is another CPU by now) goes back to the list it came from. */
+static void push_to_stack(struct mm *mm, struct zone *zone, struct per_cpu_pages *pcp,
+			  struct page **pages, unsigned int nr)
+{
+	enum migratetype mt;
+
+	while (nr > 0 &&
+	       hot_free_zone(mm, zone, pages[nr - 1], page_list_migratetype(pages[nr - 1])))
+		nr--;
+	if (nr == 0)
+		return;
+	spin_lock(&pcp->lock);
+	while (nr > 0) {
+		mt = page_list_migratetype(pages[--nr]);
+		pcp_add(pcp, pages[nr], 0, mt, false);
+	}
+	spin_unlock(&pcp->lock);
+}
+
 /*
  * From the cache, refilled if need be. The caller has checked the watermark. Order of choice: the
  * wanted kind from the cache, from the free lists, the other kind from the cache, from the lists.
@@ -199,6 +274,8 @@ struct page *pcp_alloc(struct mm *mm, struct zone *zone, unsigned int order,
 {
 	struct per_cpu_pages *pcp = &zone->pageset[mm_this_cpu(mm)];
 	enum migratetype mt = ac->migratetype;
+	struct page *stack[HOT_MOVE_MAX];
+	unsigned int nr_stack = 0;
 	bool want = ac->want_zeroed;
 	struct page *page;
 
@@ -207,12 +284,21 @@ struct page *pcp_alloc(struct mm *mm, struct zone *zone, unsigned int order,
 	if (!page && order == 0 && !zone_has_kind(zone, want))
 		page = pcp_take(pcp, order, mt, !want, false);
 	if (!page) {
-		refill(mm, zone, pcp, order, refill_nr(pcp, order), ac, alloc_flags);
+		uint64_t mark = wmark_pages(zone, alloc_flags & ALLOC_WMARK_MASK);
+		int64_t allowed =
+			zone_allowance(zone, order, mark, ac->highest_zoneidx, alloc_flags);
+
+		refill(mm, zone, pcp, order, refill_nr(zone, pcp, order, allowed), ac, alloc_flags);
 		page = pcp_take(pcp, order, mt, want, false);
 		if (!page)
 			page = pcp_take(pcp, order, mt, !want, false);
 	}
+	pcp->free_count /= 2;
+	if (page && order == 0 && !want && mm->hot_cpus)
+		nr_stack = take_for_stack(pcp, mt, stack);
 	spin_unlock(&pcp->lock);
+	if (nr_stack)
+		push_to_stack(mm, zone, pcp, stack, nr_stack);
 	return page;
 }
 
@@ -243,6 +329,55 @@ static void drain(struct mm *mm, struct zone *zone, struct per_cpu_pages *pcp, i
 	spin_unlock(&zone->lock);
 }
 
+/*
+ * How many frames the lists may hold, tuned: a CPU that frees much gets room for what it frees
+ * between two allocations; while the zone is short of memory the room shrinks (kernel:
+ * nr_pcp_high()).
+ */
+static int32_t tune_high(struct zone *zone, struct per_cpu_pages *pcp)
+{
+	uint32_t flags = zone_read(zone, flags);
+	int32_t need = pcp->free_count + pcp->batch;
+
+	if (flags & ZONE_FLAG_RECLAIMING) {
+		pcp->high = clamp_i32(pcp->high - pcp->batch, pcp->high_min, pcp->high_max);
+		return pcp->batch * 4 < pcp->high ? pcp->batch * 4 : pcp->high;
+	}
+	if (pcp->count > pcp->high && pcp->high_min != pcp->high_max) {
+		if (flags & ZONE_FLAG_BELOW_HIGH)
+			need = pcp->high - pcp->batch;
+		pcp->high = clamp_i32(need > pcp->high ? need : pcp->high, pcp->high_min,
+				      pcp->high_max);
+	}
+	return pcp->high;
+}
+
+static void add_and_trim(struct mm *mm, struct zone *zone, struct per_cpu_pages *pcp, int32_t freed)
+{
+	int32_t high;
+
+	if (pcp->free_count < pcp->batch << PCP_BATCH_SCALE_MAX)
+		pcp->free_count = (int16_t)(pcp->free_count + freed);
+	pcp->alloc_factor = 0;
+	high = tune_high(zone, pcp);
+	if (unlikely(pcp->count > high))
+		drain(mm, zone, pcp, pcp->count - high + pcp->batch);
+}
+
+/* A full stack: its upper half goes behind the list, together with the frame that did not fit. */
+static void spill_stack(struct mm *mm, struct zone *zone, struct per_cpu_pages *pcp,
+			enum migratetype mt)
+{
+	struct page *pages[HOT_MOVE_MAX];
+	unsigned int nr = hot_detach_some(mm, zone, mt, pages, HOT_MOVE_MAX);
+
+	spin_lock(&pcp->lock);
+	for (unsigned int i = nr; i-- > 0;)
+		pcp_add(pcp, pages[i], 0, mt, false);
+	add_and_trim(mm, zone, pcp, (int32_t)nr);
+	spin_unlock(&pcp->lock);
+}
+
 /* A checked block without references. page->nr_zeroed says what is known of its content. */
 void pcp_free(struct mm *mm, struct zone *zone, struct page *page, unsigned int order, bool cold)
 {
@@ -256,22 +391,64 @@ void pcp_free(struct mm *mm, struct zone *zone, struct page *page, unsigned int 
 		spin_unlock(&zone->lock);
 		return;
 	}
+	if (order == 0 && !page->nr_zeroed && mm->hot_cpus)
+		spill_stack(mm, zone, pcp, mt);
 	spin_lock(&pcp->lock);
 	pcp_add(pcp, page, order, mt, cold);
 	pcp->pgfree += order_frames(order);
-	pcp->alloc_factor = 0;
-	if (unlikely(pcp->count > pcp->high))
-		drain(mm, zone, pcp, pcp->count - pcp->high + pcp->batch);
+	add_and_trim(mm, zone, pcp, (int32_t)order_frames(order));
 	spin_unlock(&pcp->lock);
 }
 
-/* All CPUs' caches of one zone. */
-void drain_zone_pages(struct mm *mm, struct zone *zone)
+/* Frames in the stacks. Only a hint while their CPU runs. */
+uint32_t pcp_hot_frames(const struct per_cpu_pages *pcp)
+{
+	uint32_t frames = 0;
+
+	for (unsigned int mt = 0; mt < MIGRATE_PCPTYPES; mt++) {
+		const struct page *top = __atomic_load_n(&pcp->hot[mt].top, __ATOMIC_RELAXED);
+
+		frames += top ? __atomic_load_n(&top->depth, __ATOMIC_RELAXED) : 0;
+	}
+	return frames;
+}
+
+static bool hot_frames_anywhere(struct mm *mm)
+{
+	unsigned int nid, idx;
+	struct zone *zone;
+
+	for_each_zone (mm, nid, idx, zone)
+		for (unsigned int cpu = 0; cpu < mm->nr_cpus; cpu++)
+			if (pcp_hot_frames(&zone->pageset[cpu]))
+				return true;
+	return false;
+}
+
+/* The stacks are stopped. */
+static void empty_stacks(struct per_cpu_pages *pcp)
+{
+	for (unsigned int mt = 0; mt < MIGRATE_PCPTYPES; mt++) {
+		while (pcp->hot[mt].top) {
+			struct page *page = pcp->hot[mt].top;
+
+			pcp->hot[mt].top = (struct page *)(void *)page->lru.next;
+			pcp_add(pcp, page, 0, mt, false);
+		}
+	}
+}
+
+/* All CPUs' caches of one zone; with stacks, only while they are stopped. */
+static void drain_zone_pages(struct mm *mm, struct zone *zone, bool stacks)
 {
 	for (unsigned int cpu = 0; cpu < mm->nr_cpus; cpu++) {
 		struct per_cpu_pages *pcp = &zone->pageset[cpu];
 
+		if (!stacks && __atomic_load_n(&pcp->count, __ATOMIC_RELAXED) == 0)
+			continue;
 		spin_lock(&pcp->lock);
+		if (stacks)
+			empty_stacks(pcp);
 		drain(mm, zone, pcp, pcp->count);
 		spin_unlock(&pcp->lock);
 	}
@@ -279,9 +456,14 @@ void drain_zone_pages(struct mm *mm, struct zone *zone)
 
 void mm_drain_all_pages(struct mm *mm)
 {
+	bool stacks = hot_frames_anywhere(mm);
 	unsigned int nid, idx;
 	struct zone *zone;
 
+	if (stacks)
+		hot_stop(mm);
 	for_each_zone (mm, nid, idx, zone)
-		drain_zone_pages(mm, zone);
+		drain_zone_pages(mm, zone, stacks);
+	if (stacks)
+		hot_start(mm);
 }

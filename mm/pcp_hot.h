@@ -5,8 +5,8 @@
  * a signal, between labels 1 and 2, the thread continues at label 4 and starts again; the store
  * just before label 2 is what makes the change. So there is neither a lock nor an atomic operation.
  *
- * Other CPUs get at a stack by hot_stop(): it raises a flag that each sequence looks at, and has the
- * kernel restart the sequences that run at the moment (membarrier(2)).
+ * Other CPUs get at a stack by hot_stop(): it raises a flag that each sequence looks at, and has
+ * the kernel restart the sequences that run at the moment (membarrier(2)).
  *
  * Measured: a pair of push and pop costs 2 ns, the same under an uncontended lock 10 ns, because
  * each locked instruction waits for all stores before it.
@@ -35,32 +35,6 @@ _Static_assert(offsetof(struct rseq, cpu_id) == 4 && offsetof(struct rseq, rseq_
 	       "as the assembly has it");
 _Static_assert(RSEQ_SIG == 0x53053053, "as the assembly has it");
 
-/* struct rseq_cs: version, flags, start, length, where to go on abort. */
-#define HOT_BEGIN                                                                                  \
-	".pushsection __rseq_cs, \"aw\"\n\t"                                                       \
-	".balign 32\n"                                                                             \
-	"3:\n\t"                                                                                   \
-	".long 0, 0\n\t"                                                                           \
-	".quad 1f, 2f - 1f, 4f\n\t"                                                                \
-	".popsection\n\t"                                                                          \
-	"leaq 3b(%%rip), %[tmp]\n\t"                                                               \
-	"movq %[tmp], %%fs:8(%[rseq])\n"                                                           \
-	"1:\n\t"                                                                                   \
-	"cmpl %[cpu], %%fs:4(%[rseq])\n\t"                                                         \
-	"jne %l[moved]\n\t"                                                                        \
-	"cmpl $0, %[stop]\n\t"                                                                     \
-	"jne %l[fail]\n\t"
-
-/* RSEQ_SIG has to stand before the abort address; here it is the operand of an ud1. */
-#define HOT_END                                                                                    \
-	"2:\n\t"                                                                                   \
-	".pushsection .text.unlikely, \"ax\"\n\t"                                                  \
-	".byte 0x0f, 0xb9, 0x3d\n\t"                                                               \
-	".long 0x53053053\n"                                                                       \
-	"4:\n\t"                                                                                   \
-	"jmp %l[moved]\n\t"                                                                        \
-	".popsection\n\t"
-
 /* The CPU the thread runs on; beyond all limits if the thread has no registration. */
 static inline uint32_t hot_cpu(void)
 {
@@ -70,68 +44,127 @@ static inline uint32_t hot_cpu(void)
 	return *(const volatile uint32_t *)&rseq->cpu_id;
 }
 
-enum hot_result { HOT_OK, HOT_FAIL, HOT_MOVED };
+/*
+ * struct rseq_cs: version, flags, start, length, where to go on abort. Then the number of the CPU,
+ * if that is below hot_cpus: else on to label 7, behind the sequence. Plain asm with a result
+ * instead of asm goto: gcc 12 drops the target of an asm goto with outputs in small functions.
+ */
+#define HOT_BEGIN                            \
+	".pushsection __rseq_cs, \"aw\"\n\t" \
+	".balign 32\n"                       \
+	"3:\n\t"                             \
+	".long 0, 0\n\t"                     \
+	".quad 1f, 2f - 1f, 4f\n\t"          \
+	".popsection\n"                      \
+	"6:\n\t"                             \
+	"xorl %k[result], %k[result]\n\t"    \
+	"leaq 3b(%%rip), %[cpu]\n\t"         \
+	"movq %[cpu], %%fs:8(%[rseq])\n"     \
+	"1:\n\t"                             \
+	"movl %%fs:4(%[rseq]), %k[cpu]\n\t"  \
+	"orl %[not_hot], %k[cpu]\n\t"        \
+	"cmpl %[cpus], %k[cpu]\n\t"          \
+	"jae 7f\n\t"
 
-/* *page is the top of the stack. HOT_FAIL: empty or stopped. HOT_MOVED: not on hot's CPU any more,
- * choose again. */
-static inline enum hot_result hot_pop(struct mm *mm, struct pcp_hot *hot, uint32_t cpu,
-				      enum migratetype mt, struct page **page)
+/* RSEQ_SIG has to stand before the abort address; here it is the operand of an ud1. */
+#define HOT_END                                   \
+	"2:\n"                                    \
+	"7:\n\t"                                  \
+	".pushsection .text.unlikely, \"ax\"\n\t" \
+	".byte 0x0f, 0xb9, 0x3d\n\t"              \
+	".long 0x53053053\n"                      \
+	"4:\n\t"                                  \
+	"jmp 6b\n\t"                              \
+	".popsection\n\t"
+
+#define HOT_INPUTS [rseq] "r"(__rseq_offset), [not_hot] "m"(mm_not_hot), [cpus] "m"(mm->hot_cpus)
+
+_Static_assert(offsetof(struct hot_stack, top) == 0 && HOT_PER_CPU == 16, "as the assembly has it");
+
+/* With the address of a stack in cpu. */
+#define HOT_POP                                \
+	"movq (%[cpu]), %[result]\n\t"         \
+	"testq %[result], %[result]\n\t"       \
+	"jz 7f\n\t"                            \
+	"incq %c[count](%[cpu])\n\t"           \
+	"movq %c[next](%[result]), %[tmp]\n\t" \
+	"movq %[tmp], (%[cpu])\n"
+
+/* The top of the stack that table[cpu * HOT_PER_CPU] names; NULL if it is empty or stopped. */
+static inline struct page *hot_pop(struct mm *mm, struct hot_stack **table)
 {
-	struct page *top;
-	uintptr_t tmp;
+	struct page *page;
+	uintptr_t cpu, tmp;
 
-	asm volatile goto(HOT_BEGIN "movq (%[list]), %[top]\n\t"
-				    "testq %[top], %[top]\n\t"
-				    "jz %l[fail]\n\t"
-				    "movq %c[next](%[top]), %[tmp]\n\t"
-				    "incq %[count]\n\t"
-				    "movq %[tmp], (%[list])\n" HOT_END
-			  : [top] "=&r"(top), [tmp] "=&r"(tmp)
-			  : [rseq] "r"(__rseq_offset), [cpu] "r"(cpu), [stop] "m"(mm->hot_stopped),
-			    [list] "r"(&hot->top[mt]), [count] "m"(hot->pgalloc),
-			    [next] "i"(offsetof(struct page, lru.next))
-			  : "memory", "cc"
-			  : fail, moved);
-	*page = top;
-	return HOT_OK;
-fail:
-	return HOT_FAIL;
-moved:
-	return HOT_MOVED;
+	asm volatile(
+		HOT_BEGIN "shlq $7, %[cpu]\n\t"
+			  "movq (%[table],%[cpu]), %[cpu]\n\t" HOT_POP HOT_END
+		: [result] "=&r"(page), [cpu] "=&r"(cpu), [tmp] "=&r"(tmp)
+		: HOT_INPUTS, [table] "r"(table), [count] "i"(offsetof(struct hot_stack, pgalloc)),
+		  [next] "i"(offsetof(struct page, lru.next))
+		: "memory", "cc");
+	return page;
 }
 
-/* HOT_FAIL: full or stopped. The page is the caller's alone and looks like one in a cache. */
-static inline enum hot_result hot_push(struct mm *mm, struct pcp_hot *hot, uint32_t cpu,
-				       enum migratetype mt, struct page *page)
+/* The same for a certain zone and type; stack is CPU 0's. */
+static inline struct page *hot_pop_stack(struct mm *mm, struct hot_stack *stack)
 {
-	uint32_t depth;
-	uintptr_t tmp;
+	struct page *page;
+	uintptr_t cpu, tmp;
 
-	asm volatile goto(HOT_BEGIN "xorl %k[depth], %k[depth]\n\t"
-				    "movq (%[list]), %[tmp]\n\t"
-				    "testq %[tmp], %[tmp]\n\t"
-				    "jz 5f\n\t"
-				    "movzwl %c[at](%[tmp]), %k[depth]\n"
-				    "5:\n\t"
-				    "cmpl %[limit], %k[depth]\n\t"
-				    "jae %l[fail]\n\t"
-				    "addl $1, %k[depth]\n\t"
-				    "movw %w[depth], %c[at](%[page])\n\t"
-				    "movq %[tmp], %c[next](%[page])\n\t"
-				    "incq %[count]\n\t"
-				    "movq %[page], (%[list])\n" HOT_END
-			  : [depth] "=&r"(depth), [tmp] "=&r"(tmp)
-			  : [rseq] "r"(__rseq_offset), [cpu] "r"(cpu), [stop] "m"(mm->hot_stopped),
-			    [list] "r"(&hot->top[mt]), [page] "r"(page), [limit] "m"(hot->limit),
-			    [count] "m"(hot->pgfree), [at] "i"(offsetof(struct page, depth)),
-			    [next] "i"(offsetof(struct page, lru.next))
-			  : "memory", "cc"
-			  : fail, moved);
-	return HOT_OK;
-fail:
-	return HOT_FAIL;
-moved:
-	return HOT_MOVED;
+	asm volatile(HOT_BEGIN "imulq %[size], %[cpu], %[cpu]\n\t"
+			       "addq %[stack], %[cpu]\n\t" HOT_POP HOT_END
+		     : [result] "=&r"(page), [cpu] "=&r"(cpu), [tmp] "=&r"(tmp)
+		     : HOT_INPUTS, [stack] "r"(stack), [size] "i"(sizeof(struct per_cpu_pages)),
+		       [count] "i"(offsetof(struct hot_stack, pgalloc)),
+		       [next] "i"(offsetof(struct page, lru.next))
+		     : "memory", "cc");
+	return page;
+}
+
+_Static_assert(offsetof(struct page, nr_zeroed) % 4 == 0 &&
+		       offsetof(struct page, depth) == offsetof(struct page, nr_zeroed) + 2,
+	       "one store sets both");
+
+/*
+ * Onto stack, which is CPU 0's of the zone and type. False: full or stopped. The page is the
+ * caller's alone and looks like one in a cache, a dirty one: nr_zeroed becomes 0.
+ */
+static inline bool hot_push(struct mm *mm, struct hot_stack *stack, struct page *page)
+{
+	uintptr_t cpu, top;
+	uint32_t depth;
+
+	asm volatile(HOT_BEGIN "imulq %[size], %[cpu], %[cpu]\n\t"
+			       "addq %[stack], %[cpu]\n\t"
+			       "movq (%[cpu]), %[top]\n\t"
+			       "testq %[top], %[top]\n\t"
+			       "jz 5f\n\t"
+			       "movzwl %c[at](%[top]), %k[result]\n"
+			       "5:\n\t"
+			       "addl $1, %k[result]\n\t"
+			       "cmpl %c[limit](%[cpu]), %k[result]\n\t"
+			       "ja 8f\n\t"
+			       "shll $16, %k[result]\n\t"
+			       "movl %k[result], %c[both](%[page])\n\t"
+			       "movq %[top], %c[next](%[page])\n\t"
+			       "incq %c[count](%[cpu])\n\t"
+			       "movq %[page], (%[cpu])\n" HOT_END
+			       ".pushsection .text.unlikely, \"ax\"\n"
+			       "8:\n\t"
+			       "xorl %k[result], %k[result]\n\t"
+			       "jmp 7b\n\t"
+			       ".popsection\n\t"
+		     : [result] "=&r"(depth), [top] "=&r"(top), [cpu] "=&r"(cpu)
+		     : HOT_INPUTS, [stack] "r"(stack), [page] "r"(page),
+		       [size] "i"(sizeof(struct per_cpu_pages)),
+		       [limit] "i"(offsetof(struct hot_stack, limit)),
+		       [count] "i"(offsetof(struct hot_stack, pgfree)),
+		       [at] "i"(offsetof(struct page, depth)),
+		       [both] "i"(offsetof(struct page, nr_zeroed)),
+		       [next] "i"(offsetof(struct page, lru.next))
+		     : "memory", "cc");
+	return depth != 0;
 }
 
 #endif

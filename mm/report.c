@@ -84,7 +84,8 @@ static void zone_pagesets(struct text *text, const struct mm *mm, struct zone *z
 			 "\n    cpu: %u\n              count:    %d\n              high:     %d"
 			 "\n              batch:    %d\n              high_min: %d"
 			 "\n              high_max: %d\n  vm stats threshold: 0",
-			 cpu, pcp->count, pcp->high, pcp->batch, pcp->high_min, pcp->high_max);
+			 cpu, pcp->count + (int)pcp_hot_frames(pcp), pcp->high, pcp->batch,
+			 pcp->high_min, pcp->high_max);
 		spin_unlock(&pcp->lock);
 	}
 }

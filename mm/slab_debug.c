@@ -241,16 +241,17 @@ void *slab_debug_alloc(struct kmem_cache *cache, gfp_t gfp, int nid, size_t size
 			return object;
 		}
 		spin_lock(&node->lock);
-		slab_quarantine(slab,
-				object_index(cache, (uint32_t)(stride_start(cache, object) -
-							       (unsigned char *)slab_frame_of(slab)) -
-							    slab->objects));
+		slab_quarantine(
+			slab, object_index(cache, (uint32_t)(stride_start(cache, object) -
+							     (unsigned char *)slab_frame_of(slab)) -
+							  slab->objects));
 		spin_unlock(&node->lock);
 	}
 	return NULL;
 }
 
-/* An allocated object that is about to be free: false if it is broken. With the node's lock held. */
+/* An allocated object that is about to be free: false if it is broken. With the node's lock held.
+ */
 bool slab_debug_check_free(struct kmem_cache *cache, void *object, const void *caller)
 {
 	if (!red_zones_ok(cache, object, RED_ACTIVE, caller))
@@ -302,24 +303,22 @@ uint64_t slab_report_leaks(struct kmem_cache *cache)
 	uint64_t named = 0;
 	unsigned int nid;
 
-	for_each_node(cache->mm, nid)
+	for_each_node (cache->mm, nid)
 		nr += __atomic_load_n(&cache->node[nid].nr_inuse, __ATOMIC_RELAXED);
 	if (!nr)
 		return 0;
 	mm_message(cache->mm, "slab: cache %s: %llu objects still allocated", cache->name,
 		   (unsigned long long)nr);
-	for_each_node(cache->mm, nid)
-	{
+	for_each_node (cache->mm, nid) {
 		struct kmem_cache_node *node = &cache->node[nid];
-		struct list_head *lists[] = {&node->partial, &node->full};
+		struct list_head *lists[] = { &node->partial, &node->full };
 		struct list_head *pos;
 		unsigned int i;
 
 		spin_lock(&node->lock);
 		for (i = 0; i < 2; i++) {
-			list_for_each (pos, lists[i])
-				named += report_slab_leaks(list_entry(pos, struct slab, list),
-							   named);
+			list_for_each(pos, lists[i]) named +=
+				report_slab_leaks(list_entry(pos, struct slab, list), named);
 		}
 		spin_unlock(&node->lock);
 	}

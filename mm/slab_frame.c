@@ -111,7 +111,10 @@ static struct slab *frame_carve(struct slab_pool *pool, struct slab_frame *frame
 	if (first < 0)
 		return NULL;
 	frame->free_blocks &= ~(block_mask(nr) << first);
-	memset(frame->slab_of_block + first, first, nr);
+	for (unsigned int i = 0; i < nr; i++) {
+		frame->slab_of_block[(unsigned int)first + i] = (uint8_t)first;
+		frame->cache_of_block[(unsigned int)first + i] = cache;
+	}
 	slab = &frame->slabs[first];
 	slab->cache = cache;
 	slab->first_block = (uint8_t)first;
@@ -174,6 +177,8 @@ bool slab_blocks_free(struct slab *slab)
 	spin_lock(&pool->lock);
 	was_full = frame->free_blocks == 0;
 	slab->cache = NULL;
+	for (unsigned int i = 0; i < slab->nr_blocks; i++)
+		frame->cache_of_block[slab->first_block + i] = NULL;
 	frame->free_blocks |= block_mask(slab->nr_blocks) << slab->first_block;
 	last = frame->free_blocks == ~UINT64_C(0);
 	if (last) {

@@ -77,6 +77,8 @@ struct slab_frame {
 	uint16_t nid;
 	uint16_t type;
 	uint8_t slab_of_block[64]; /* the descriptor for an address in the block */
+	/* And directly the cache, one load instead of two in every kfree(); NULL: no slab. */
+	struct kmem_cache *cache_of_block[64];
 	struct slab slabs[64] __attribute__((aligned(64))); /* by first block */
 };
 #define SLAB_FRAME_MAGIC  UINT64_C(0x6672616d65736c62)
@@ -91,8 +93,15 @@ struct kmem_sheaf {
 	uint32_t capacity;
 	uint32_t lock; /* where rseq is not used */
 	uint32_t unused;
-	void *objects[];
+	/* capacity pointers follow: sheaf_objects() */
 };
+_Static_assert(sizeof(struct kmem_sheaf) == 16, "as the assembly has it");
+
+static inline void **sheaf_objects(const struct kmem_sheaf *sheaf)
+{
+	return (void **)(uintptr_t)(sheaf + 1);
+}
+
 #define SHEAF_MAX_CAPACITY 126
 #define SHEAF_BYTES        (sizeof(struct kmem_sheaf) + SHEAF_MAX_CAPACITY * sizeof(void *))
 #define SHEAF_BATCH_MAX    (SHEAF_MAX_CAPACITY / 2 + 1)
@@ -188,13 +197,17 @@ static inline bool slab_frame_ok(const struct slab_frame *frame)
 	return frame->magic == (SLAB_FRAME_MAGIC ^ (uintptr_t)frame);
 }
 
+static inline unsigned int slab_block_of(const void *object)
+{
+	return (unsigned int)((uintptr_t)object >> SLAB_BLOCK_SHIFT) % SLAB_NR_BLOCKS;
+}
+
 /* Only for an address in a frame of slabs. */
 static inline struct slab *slab_of(const void *object)
 {
 	struct slab_frame *frame = slab_frame_of(object);
-	unsigned int block = (unsigned int)((uintptr_t)object >> SLAB_BLOCK_SHIFT) % SLAB_NR_BLOCKS;
 
-	return &frame->slabs[frame->slab_of_block[block]];
+	return &frame->slabs[frame->slab_of_block[slab_block_of(object)]];
 }
 
 static inline void *slab_object(const struct slab *slab, unsigned int index)

@@ -332,7 +332,7 @@ void slab_put_counted(struct kmem_cache *cache, void **objects, size_t nr, const
 		if (unlikely(!slab))
 			continue;
 		node = &cache->node[slab_frame_of(slab)->nid];
-		if (node != locked) {
+		if (!locked || node != locked) {
 			if (locked)
 				spin_unlock(&locked->lock);
 			spin_lock(&node->lock);

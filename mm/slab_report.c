@@ -6,6 +6,18 @@
 #include "mm/slab_internal.h"
 #include "mm/text.h"
 
+/* Objects in a slab that does not share its first block with a frame's header. */
+static unsigned int objects_per_slab(const struct kmem_cache *cache)
+{
+	unsigned int bytes = cache->nr_blocks * SLAB_BLOCK_SIZE;
+	unsigned int nr = bytes / cache->stride;
+	unsigned int maps = (nr + 63) / 64 * 2 * (unsigned int)sizeof(uint64_t);
+
+	if (nr <= 64)
+		return nr;
+	return (bytes - ((maps + cache->align - 1) & ~(cache->align - 1))) / cache->stride;
+}
+
 static void cache_line(struct text *text, struct kmem_cache *cache)
 {
 	uint64_t slabs = 0;
@@ -15,8 +27,7 @@ static void cache_line(struct text *text, struct kmem_cache *cache)
 	uint64_t idle = slab_sheaf_objects(cache);
 	unsigned int nid;
 
-	for_each_node(cache->mm, nid)
-	{
+	for_each_node (cache->mm, nid) {
 		struct kmem_cache_node *node = &cache->node[nid];
 
 		spin_lock(&node->lock);
@@ -27,19 +38,20 @@ static void cache_line(struct text *text, struct kmem_cache *cache)
 		spin_unlock(&node->lock);
 	}
 	inuse -= idle < inuse ? idle : inuse;
-	text_add(text,
-		 "%-17s %6llu %6llu %6u %4u %4u : tunables %4u %4u %4u : slabdata %6llu %6llu %6u\n",
-		 cache->name, (unsigned long long)inuse, (unsigned long long)objects,
-		 cache->stride, cache->nr_blocks * SLAB_BLOCK_SIZE / cache->stride,
-		 cache->nr_blocks * (SLAB_BLOCK_SIZE / (unsigned int)GUEST_PAGE_SIZE),
-		 cache->sheaf_capacity, cache->sheaf_capacity / 2, 0u,
-		 (unsigned long long)active_slabs, (unsigned long long)slabs, 0u);
+	text_add(
+		text,
+		"%-17s %6llu %6llu %6u %4u %4u : tunables %4u %4u %4u : slabdata %6llu %6llu %6u\n",
+		cache->name, (unsigned long long)inuse, (unsigned long long)objects, cache->stride,
+		objects_per_slab(cache),
+		cache->nr_blocks * (SLAB_BLOCK_SIZE / (unsigned int)GUEST_PAGE_SIZE),
+		cache->sheaf_capacity, cache->sheaf_capacity / 2, 0u,
+		(unsigned long long)active_slabs, (unsigned long long)slabs, 0u);
 }
 
 int mm_report_slabinfo(struct mm *mm, char *buf, size_t len)
 {
 	struct slab_state *state = __atomic_load_n(&mm->slab, __ATOMIC_ACQUIRE);
-	struct text text = {.buf = buf, .len = len};
+	struct text text = { .buf = buf, .len = len };
 	struct list_head *pos;
 
 	text_add(&text,
@@ -50,7 +62,7 @@ int mm_report_slabinfo(struct mm *mm, char *buf, size_t len)
 	if (!state)
 		return (int)text.used;
 	pthread_mutex_lock(&state->lock);
-	list_for_each (pos, &state->caches)
+	list_for_each(pos, &state->caches)
 		cache_line(&text, list_entry(pos, struct kmem_cache, list));
 	pthread_mutex_unlock(&state->lock);
 	return (int)text.used;
@@ -88,6 +100,7 @@ static const char *check_slab(const struct kmem_cache *cache, const struct slab 
 		return "has a wrong place";
 	for (i = 0; i < slab->nr_blocks; i++) {
 		if (frame->slab_of_block[slab->first_block + i] != slab->first_block ||
+		    frame->cache_of_block[slab->first_block + i] != cache ||
 		    (frame->free_blocks >> (slab->first_block + i) & 1))
 			return "has blocks that are not its own";
 	}
@@ -111,7 +124,8 @@ static const char *check_list(const struct kmem_cache *cache, struct kmem_cache_
 {
 	const struct list_head *pos;
 
-	list_for_each (pos, list) {
+	list_for_each(pos, list)
+	{
 		const struct slab *slab = list_entry(pos, struct slab, list);
 		const struct slab_frame *frame = slab_frame_of(slab);
 		const char *wrong = check_slab(cache, slab, frame);
@@ -136,7 +150,7 @@ static const char *check_list(const struct kmem_cache *cache, struct kmem_cache_
 static const char *check_node(const struct kmem_cache *cache, struct kmem_cache_node *node,
 			      uint64_t *inuse)
 {
-	struct walk walk = {0};
+	struct walk walk = { 0 };
 	const char *wrong;
 
 	wrong = check_list(cache, node, &node->partial, &walk);
@@ -164,10 +178,10 @@ static const char *check_sheaves(const struct kmem_cache *cache)
 		if (sheaf->size > sheaf->capacity)
 			return "has a sheaf beyond its capacity";
 		for (i = 0; i < sheaf->size; i++) {
-			const struct slab *slab = slab_of(sheaf->objects[i]);
-			uint32_t offset = (uint32_t)((uintptr_t)sheaf->objects[i] &
-						     (FRAME_SIZE - 1)) -
-					  slab->objects;
+			const struct slab *slab = slab_of(sheaf_objects(sheaf)[i]);
+			uint32_t offset =
+				(uint32_t)((uintptr_t)sheaf_objects(sheaf)[i] & (FRAME_SIZE - 1)) -
+				slab->objects;
 
 			if (slab->cache != cache)
 				return "has a foreign object in a sheaf";
@@ -206,7 +220,8 @@ static const char *check_pool(const struct slab_pool *pool, unsigned int nid)
 		const struct list_head *list = full ? &pool->full : &pool->partial[type];
 		const struct list_head *pos;
 
-		list_for_each (pos, list) {
+		list_for_each(pos, list)
+		{
 			const struct slab_frame *frame = list_entry(pos, struct slab_frame, list);
 
 			nr++;
@@ -232,7 +247,8 @@ int mm_slab_validate(struct mm *mm, char *buf, size_t len)
 	if (!state)
 		return 0;
 	pthread_mutex_lock(&state->lock);
-	list_for_each (pos, &state->caches) {
+	list_for_each(pos, &state->caches)
+	{
 		struct kmem_cache *cache = list_entry(pos, struct kmem_cache, list);
 
 		wrong = check_cache(cache);

@@ -52,7 +52,7 @@ static void *any_pop(struct kmem_cache *cache)
 	sheaf = sheaf_trylock(cache);
 	if (sheaf) {
 		if (sheaf->size)
-			object = sheaf->objects[--sheaf->size];
+			object = sheaf_objects(sheaf)[--sheaf->size];
 		spin_unlock(&sheaf->lock);
 	}
 	return object;
@@ -69,7 +69,7 @@ static bool any_push(struct kmem_cache *cache, void *object)
 	if (sheaf) {
 		pushed = sheaf->size < sheaf->capacity;
 		if (pushed)
-			sheaf->objects[sheaf->size++] = object;
+			sheaf_objects(sheaf)[sheaf->size++] = object;
 		spin_unlock(&sheaf->lock);
 	}
 	return pushed;
@@ -215,7 +215,8 @@ static void sheaves_thaw(struct kmem_cache *cache, struct kmem_sheaf *sheaf, uns
 		__atomic_store_n(&cache->sheaf[cpu], sheaf, __ATOMIC_RELEASE);
 }
 
-/* Puts the objects of all CPUs' sheaves back into the slabs. Adds to *frames how many that freed. */
+/* Puts the objects of all CPUs' sheaves back into the slabs. Adds to *frames how many that freed.
+ */
 void slab_drain_sheaves(struct kmem_cache *cache, uint64_t *frames)
 {
 	unsigned int cpu;
@@ -227,7 +228,7 @@ void slab_drain_sheaves(struct kmem_cache *cache, uint64_t *frames)
 		if (sheaf == &cache->state->frozen)
 			continue;
 		if (sheaves_freeze(cache, sheaf, cpu)) {
-			slab_put_counted(cache, sheaf->objects, sheaf->size, NULL, frames);
+			slab_put_counted(cache, sheaf_objects(sheaf), sheaf->size, NULL, frames);
 			sheaf->size = 0;
 		}
 		sheaves_thaw(cache, sheaf, cpu);

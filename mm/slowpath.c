@@ -5,10 +5,7 @@
  */
 #include <time.h>
 
-#include "mm/internal.h"
-
-/* Rounds without progress before giving up (kernel: MAX_RECLAIM_RETRIES). */
-#define MAX_RETRIES 16
+#include "mm/vmscan_internal.h"
 
 /* Kernel: gfp_to_alloc_flags(). */
 unsigned int gfp_to_alloc_flags(gfp_t gfp, unsigned int order)
@@ -27,7 +24,7 @@ unsigned int gfp_to_alloc_flags(gfp_t gfp, unsigned int order)
 				alloc_flags |= ALLOC_HIGHATOMIC;
 		}
 	}
-	if ((gfp & (__GFP_MEMALLOC | __GFP_NOMEMALLOC)) == __GFP_MEMALLOC)
+	if (!(gfp & __GFP_NOMEMALLOC) && ((gfp & __GFP_MEMALLOC) || reclaim_in_progress()))
 		alloc_flags |= ALLOC_NO_WATERMARKS;
 	return alloc_flags;
 }
@@ -65,7 +62,7 @@ static struct page *try_after_drain(struct mm *mm, gfp_t gfp, unsigned int order
 
 	mm_drain_all_pages(mm);
 	page = get_page_from_freelist(mm, gfp, order, alloc_flags, ac);
-	for (unsigned int i = 0; !page && i < MAX_RETRIES && zeroing_in_progress(mm); i++) {
+	for (unsigned int i = 0; !page && i < MAX_RECLAIM_RETRIES && zeroing_in_progress(mm); i++) {
 		sleep_us(100);
 		page = get_page_from_freelist(mm, gfp, order, alloc_flags, ac);
 	}
@@ -81,28 +78,87 @@ static bool may_oom(struct mm *mm, gfp_t gfp, unsigned int order)
 	return mm->oom_fn(mm->oom_opaque, mm, gfp, order);
 }
 
+/* One wake-up for each node that could serve the request. */
+void wake_all_kswapds(gfp_t gfp, unsigned int order, const struct alloc_context *ac)
+{
+	int64_t last = -1;
+
+	if (!(gfp & __GFP_KSWAPD_RECLAIM))
+		return;
+	for (uint32_t i = 0; i < ac->zonelist->nr; i++) {
+		const struct zoneref *ref = &ac->zonelist->refs[i];
+
+		if (ref->nid == last || !(ac->nodemask >> ref->nid & 1) ||
+		    ref->zone_idx > ac->highest_zoneidx || !managed_zone(ref->zone))
+			continue;
+		wakeup_kswapd(ref->zone, order, ac->highest_zoneidx);
+		last = ref->nid;
+	}
+}
+
+/* What becomes of an allocation after a round that did not help. */
+enum verdict { RETRY, GIVE_UP };
+
+static enum verdict next_round(struct mm *mm, gfp_t gfp, unsigned int order, uint64_t progress,
+			       unsigned int idle_rounds)
+{
+	bool nofail = (gfp & __GFP_NOFAIL) != 0;
+	bool costly = order > PCP_MAX_ORDER;
+
+	if ((gfp & __GFP_NORETRY) && !nofail)
+		return GIVE_UP;
+	/* Large blocks: more reclaim does not make frames neighbours, unless the caller insists. */
+	if (costly && !(gfp & __GFP_RETRY_MAYFAIL) && !nofail)
+		return GIVE_UP;
+	if (progress && idle_rounds < MAX_RECLAIM_RETRIES)
+		return RETRY;
+	if (may_oom(mm, gfp, order) && idle_rounds < MAX_RECLAIM_RETRIES)
+		return RETRY;
+	return nofail ? RETRY : GIVE_UP;
+}
+
+/* Kernel: the loop of __alloc_pages_slowpath(), for those who can wait. No lock is held. */
+static struct page *reclaim_and_retry(struct mm *mm, gfp_t gfp, unsigned int order,
+				      unsigned int alloc_flags, const struct alloc_context *ac)
+{
+	unsigned int idle_rounds = 0;
+	struct page *page;
+
+	for (;;) {
+		uint64_t progress = try_to_free_pages(mm, gfp, ac);
+
+		page = try_after_drain(mm, gfp, order, alloc_flags, ac);
+		if (page)
+			return page;
+		idle_rounds = progress && order == 0 ? 0 : idle_rounds + 1;
+		if (next_round(mm, gfp, order, progress, idle_rounds) == GIVE_UP)
+			return NULL;
+		page = try_after_drain(mm, gfp, order, alloc_flags, ac);
+		if (page)
+			return page;
+		/* Others have to free; after a while the reserves are better than waiting. */
+		if (!progress)
+			sleep_us(idle_rounds < 10 ? 100 : 1000);
+		if ((gfp & __GFP_NOFAIL) && idle_rounds > MAX_RECLAIM_RETRIES)
+			alloc_flags |= ALLOC_OOM;
+		wake_all_kswapds(gfp, order, ac);
+	}
+}
+
 struct page *alloc_pages_slowpath(struct mm *mm, gfp_t gfp, unsigned int order,
 				  const struct alloc_context *ac)
 {
 	unsigned int alloc_flags = gfp_to_alloc_flags(gfp, order);
-	bool can_wait = (gfp & __GFP_DIRECT_RECLAIM) != 0;
-	bool nofail = can_wait && (gfp & __GFP_NOFAIL);
 	struct page *page;
 
+	wake_all_kswapds(gfp, order, ac);
 	page = get_page_from_freelist(mm, gfp, order, alloc_flags, ac);
 	if (!page)
 		page = try_after_drain(mm, gfp, order, alloc_flags, ac);
-	for (unsigned int tries = 0; !page && can_wait; tries++) {
-		if (!may_oom(mm, gfp, order) && !nofail)
-			break;
-		if (tries >= MAX_RETRIES && !nofail)
-			break;
-		/* Somebody else frees; after a while the last reserves are better than waiting. */
-		sleep_us(tries < 10 ? 100 : 1000);
-		if (nofail && tries > MAX_RETRIES)
-			alloc_flags |= ALLOC_OOM;
-		page = try_after_drain(mm, gfp, order, alloc_flags, ac);
-	}
+	/* Reclaim that needs memory itself must not wait for reclaim. */
+	if (!page && (gfp & __GFP_DIRECT_RECLAIM) && !(gfp & __GFP_MEMALLOC) &&
+	    !reclaim_in_progress())
+		page = reclaim_and_retry(mm, gfp, order, alloc_flags, ac);
 	if (!page)
 		warn_alloc(mm, gfp, order);
 	return page;

@@ -127,7 +127,8 @@ static void check_free_list(struct check *check, unsigned int order, enum migrat
 		if (!page_test(page, PAGE_FLAG(buddy)) || page_list_migratetype(page) != mt)
 			fail(check, "frame %llu on a free list of type %u is not marked so",
 			     pfn_ll(check, page), mt);
-		if (get_pageblock_migratetype(check->mm, page) != mt)
+		if (get_pageblock_migratetype(check->mm, page) != mt ||
+		    !pageblocks_uniform(check->mm, page, order))
 			fail(check, "frame %llu of type %u is in a pageblock of type %u",
 			     pfn_ll(check, page), mt, get_pageblock_migratetype(check->mm, page));
 		if ((page->nr_zeroed != 0) != (kind == FREE_ZEROED))
@@ -160,6 +161,29 @@ static void check_free_areas(struct check *check)
 				check->highatomic += blocks << order;
 		}
 	}
+}
+
+/* The stacks of dirty frames. Returns how many. */
+static uint32_t check_hot(struct check *check, const struct per_cpu_pages *pcp, unsigned int cpu)
+{
+	uint32_t frames = 0;
+
+	for (unsigned int mt = 0; mt < MIGRATE_PCPTYPES && !check->failed; mt++) {
+		const struct page *page = pcp->hot[mt].top;
+		uint32_t depth = page ? page->depth : 0;
+
+		frames += depth;
+		for (; page && !check->failed; page = (const void *)page->lru.next, depth--) {
+			check_head(check, page, 0);
+			if (depth == 0 || page->depth != depth || page->nr_zeroed ||
+			    !page_test(page, PAGE_FLAG(pcp)))
+				fail(check, "cpu %u: frame %llu is no part of its stack", cpu,
+				     pfn_ll(check, page));
+		}
+		if (depth != 0)
+			fail(check, "cpu %u: stack of type %u ends too early", cpu, mt);
+	}
+	return frames;
 }
 
 static void check_pcp(struct check *check, const struct per_cpu_pages *pcp, unsigned int cpu)
@@ -195,7 +219,7 @@ static void check_pcp(struct check *check, const struct per_cpu_pages *pcp, unsi
 	if (count != pcp->count || zeroed != pcp->nr_zeroed)
 		fail(check, "cpu %u: cache has %lld frames, %lld zeroed; counters say %d and %d",
 		     cpu, (long long)count, (long long)zeroed, pcp->count, pcp->nr_zeroed);
-	check->cached += (uint64_t)count;
+	check->cached += (uint64_t)count + check_hot(check, pcp, cpu);
 }
 
 /* What a block is, by its head; the frames behind it must have no state. */
@@ -285,6 +309,7 @@ static bool check_zone(struct mm *mm, struct zone *zone, char *buf, size_t len)
 {
 	struct check check = { .mm = mm, .zone = zone, .buf = buf, .len = len };
 
+	hot_stop(mm);
 	for (unsigned int cpu = 0; cpu < mm->nr_cpus; cpu++)
 		spin_lock(&zone->pageset[cpu].lock);
 	spin_lock(&zone->lock);
@@ -298,6 +323,7 @@ static bool check_zone(struct mm *mm, struct zone *zone, char *buf, size_t len)
 	spin_unlock(&zone->lock);
 	for (unsigned int cpu = mm->nr_cpus; cpu-- > 0;)
 		spin_unlock(&zone->pageset[cpu].lock);
+	hot_start(mm);
 	return !check.failed;
 }
 

@@ -38,7 +38,7 @@ bool page_clear(struct mm *mm, struct page *page, unsigned int order)
 		return false;
 	if (page->nr_zeroed == order_frames(order))
 		return true;
-	if (page->nr_zeroed == 0) {
+	if (page->nr_zeroed == 0 || order == 0) {
 		fill_frames(addr, order_frames(order), 0);
 		return true;
 	}
@@ -75,7 +75,7 @@ bool poison_intact(struct mm *mm, struct page *page, unsigned int order)
 
 	if (!addr)
 		return true;
-	if (total == 0 || total == order_frames(order))
+	if (order == 0 || total == 0 || total == order_frames(order))
 		return filled_with(addr, order_frames(order), total ? 0 : POISON_FREE);
 	split_halves(page, order, &low, &high);
 	intact = poison_intact(mm, page, order - 1) &&

@@ -90,4 +90,5 @@ void update_zonelist_starts(struct mm *mm)
 			}
 		}
 	}
+	hot_update_tables(mm);
 }

@@ -83,18 +83,20 @@ static unsigned int lower_bound(const struct bus *bus, uint64_t addr)
 
 static int insert(struct bus *bus, unsigned int at, struct bus_entry *entry)
 {
+	unsigned int i;
+
 	if (bus->nr == bus->room) {
 		unsigned int room = bus->room ? bus->room * 2 : 16;
-		struct bus_entry **entries = realloc(bus->entries, room * sizeof(*entries));
+		struct bus_entry **entries = reallocarray(bus->entries, room, sizeof(void *));
 
 		if (!entries)
 			return -ENOMEM;
 		bus->entries = entries;
 		bus->room = room;
 	}
-	memmove(&bus->entries[at + 1], &bus->entries[at], (bus->nr - at) * sizeof(*bus->entries));
+	for (i = bus->nr++; i > at; i--)
+		bus->entries[i] = bus->entries[i - 1];
 	bus->entries[at] = entry;
-	bus->nr++;
 	return 0;
 }
 
@@ -142,7 +144,8 @@ void bus_remove(struct bus *bus, struct bus_region *region)
 	}
 	entry = bus->entries[i];
 	bus->nr--;
-	memmove(&bus->entries[i], &bus->entries[i + 1], (bus->nr - i) * sizeof(*bus->entries));
+	for (; i < bus->nr; i++)
+		bus->entries[i] = bus->entries[i + 1];
 
 	if (handler_depth > 0 && entry->running > 0) {
 		entry->removed = true; /* leave() frees it */

@@ -209,40 +209,16 @@ static int create_host(struct vm *vm, struct error *err)
 	return 0;
 }
 
-static void add_device(struct vm *vm, struct device *dev)
-{
-	dev->next = vm->devices;
-	vm->devices = dev;
-}
-
 static int create_devices(struct vm *vm, struct error *err)
 {
-	struct device *rtc;
-
-	vm->serial = serial_create(&vm->host, LAYOUT_PORT_SERIAL, LAYOUT_GSI_SERIAL,
-				   vm_console_output, vm_console_room, vm);
-	if (!vm->serial)
-		return error_set_errno(err, errno, "cannot create the serial port");
-	add_device(vm, serial_device(vm->serial));
-	rtc = rtc_create(&vm->host, LAYOUT_PORT_RTC);
-	if (!rtc)
-		return error_set_errno(err, errno, "cannot create the clock");
-	add_device(vm, rtc);
-	vm->power = power_create(&vm->host, LAYOUT_PORT_PM, LAYOUT_GSI_SCI, LAYOUT_PORT_RESET,
-				 LAYOUT_PORT_I8042);
-	if (!vm->power)
-		return error_set_errno(err, errno, "cannot create the power management device");
-	add_device(vm, power_device(vm->power));
-	vm->pci = pci_bus_create(&vm->host, LAYOUT_PORT_PCI_ADDR, LAYOUT_PORT_PCI_DATA, LAYOUT_ECAM,
-				 LAYOUT_ECAM_SIZE, LAYOUT_PCI_MMIO, LAYOUT_PCI_MMIO_SIZE);
-	if (!vm->pci)
-		return error_set_errno(err, errno, "cannot create the PCI bus");
-	add_device(vm, pci_bus_device(vm->pci));
-	vm->balloon = virtio_balloon_create(&vm->host, vm->pci, vm_balloon_changed, vm, err);
-	if (!vm->balloon)
-		return -EINVAL;
-	add_device(vm, virtio_balloon_device(vm->balloon));
-	return 0;
+	vm->devices = (struct device_set){
+		.host = &vm->host,
+		.serial_output = vm_console_output,
+		.serial_room = vm_console_room,
+		.balloon_changed = vm_balloon_changed,
+		.opaque = vm,
+	};
+	return device_set_create(&vm->devices, err);
 }
 
 static int create_vcpus(struct vm *vm, struct error *err)
@@ -286,13 +262,8 @@ int machine_create(struct vm *vm, struct error *err)
 
 void machine_destroy(struct vm *vm)
 {
-	struct device *dev, *next;
-
 	vcpus_destroy(vm->vcpus);
-	for (dev = vm->devices; dev; dev = next) {
-		next = dev->next;
-		dev->ops->destroy(dev);
-	}
+	device_set_destroy(&vm->devices);
 	irq_router_destroy(vm->irq);
 	kvm_chips_free(vm->chips);
 	bus_destroy(vm->pio);
@@ -311,7 +282,7 @@ int machine_reset(struct vm *vm, struct error *err)
 	struct device *dev;
 	int ret;
 
-	for (dev = vm->devices; dev; dev = dev->next)
+	for (dev = vm->devices.last; dev; dev = dev->next)
 		dev->ops->reset(dev);
 	ret = kvm_chips_restore(&vm->kvm, vm->chips, err);
 	if (ret == 0)
@@ -323,7 +294,7 @@ void machine_pause_devices(struct vm *vm)
 {
 	struct device *dev;
 
-	for (dev = vm->devices; dev; dev = dev->next) {
+	for (dev = vm->devices.last; dev; dev = dev->next) {
 		if (dev->ops->pause)
 			dev->ops->pause(dev);
 	}
@@ -333,7 +304,7 @@ void machine_resume_devices(struct vm *vm)
 {
 	struct device *dev;
 
-	for (dev = vm->devices; dev; dev = dev->next) {
+	for (dev = vm->devices.last; dev; dev = dev->next) {
 		if (dev->ops->resume)
 			dev->ops->resume(dev);
 	}

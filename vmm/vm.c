@@ -248,7 +248,7 @@ int vm_powerdown(struct vm *vm, struct error *err)
 {
 	if (vm->state == VM_STATE_SHUTDOWN)
 		return error_set(err, EINVAL, "VM %s has ended", vm->config.name);
-	if (!power_button(vm->power))
+	if (!power_button(vm->devices.power))
 		return error_set(
 			err, EAGAIN,
 			"the guest of VM %s does not listen to its power button: it has no "
@@ -299,7 +299,7 @@ struct vm_memory *vm_get_memory(struct vm *vm)
 
 struct virtio_balloon *vm_get_balloon(struct vm *vm)
 {
-	return vm->balloon;
+	return vm->devices.balloon;
 }
 
 int vm_get_cpu_tid(const struct vm *vm, unsigned int cpu)
@@ -309,5 +309,5 @@ int vm_get_cpu_tid(const struct vm *vm, unsigned int cpu)
 
 size_t vm_console_input(struct vm *vm, const uint8_t *data, size_t len)
 {
-	return serial_input(vm->serial, data, len);
+	return serial_input(vm->devices.serial, data, len);
 }

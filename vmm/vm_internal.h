@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #include "framevisor/device.h"
-#include "framevisor/platform.h"
+#include "framevisor/device_table.h"
 #include "framevisor/vm.h"
 #include "vmm/boot/boot.h"
 #include "vmm/irq.h"
@@ -43,11 +43,7 @@ struct vm {
 	struct irq_router *irq;
 	struct kvm_chips *chips;
 	struct device_host host;
-	struct device *devices; /* newest first */
-	struct serial *serial;
-	struct power *power;
-	struct pci_bus *pci;
-	struct virtio_balloon *balloon;
+	struct device_set devices;
 	struct vcpus *vcpus;
 };
 

@@ -27,7 +27,7 @@ struct backing;
  *   -ENOMEM  no address space
  *   -ENOSYS, -EPERM, -ENOENT, ...  the host has no memfd or no 2 MiB hugetlb pages
  */
-int backing_create(int host_node, uint64_t spanned_frames, bool hugetlb, struct backing **backing,
+int backing_create(int host_node, uint64_t spanned_frames, bool hugetlb, struct backing **result,
 		   struct error *err);
 /* Unmaps and closes; the file lives on while others have it open or mapped. NULL is ignored. */
 void backing_destroy(struct backing *backing);

@@ -9,6 +9,9 @@
 #include "framevisor/error.h"
 #include "framevisor/platform.h"
 #include "framevisor/virtio_balloon.h"
+#include "framevisor/virtio_mem.h"
+
+#define DEVICE_SET_MEM_MAX 16 /* memory devices: one per guest node */
 
 /* The devices of one machine. The caller fills the upper part; the rest starts zeroed. */
 struct device_set {
@@ -17,11 +20,16 @@ struct device_set {
 	serial_room_fn serial_room;
 	virtio_balloon_changed_fn balloon_changed;
 	void *opaque;
+	uint64_t balloon_without; /* features of the balloon that are not offered, as bits */
+	const struct virtio_mem_options *mem_options; /* nr_mem_options of them */
+	unsigned int nr_mem_options;
 
 	struct serial *serial;
 	struct power *power;
 	struct pci_bus *pci;
 	struct virtio_balloon *balloon;
+	unsigned int nr_mem;
+	struct virtio_mem *mem[DEVICE_SET_MEM_MAX];
 	struct device *last; /* linked backwards by device->next, so that destroying is safe */
 };
 
@@ -30,6 +38,8 @@ struct device_entry {
 	const char *help; /* one line */
 	/* Creates it into the set. Entries before it exist already. Returns NULL with err set. */
 	struct device *(*create)(struct device_set *set, struct error *err);
+	/* How many of it there are to be. NULL: one. */
+	unsigned int (*count)(const struct device_set *set);
 };
 
 extern const struct device_entry device_table[];

@@ -18,12 +18,22 @@
 
 #define GUEST_REGIONS_MAX 64
 
-/* RAM [gpa, gpa + size) at hva. gpa, size and hva are multiples of FRAME_SIZE. */
+/*
+ * RAM [gpa, gpa + size) at hva. gpa, size and hva are multiples of FRAME_SIZE.
+ *
+ * A region that a memory device plugs and unplugs (virtio-mem) is here as a whole from the start,
+ * so that regions never come or go while the guest runs. plugged has one bit per frame of it: only
+ * frames whose bit is set are RAM, for every function below. NULL: all of it is, always.
+ */
 struct guest_region {
 	uint64_t gpa;
 	uint64_t size;
 	uint8_t *hva;
+	uint64_t *plugged; /* guest_memory_set_plugged() writes it, any thread reads it */
 };
+
+/* Words of a region's bitmap. */
+#define GUEST_PLUGGED_WORDS(size) (((size) / FRAME_SIZE + 63) / 64)
 
 /* How whole frames leave a guest and come back. Called from the loop's thread only. */
 struct guest_frame_ops {
@@ -39,6 +49,43 @@ struct guest_frame_ops {
 	 * or -ENOMEM when the pool has none now: try again later.
 	 */
 	int (*back)(void *opaque, uint64_t gpa, uint64_t nr_frames);
+
+	/* A member below may be NULL: this machine cannot do it. */
+
+	/*
+	 * For a memory device. plug() makes nr_frames unplugged frames from gpa on (frame aligned,
+	 * inside one pluggable region) accessible: the pool admits them to the VM (they count
+	 * against its limit, even if they are bound only at first touch), KVM sees them, and
+	 * guest_memory_set_plugged() is called last. The guest finds zeroes there. Returns 0,
+	 * -ENOMEM when the pool does not admit them now (try again later), or another negative
+	 * errno; on failure nothing has changed.
+	 *
+	 * unplug() takes plugged frames away: guest_memory_set_plugged() is called first, then
+	 * what is bound goes back to the pool, and the admission with it. After the call neither
+	 * vCPUs nor devices reach the old frames; a touch of the range afterwards is the guest's
+	 * fault and must not bind a frame beyond its limit. Returns 0, or a negative errno when
+	 * frames could not be taken: then all of the range counts as plugged as before (what is
+	 * gone of it comes back zeroed at the next touch: the guest has given it up).
+	 */
+	int (*plug)(void *opaque, uint64_t gpa, uint64_t nr_frames);
+	int (*unplug)(void *opaque, uint64_t gpa, uint64_t nr_frames);
+
+	/*
+	 * For free page hints, which come without a promise that the guest leaves the pages alone.
+	 *
+	 * watch() begins to notice touches: until a frame is touched (read or written by a vCPU or
+	 * through the window) it counts as untouched. A new watch() begins anew. Frames that are
+	 * not there or not plugged are skipped. Nothing is lost; each frame's first touch
+	 * afterwards costs a fault. Returns 0 or a negative errno.
+	 *
+	 * release_clean() is release() for those of the frames that are untouched since the last
+	 * watch() of them, or whose content is all zero, which is what the guest will find when it
+	 * touches them again. Each frame is made unreachable first and then judged, so that no
+	 * write can come in between; what does not pass stays as it was. Returns the number of
+	 * frames that went back to the pool, or a negative errno.
+	 */
+	int (*watch)(void *opaque, uint64_t gpa, uint64_t nr_frames);
+	int64_t (*release_clean)(void *opaque, uint64_t gpa, uint64_t nr_frames);
 };
 
 struct guest_memory {
@@ -51,12 +98,27 @@ struct guest_memory {
 /* Adds a region. Returns 0, -EINVAL (alignment, wrap), -EEXIST (overlap) or -ENOSPC. */
 int guest_memory_add_region(struct guest_memory *gm, uint64_t gpa, uint64_t size, void *hva);
 
-/* Sum of all regions, in bytes. */
+/*
+ * The same for a region of which nothing is plugged yet. plugged has GUEST_PLUGGED_WORDS(size)
+ * zeroed words and stays the caller's, as long as the region exists.
+ */
+int guest_memory_add_pluggable(struct guest_memory *gm, uint64_t gpa, uint64_t size, void *hva,
+			       uint64_t *plugged);
+
+/*
+ * Marks frames as RAM or not. Returns 0, or -EINVAL if they are not all in one pluggable region.
+ * A reader that was told before that a frame is RAM may still be using it: as devices touch memory
+ * in the loop's thread only, unplugging in that thread is safe.
+ */
+int guest_memory_set_plugged(struct guest_memory *gm, uint64_t gpa, uint64_t nr_frames,
+			     bool plugged);
+
+/* RAM in all regions now, in bytes. */
 uint64_t guest_memory_size(const struct guest_memory *gm);
 
 /*
- * The address of [gpa, gpa + len) if the whole range lies in one region, else NULL. len 0 gives
- * NULL. The pointer is valid as long as the region exists.
+ * The address of [gpa, gpa + len) if the whole range lies in one region and is RAM, else NULL. len
+ * 0 gives NULL. The pointer is valid as long as the region exists and the frames are plugged.
  */
 void *guest_ptr(const struct guest_memory *gm, uint64_t gpa, uint64_t len);
 

@@ -107,6 +107,15 @@ uint64_t mm_zero_free_pages(struct mm *mm, uint64_t max);
 uint64_t mm_totalreserve_pages(struct mm *mm);
 
 /*
+ * Settings, by their names in /proc/sys/vm: min_free_kbytes, watermark_scale_factor,
+ * watermark_boost_factor, and lowmem_reserve_ratio (index: the zone; 0 for the others). Any time,
+ * any thread; a change takes effect at once. Return 0, -ENOENT (no such setting or index) or
+ * -EINVAL (out of the kernel's range).
+ */
+int mm_setting_get(struct mm *mm, const char *name, unsigned int index, uint64_t *value);
+int mm_setting_set(struct mm *mm, const char *name, unsigned int index, uint64_t value);
+
+/*
  * Walks everything and checks every counter and every invariant against every other. Writes the
  * first contradiction to buf. Returns 0 or -EUCLEAN. Safe to call at any time, but only a quiet
  * instance gives a meaningful answer about per-CPU caches.

@@ -75,7 +75,7 @@ enum zone_stat_item {
 /*
  * Per-CPU cache of a zone. In front, stacks of dirty frames of order 0 by type, pushed and popped
  * without a lock by restartable sequences (mm/pcp_hot.h); linked by page->lru.next, and each frame
- * knows how many are in the stack up to it (page->depth). The first cache line is theirs.
+ * knows how many are in the stack up to it (page->depth).
  *
  * Behind them, lists under a lock. Lists of order 0 hold only dirty or only zeroed frames; orders 1
  * to 3 both kinds. Head is the hot end, tail the cold one. Counts are frames.
@@ -84,18 +84,18 @@ enum zone_stat_item {
 #define PCP_ZEROED    (PCP_MAX_ORDER + 1)
 #define NR_PCP_LISTS  (MIGRATE_PCPTYPES * (PCP_ZEROED + 1))
 
-struct pcp_hot {
-	struct page *top[MIGRATE_PCPTYPES];
+struct hot_stack {
+	struct page *top;
 	uint64_t pgalloc, pgfree; /* frames; may count one twice when preempted in between */
-	uint32_t limit;           /* frames in one stack */
-	uint32_t cpu;
-} __attribute__((aligned(64)));
+	uint32_t limit;           /* frames */
+	uint32_t unused;
+};
 
 struct per_cpu_pages {
-	struct pcp_hot hot;
-	uint32_t lock;
+	struct hot_stack hot[MIGRATE_PCPTYPES];
+	uint32_t lock __attribute__((aligned(64)));
 	int32_t count; /* of the lists */
-	int32_t high; /* drain above; tuned between high_min and high_max */
+	int32_t high;  /* drain above; tuned between high_min and high_max */
 	int32_t high_min;
 	int32_t high_max;
 	int32_t batch;
@@ -169,7 +169,7 @@ struct pglist_data {
 	struct zone node_zones[MAX_NR_ZONES];
 	struct zonelist node_zonelists[MAX_ZONELISTS];
 	struct mm *mm;
-	int node_id;
+	int64_t node_id;
 	uint64_t node_start_pfn; /* multiple of MAX_ORDER_NR_PAGES */
 	uint64_t node_spanned_pages;
 	uint64_t node_present_pages;
@@ -180,21 +180,21 @@ struct pglist_data {
 	const uint64_t *phys_pfn;
 	uint8_t *pageblock_mt; /* [block][zone]: zones may interleave within a block */
 
-	uint32_t lru_lock __attribute__((aligned(64)));
+	/* LRU lists of the node's movable frames, under lru_lock (vmscan.h). */
 	struct list_head lru[NR_LRU_LISTS];
 	uint64_t nr_lru[NR_LRU_LISTS];
+	uint64_t nr_scanned, nr_reclaimed; /* frames, since the start */
 
-	/* kswapd */
+	/* kswapd, under kswapd_lock; kswapd_running is read without it. */
 	pthread_t kswapd;
 	pthread_mutex_t kswapd_lock;
 	pthread_cond_t kswapd_wait;
+	uint32_t lru_lock;
+	int kswapd_order; /* -1: nothing asked */
+	int kswapd_highest_zoneidx;
+	int kswapd_failures; /* rounds without progress (atomic) */
 	bool kswapd_running;
 	bool kswapd_stop;
-	int kswapd_order; /* -1: asleep, nothing asked */
-	int kswapd_highest_zoneidx;
-	int kswapd_failures;
-	/* kcompactd works in kswapd's thread after balancing. */
-	uint64_t proactive_last_ms;
 };
 typedef struct pglist_data pg_data_t;
 

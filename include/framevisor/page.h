@@ -52,6 +52,9 @@ enum pageflags {
 #define PAGE_ZONE_MASK   (UINT64_C(0xf) << PAGE_ZONE_SHIFT)
 #define PAGE_NODE_SHIFT  56
 #define PAGE_NODE_MASK   (UINT64_C(0xff) << PAGE_NODE_SHIFT)
+/* Values of the fields, ready to be or-ed in. */
+#define PAGE_ORDER(order) ((uint64_t)(order) * (UINT64_C(1) << PAGE_ORDER_SHIFT))
+#define PAGE_MT(mt)       ((uint64_t)(mt) * (UINT64_C(1) << PAGE_MT_SHIFT))
 /* What stays with a frame through all its lives. */
 #define PAGE_IDENTITY (PAGE_NODE_MASK | PAGE_ZONE_MASK | PAGE_FLAG(present))
 
@@ -81,7 +84,7 @@ struct page {
 		uint64_t index; /* reverse map: guest frame number within owner */
 		void *freelist; /* PG_slab: first free object */
 	};
-	uint32_t owner; /* reverse map: VM id; 0 none. Kept after the free for error reports */
+	uint32_t owner; /* reverse map: VM id, by the holder; kept after the free for reports */
 	/* Head of a free block: how many of its frames are known to be zero. The head of a free
 	 * block's upper half keeps the number it had when the halves merged (buddy.c). */
 	uint16_t nr_zeroed;
@@ -89,6 +92,9 @@ struct page {
 };
 
 _Static_assert(sizeof(struct page) == 64, "one cache line per frame");
+_Static_assert(__builtin_offsetof(struct page, _mapcount) == 12 &&
+		       __builtin_offsetof(struct page, _refcount) == 8,
+	       "both counts are one word");
 
 static inline uint64_t page_flags(const struct page *page)
 {

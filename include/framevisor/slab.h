@@ -49,7 +49,7 @@ typedef uint32_t slab_flags_t;
  * constructor, whose work must survive. */
 #define SLAB_POISON ((slab_flags_t)0x00000800u)
 /* Who allocated and who freed the object last, for reports. */
-#define SLAB_STORE_USER ((slab_flags_t)0x00010000u)
+#define SLAB_STORE_USER  ((slab_flags_t)0x00010000u)
 #define SLAB_DEBUG_FLAGS (SLAB_RED_ZONE | SLAB_POISON | SLAB_STORE_USER)
 
 #define POISON_INUSE 0x5a /* allocated, not yet written */
@@ -70,16 +70,16 @@ int kmem_cache_init(struct mm *mm);
 
 /*
  * Ends it: reports every cache that still has objects, then gives back every frame of every cache,
- * whether it is in use or not. No other call may be in progress, and vmalloc and kmalloc memory must
- * not be used afterwards. Returns how many objects had leaked. The instance can be used again.
+ * whether it is in use or not. No other call may be in progress, and vmalloc and kmalloc memory
+ * must not be used afterwards. Returns how many objects had leaked. The instance can be used again.
  */
 uint64_t kmem_cache_exit(struct mm *mm);
 
 /*
  * A cache of objects of size bytes, aligned to align (a power of two up to 1 MiB; 0: 8). ctor, if
  * given, runs once on each object when its slab is made; users give objects back in that state. The
- * name is copied (cut at KMEM_CACHE_NAME_MAX) and need not be unique. Returns NULL with errno EINVAL
- * (size, align or flags), ENOMEM or ENODEV.
+ * name is copied (cut at KMEM_CACHE_NAME_MAX) and need not be unique. Returns NULL with errno
+ * EINVAL (size, align or flags), ENOMEM or ENODEV.
  */
 struct kmem_cache *kmem_cache_create(struct mm *mm, const char *name, size_t size, size_t align,
 				     slab_flags_t flags, void (*ctor)(void *object));
@@ -129,15 +129,15 @@ int mm_slab_validate(struct mm *mm, char *buf, size_t len);
 /*
  * General memory. Up to 1 MiB from caches of fixed sizes (8, 16, 32, 64, 96, 128, 192, 256, 512,
  * 1k ... 1M), beyond from blocks of frames. A size that is a power of two is aligned to itself (up
- * to a frame), others to 8 bytes at least. gfp may ask for __GFP_DMA, __GFP_DMA32, __GFP_RECLAIMABLE
- * and __GFP_ZERO. Size 0 gives ZERO_SIZE_PTR, which may be freed and not accessed. NULL: no memory,
- * or more than 1 GiB. With MM_DEBUG_POISON the caches have all debug flags, and bytes beyond the
- * size asked for are guarded too.
+ * to a frame), others to 8 bytes at least. gfp may ask for __GFP_DMA, __GFP_DMA32,
+ * __GFP_RECLAIMABLE and __GFP_ZERO. Size 0 gives ZERO_SIZE_PTR, which may be freed and not
+ * accessed. NULL: no memory, or more than 1 GiB. With MM_DEBUG_POISON the caches have all debug
+ * flags, and bytes beyond the size asked for are guarded too.
  */
-#define ZERO_SIZE_PTR              ((void *)16)
-#define ZERO_OR_NULL_PTR(ptr)      ((uintptr_t)(ptr) <= (uintptr_t)ZERO_SIZE_PTR)
-#define KMALLOC_MAX_CACHE_SIZE     ((size_t)1 << 20)
-#define KMALLOC_MAX_SIZE           ((size_t)FRAME_SIZE << MAX_ORDER)
+#define ZERO_SIZE_PTR          ((void *)16)
+#define ZERO_OR_NULL_PTR(ptr)  ((uintptr_t)(ptr) <= (uintptr_t)ZERO_SIZE_PTR)
+#define KMALLOC_MAX_CACHE_SIZE ((size_t)1 << 20)
+#define KMALLOC_MAX_SIZE       ((size_t)FRAME_SIZE << MAX_ORDER)
 void *mm_kmalloc(struct mm *mm, size_t size, gfp_t gfp);
 void *mm_kzalloc(struct mm *mm, size_t size, gfp_t gfp);
 /* nr elements of size bytes; NULL on overflow. Kernel: kcalloc(). */

@@ -118,6 +118,9 @@ struct virtio_device_type {
 	uint16_t queue_size;  /* the largest offered; a power of two, at most VIRTQ_SIZE_MAX */
 	uint16_t config_size; /* bytes of the device configuration space */
 	uint64_t features;    /* the device's own; the core adds VIRTIO_F_VERSION_1 */
+	/* Features without which it does not work: FEATURES_OK is refused if one is offered and not
+	 * accepted. */
+	uint64_t required;
 
 	/* Configuration space; offset + len is at most config_size. */
 	void (*read_config)(struct virtio_device *vdev, unsigned int offset, void *dst,
@@ -157,7 +160,7 @@ struct virtio_device {
 	pthread_mutex_t lock; /* over everything below and the type's own state */
 	uint8_t status;
 	uint8_t config_generation;
-	uint64_t offered;
+	uint64_t offered;  /* the type's; a model may take some away before it is attached */
 	uint64_t accepted; /* as the driver wrote them; valid with FEATURES_OK */
 	bool paused;
 	bool complained; /* one log line per device about a bad driver */

@@ -25,7 +25,7 @@ struct vm_config {
 	uint64_t mem_bytes; /* multiple of FRAME_SIZE, at least 4 MiB */
 	const char *kernel; /* bzImage, or a flat guest-test image (ELF64) */
 	const char *initrd; /* NULL: none */
-	const char *append; /* NULL: "" */
+	const char *append; /* NULL: "console=ttyS0" */
 	enum hugepages_mode hugepages;
 	uint64_t pool_bytes;
 	bool start_paused;
@@ -101,7 +101,8 @@ enum vm_shutdown_reason vm_get_shutdown_reason(const struct vm *vm);
 struct vm_memory *vm_get_memory(struct vm *vm);
 struct virtio_balloon *vm_get_balloon(struct vm *vm);
 
-/* Thread id of a vCPU's thread (QMP query-cpus-fast; libvirt pins by it), or 0 before vm_start(). */
+/* Thread id of a vCPU's thread (QMP query-cpus-fast; libvirt pins by it), or 0 before vm_start().
+ */
 int vm_get_cpu_tid(const struct vm *vm, unsigned int cpu);
 
 /* Bytes typed at the console, into the serial port's receiver. Returns how many were taken. */

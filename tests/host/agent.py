@@ -150,6 +150,10 @@ class Agent:
 
 
 def main():
+    # A shell without job control starts its background jobs, this one too, with these ignored, and
+    # so would everything be that is started here.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     idle_vm = hold_idle_vm()
     agent = Agent()
     agent.send({"id": 0, "kvm": idle_vm >= 0})

@@ -30,6 +30,7 @@ if [ ! -e "$root/Makefile" ]; then
 	mount --bind /dev/checkout "$root"
 fi
 
+ln -s /proc/self/fd /dev/fd
 ip link set lo up
 hostname testhost
 

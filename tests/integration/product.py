@@ -69,21 +69,20 @@ class Vm:
         self.product = product
         self.name = name
         self.command = command
-        self.log = os.path.join(product.logs, f"{name}.log")
-        self.errors = os.path.join(product.logs, f"{name}.err")
-        self._status = os.path.join(product.logs, f"{name}.status")
-        self._pid = os.path.join(product.logs, f"{name}.pid")
-        self.fifo = f"{product.directory}/{name}.in"
+        # New names for each VM: the test host remembers what it has seen of files that change outside.
+        stem = f"{name}-{len(product.vms) + 1}"
+        self.log = os.path.join(product.logs, f"{stem}.log")
+        self.errors = os.path.join(product.logs, f"{stem}.err")
+        self._status = os.path.join(product.logs, f"{stem}.status")
+        self._pid = os.path.join(product.logs, f"{stem}.pid")
+        self.fifo = f"{product.directory}/{stem}.in"
         self.position = 0
 
     def launch(self):
-        for path in (self.log, self.errors, self._status, self._pid):
-            if os.path.exists(path):
-                os.unlink(path)
-        # set -m: otherwise a job in the background has SIGINT ignored
+        # set -m: otherwise jobs in the background have SIGINT ignored.
         script = (f"set -m; {self.command} <>{self.fifo} >{self.log} 2>{self.errors} & echo $! >{self._pid}; "
                   f"wait $!; echo $? >{self._status}")
-        self.product.run(f"rm -f {self.fifo}; mkfifo {self.fifo}; setsid bash -c {shlex.quote(script)} >/dev/null 2>&1 </dev/null &",
+        self.product.run(f"mkfifo {self.fifo}; set -m; setsid bash -c {shlex.quote(script)} >/dev/null 2>&1 </dev/null &",
                          check=True)
         return self
 
@@ -110,13 +109,15 @@ class Vm:
         return (f"VM {self.name}: exit status {self.status}\n--- console\n{self._read(self.log)[-3000:]}\n"
                 f"--- messages\n{self._read(self.errors)[-3000:]}")
 
-    def wait_for(self, pattern, timeout):
+    def wait_for(self, pattern, timeout, whole_lines=True):
         """Waits until the console shows a line that matches, after what was waited for before.
-        Returns the match."""
+        Returns the match. A prompt is not a whole line."""
         deadline = time.monotonic() + timeout
         while True:
             ended = self.status is not None
             text = self._read(self.log).replace("\r", "")
+            if whole_lines:
+                text = text[:text.rfind("\n") + 1]
             match = re.compile(pattern, re.MULTILINE).search(text, self.position)
             if match:
                 self.position = match.end()
@@ -211,9 +212,6 @@ class Product:
 
     # What has to be true.
 
-    def owner_answers(self):
-        return self.framevisor("pool --json").rc == 0
-
     def check_conservation(self):
         """free + cached + held + quarantined = total, as the pool owner and as we count."""
         result = self.framevisor("pool check")
@@ -224,21 +222,21 @@ class Product:
         assert pool["quarantined"] == 0, pool
         return pool
 
+    # Our programs that use this run directory: PID and command line.
+    _PROCESSES = ("for p in $(grep -lsz '^FRAMEVISOR_RUNDIR={rundir}$' /proc/[0-9]*/environ); do d=${{p%/environ}}; "
+                  "case $(readlink $d/exe) in */framevisor|*/framevisord) echo ${{d#/proc/}} $(tr '\\0' ' ' <$d/cmdline);; esac; done")
+
     def processes(self):
-        """PIDs and names of our programs that use this run directory."""
-        script = (f"for p in $(grep -lsz '^FRAMEVISOR_RUNDIR={self.rundir}$' /proc/[0-9]*/environ); do d=${{p%/environ}}; "
-                  "case $(readlink $d/exe) in */framevisor|*/framevisord) echo ${d#/proc/} $(tr '\\0' ' ' <$d/cmdline);; esac; done")
-        return self.place.run(script).out.splitlines()
+        """PIDs and command lines of our programs that use this run directory."""
+        return self.place.run(self._PROCESSES.format(rundir=self.rundir)).out.splitlines()
 
     def leftovers(self):
         """What is still there of VMs and pool owner: processes, files, hugepages."""
-        found = [f"process {line}" for line in self.processes()]
-        files = self.place.run(f"find {self.rundir} -mindepth 1 ! -name vm 2>/dev/null").out.split()
-        found += [f"file {path}" for path in files if not path.endswith("/pool.lock")]
-        total = self.hugepages()["HugePages_Total"]
-        if isinstance(self.place, Here):
-            pass  # others may be using this machine's hugepages at the same time
-        elif total != self.hugepages_before:
+        script = (self._PROCESSES.format(rundir=self.rundir) + f" | sed 's/^/process /'; find {self.rundir} -mindepth 1 ! -name vm "
+                  "! -name pool.lock 2>/dev/null | sed 's/^/file /'; grep HugePages_Total /proc/meminfo")
+        *found, total = self.place.run(script).out.splitlines()
+        # On this machine others may be using hugepages at the same time.
+        if not isinstance(self.place, Here) and int(total.split()[1]) != self.hugepages_before:
             found.append(f"hugepages: {total}, before the test {self.hugepages_before}")
         return found
 
@@ -257,7 +255,7 @@ class Product:
         if not self.place.alive():
             raise AssertionError(f"the test host died during the test:\n{self.place.serial_tail()}")
         try:
-            if self.owner_answers():
+            if any(vm.status is None for vm in self.vms):
                 self.check_conservation()
             for vm in self.vms:
                 if vm.status is None:
@@ -265,9 +263,8 @@ class Product:
                     vm.wait_until_ended(15)
             self.assert_nothing_left()
         finally:
-            for line in self.processes():
-                self.place.run(f"kill -9 {line.split()[0]}")
-            self.place.run(f"rm -rf {self.directory}")
+            self.place.run(self._PROCESSES.format(rundir=self.rundir) + " | while read pid _; do kill -9 $pid; done; "
+                           f"rm -rf {self.directory}")
 
 
 def linux_files(version):

@@ -6,6 +6,7 @@ import re
 
 import pytest
 from product import kernel_versions, linux_files
+from testhost import ROOT
 
 KERNEL = f"build/kernels/{(kernel_versions() or ['none'])[0]}/vmlinuz"
 
@@ -111,6 +112,8 @@ def without(mounts, command):
 
 
 RUN = f"build/framevisor run --kernel {KERNEL} --mem 256M"
+NO_HUGEPAGES = ("mount -t tmpfs tmpfs /sys/kernel/mm/hugepages; "
+                "for n in /sys/devices/system/node/node*/hugepages; do mount -t tmpfs tmpfs $n; done")
 BARE_DEV = ("mount -t tmpfs tmpfs /mnt && mknod -m 666 /mnt/null c 1 3 && mknod -m 666 /mnt/zero c 1 5 && "
             "mknod -m 666 /mnt/urandom c 1 9 && mount --move /mnt /dev")
 
@@ -127,10 +130,19 @@ def test_kvm_is_something_else(product_anywhere):
 
 def test_hugepages_demanded_but_not_to_be_had(product_anywhere):
     """A machine whose kernel has no 2 MiB hugepages to give, because the files to ask with are not
-    there; and with auto the same machine runs on ordinary memory and says so once."""
-    hide = "mount -t tmpfs tmpfs /sys/kernel/mm/hugepages; for n in /sys/devices/system/node/node*/hugepages; do mount -t tmpfs tmpfs $n; done"
-    result = product_anywhere.run(without(hide, f"{RUN} --hugepages=require") + " </dev/null")
+    there."""
+    result = product_anywhere.run(without(NO_HUGEPAGES, f"{RUN} --hugepages=require") + " </dev/null")
     assert_refused(product_anywhere, result, r"(?i)hugepage")
+
+
+def test_no_hugepages_and_none_demanded(product_anywhere):
+    """The same machine with --hugepages=auto: one warning, and the guest runs on ordinary memory."""
+    image = f"{ROOT}/build/guest-tests/touch.elf"
+    result = product_anywhere.run(without(NO_HUGEPAGES, f"build/framevisor run --kernel {image} --mem 64M") + " </dev/null")
+    assert result.rc == 0, result
+    assert "PASS touch" in result.out, result
+    assert len(result.err.strip().splitlines()) == 1 and "hugepages" in result.err, result
+    product_anywhere.assert_nothing_left()
 
 
 def as_nobody(product):

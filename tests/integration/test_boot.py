@@ -60,7 +60,7 @@ def test_interactive_shell(product):
     """Without fv.test= the serial console has a shell that works and whose end powers off."""
     vm = product.linux("web", append="")
     vm.wait_for(r"^guest: up", 90)
-    vm.wait_for(r"# ", 30)
+    vm.wait_for(r"# ", 30, whole_lines=False)
     vm.type("echo $((6 * 7)) answers")
     vm.wait_for(r"^42 answers", 20)
     vm.type("exit")

@@ -102,9 +102,9 @@ static void check_placement(const struct page *page, gfp_t gfp, nodemask_t mask)
 static void op_alloc(struct model *model)
 {
 	gfp_t gfp = gfps[random_below(model, sizeof(gfps) / sizeof(gfps[0]))] | __GFP_NOWARN;
-	unsigned int order =
-		random_below(model, 4) ? (unsigned int)random_below(model, 4)
-				       : (unsigned int)random_below(model, NR_PAGE_ORDERS + 1);
+	unsigned int order = random_below(model, 4)
+				     ? (unsigned int)random_below(model, 4)
+				     : (unsigned int)random_below(model, NR_PAGE_ORDERS + 1);
 	int nid = (int)random_below(model, model->config.nr_nodes + 1) - 1;
 	nodemask_t mask = random_below(model, 3) ? 0 : 1 + random_below(model, 3);
 	struct page *page;

@@ -22,10 +22,13 @@
 #include "framevisor/layout.h"
 #include "framevisor/log.h"
 
-#define HOST_FRAMES    14
-#define HOST_HIGH_RAM  LAYOUT_HIGH_RAM
-#define HOST_LINES     24
-#define HOST_DOORBELLS 16
+#define HOST_FRAMES      14
+#define HOST_HIGH_RAM    LAYOUT_HIGH_RAM
+#define HOST_PLUG_FRAMES 80                                    /* more than one word of a bitmap */
+#define HOST_PLUG        (HOST_HIGH_RAM + (UINT64_C(1) << 30)) /* where the memory device is */
+#define HOST_ALL_FRAMES  (HOST_FRAMES + HOST_PLUG_FRAMES)
+#define HOST_LINES       24
+#define HOST_DOORBELLS   16
 
 struct msi_vector {
 	uint64_t addr;
@@ -50,15 +53,18 @@ struct test_host {
 	atomic_bool lines[HOST_LINES];
 	atomic_uint rises[HOST_LINES];
 	atomic_uint power_off, power_reset;
-	atomic_uint balloon_changes, rooms;
+	atomic_uint balloon_changes, mem_changes, rooms;
 	char output[4096];
 	size_t output_len;
 
-	bool present[HOST_FRAMES];
-	atomic_uint nr_release, nr_back, nr_taken;
+	uint64_t plugged[GUEST_PLUGGED_WORDS(HOST_PLUG_FRAMES * FRAME_SIZE)];
+	struct virtio_mem_options mem_options;
+	bool present[HOST_ALL_FRAMES];
+	bool untouched[HOST_ALL_FRAMES]; /* since watch(); a test that touches clears it */
+	atomic_uint nr_release, nr_back, nr_taken, nr_watch, nr_plug, nr_unplug;
 	uint64_t last_release_nr;
-	atomic_bool no_memory;      /* back() fails */
-	atomic_bool release_broken; /* release() fails */
+	atomic_bool no_memory;      /* back() and plug() fail */
+	atomic_bool release_broken; /* release() and unplug() fail */
 };
 
 /* Two adjacent regions below 4 GiB and one above: 8, 2 and 4 frames. */
@@ -69,6 +75,8 @@ static const struct {
 
 static inline unsigned int host_frame(uint64_t gpa)
 {
+	if (gpa >= HOST_PLUG)
+		return (unsigned int)(HOST_FRAMES + (gpa - HOST_PLUG) / FRAME_SIZE);
 	return (unsigned int)(gpa >= HOST_HIGH_RAM ? 10 + (gpa - HOST_HIGH_RAM) / FRAME_SIZE
 						   : gpa / FRAME_SIZE);
 }
@@ -216,7 +224,94 @@ static inline int th_back(void *opaque, uint64_t gpa, uint64_t nr)
 	return th->no_memory ? -ENOMEM : 0;
 }
 
-static const struct guest_frame_ops th_frame_ops = { .release = th_release, .back = th_back };
+static inline void th_check_blocks(struct test_host *th, uint64_t gpa, uint64_t nr, bool plugged)
+{
+	if (!nr || !frame_aligned(gpa) || gpa < HOST_PLUG ||
+	    gpa + nr * FRAME_SIZE > HOST_PLUG + HOST_PLUG_FRAMES * FRAME_SIZE)
+		host_bug("blocks outside the region");
+	for (uint64_t i = 0; i < nr; i++) {
+		if (guest_frame_valid(&th->mem, gpa + i * FRAME_SIZE) != plugged)
+			host_bug("blocks in the wrong state");
+	}
+}
+
+static inline int th_plug(void *opaque, uint64_t gpa, uint64_t nr)
+{
+	struct test_host *th = opaque;
+
+	th_check_blocks(th, gpa, nr, false);
+	th->nr_plug++;
+	if (th->no_memory)
+		return -ENOMEM;
+	return guest_memory_set_plugged(&th->mem, gpa, nr, true);
+}
+
+static inline int th_unplug(void *opaque, uint64_t gpa, uint64_t nr)
+{
+	struct test_host *th = opaque;
+
+	th_check_blocks(th, gpa, nr, true);
+	th->nr_unplug++;
+	if (th->release_broken)
+		return -EIO;
+	guest_memory_set_plugged(&th->mem, gpa, nr, false);
+	pthread_mutex_lock(&th->lock);
+	for (uint64_t i = 0; i < nr; i++)
+		th->present[host_frame(gpa) + i] = false;
+	pthread_mutex_unlock(&th->lock);
+	return 0;
+}
+
+static inline int th_watch(void *opaque, uint64_t gpa, uint64_t nr)
+{
+	struct test_host *th = opaque;
+
+	pthread_mutex_lock(&th->lock);
+	for (uint64_t i = 0; i < nr; i++)
+		th->untouched[host_frame(gpa) + i] = true;
+	pthread_mutex_unlock(&th->lock);
+	th->nr_watch++;
+	return th->release_broken ? -EIO : 0;
+}
+
+static inline bool th_all_zero(struct test_host *th, uint64_t gpa)
+{
+	const uint8_t *bytes = guest_ptr(&th->mem, gpa, FRAME_SIZE);
+
+	return !bytes[0] && !memcmp(bytes, bytes + 1, FRAME_SIZE - 1);
+}
+
+static inline int64_t th_release_clean(void *opaque, uint64_t gpa, uint64_t nr)
+{
+	struct test_host *th = opaque;
+	int64_t taken = 0;
+
+	if (!nr || !frame_aligned(gpa) || !guest_ptr(&th->mem, gpa, nr * FRAME_SIZE))
+		host_bug("release of clean frames outside RAM");
+	if (th->release_broken)
+		return -EIO;
+	pthread_mutex_lock(&th->lock);
+	for (uint64_t i = 0; i < nr; i++) {
+		unsigned int frame = host_frame(gpa) + (unsigned int)i;
+
+		if (!th->present[frame] ||
+		    (!th->untouched[frame] && !th_all_zero(th, gpa + i * FRAME_SIZE)))
+			continue;
+		th->present[frame] = false;
+		taken++;
+	}
+	pthread_mutex_unlock(&th->lock);
+	return taken;
+}
+
+static const struct guest_frame_ops th_frame_ops = {
+	.release = th_release,
+	.back = th_back,
+	.plug = th_plug,
+	.unplug = th_unplug,
+	.watch = th_watch,
+	.release_clean = th_release_clean,
+};
 
 static inline unsigned int host_present(struct test_host *th)
 {
@@ -251,6 +346,11 @@ static inline void th_balloon_changed(void *opaque)
 	((struct test_host *)opaque)->balloon_changes++;
 }
 
+static inline void th_mem_changed(void *opaque)
+{
+	((struct test_host *)opaque)->mem_changes++;
+}
+
 /* ---- Life ---- */
 
 static inline void *th_thread(void *opaque)
@@ -263,7 +363,7 @@ static inline void *th_thread(void *opaque)
 
 static inline void th_map_ram(struct test_host *th)
 {
-	size_t size = (HOST_FRAMES + 1) * FRAME_SIZE;
+	size_t size = (HOST_ALL_FRAMES + 1) * FRAME_SIZE;
 	uint8_t *next;
 
 	th->ram = mmap(NULL, size, PROT_READ | PROT_WRITE,
@@ -277,6 +377,9 @@ static inline void th_map_ram(struct test_host *th)
 			host_bug("cannot add a region");
 		next += host_regions[i].frames * FRAME_SIZE;
 	}
+	if (guest_memory_add_pluggable(&th->mem, HOST_PLUG, HOST_PLUG_FRAMES * FRAME_SIZE, next,
+				       th->plugged) < 0)
+		host_bug("cannot add a pluggable region");
 }
 
 /* threaded: the loop runs in a thread of its own, as in a VMM; otherwise the caller runs it. */
@@ -302,11 +405,19 @@ static inline struct test_host *host_create(bool threaded)
 	th->host.mmio = bus_create();
 	th->host.ops = &th_ops;
 	th->host.machine = th;
+	th->mem_options = (struct virtio_mem_options){ .addr = HOST_PLUG,
+						       .region_size = HOST_PLUG_FRAMES * FRAME_SIZE,
+						       .has_node = true,
+						       .node = 1,
+						       .changed = th_mem_changed,
+						       .opaque = th };
 	th->set = (struct device_set){ .host = &th->host,
 				       .serial_output = th_output,
 				       .serial_room = th_room,
 				       .balloon_changed = th_balloon_changed,
-				       .opaque = th };
+				       .opaque = th,
+				       .mem_options = &th->mem_options,
+				       .nr_mem_options = 1 };
 	if (device_set_create(&th->set, &err) < 0)
 		host_bug(err.message);
 	th->threaded = threaded;
@@ -327,7 +438,7 @@ static inline void host_destroy(struct test_host *th)
 	event_loop_destroy(th->host.loop);
 	bus_destroy(th->host.pio);
 	bus_destroy(th->host.mmio);
-	munmap(th->ram, (HOST_FRAMES + 1) * FRAME_SIZE);
+	munmap(th->ram, (HOST_ALL_FRAMES + 1) * FRAME_SIZE);
 	pthread_mutex_destroy(&th->lock);
 	free(th);
 }

@@ -20,6 +20,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -191,6 +192,7 @@ enum peer_order {
 	PEER_GIVE,    /* a run that it need not hold */
 	PEER_DIRTY,   /* writes into every frame; answers how many were all zero before */
 	PEER_SEND,    /* number of bytes of rubbish; answers 0 when the owner hangs up */
+	PEER_FLOOD,   /* asks without reading an answer; answers how often until it was cut off */
 	PEER_CLOSE,   /* leaves the pool and lives on */
 	PEER_HUGETLB, /* whether the pool is of hugepages */
 	PEER_UFFD,    /* whether it has a userfaultfd */
@@ -259,6 +261,17 @@ static inline int64_t peer_dirty(struct peer_state *peer)
 	return zero;
 }
 
+static inline int64_t peer_flood(struct peer_state *peer)
+{
+	struct owner_grant grant = { .header = { .type = OWNER_GRANT, .length = sizeof(grant) },
+				     .nr_frames = 1 };
+	int64_t sent = 0;
+
+	while (send(owner_client_fd(peer->client), &grant, sizeof(grant), MSG_NOSIGNAL) > 0)
+		sent++;
+	return errno == EPIPE || errno == ECONNRESET ? sent : -errno;
+}
+
 static inline int64_t peer_obey(struct peer_state *peer, const struct peer_command *command)
 {
 	char rubbish[8192];
@@ -280,6 +293,8 @@ static inline int64_t peer_obey(struct peer_state *peer, const struct peer_comma
 		if (send(owner_client_fd(peer->client), rubbish, command->number, MSG_NOSIGNAL) < 0)
 			return -errno;
 		return recv(owner_client_fd(peer->client), rubbish, sizeof(rubbish), 0);
+	case PEER_FLOOD:
+		return peer_flood(peer);
 	case PEER_CLOSE:
 		owner_client_close(peer->client);
 		return 0;

@@ -61,16 +61,17 @@ static inline void pool_map_node(struct pool *pool, unsigned int nid)
 			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	assert_ptr_not_equal(pool->map[nid], MAP_FAILED);
 	base = (void *)(((uintptr_t)pool->map[nid] + FRAME_SIZE - 1) & (uintptr_t)FRAME_MASK);
-	pool->base[nid] = mmap(base, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-			       pool->fd[nid], 0);
+	pool->base[nid] =
+		mmap(base, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, pool->fd[nid], 0);
 	assert_ptr_equal(pool->base[nid], base);
 }
 
-static inline struct pool *pool_create(unsigned int nr_nodes, uint64_t frames, unsigned int nr_cpus,
-				       unsigned int flags)
+/* phys: host physical frame number of each node's first frame, which decides the zones. */
+static inline struct pool *pool_create_at(unsigned int nr_nodes, uint64_t frames,
+					  unsigned int nr_cpus, unsigned int flags, uint64_t phys)
 {
 	struct pool *pool = calloc(1, sizeof(*pool));
-	struct mm_config config = {.nr_nodes = nr_nodes, .nr_cpus = nr_cpus, .flags = flags};
+	struct mm_config config = { .nr_nodes = nr_nodes, .nr_cpus = nr_cpus, .flags = flags };
 	size_t size;
 	unsigned int nid;
 
@@ -82,7 +83,7 @@ static inline struct pool *pool_create(unsigned int nr_nodes, uint64_t frames, u
 		pool_map_node(pool, nid);
 		config.node[nid].spanned = frames;
 		config.node[nid].base = pool->base[nid];
-		config.node[nid].phys_base = UINT64_C(1) << 20; /* beyond DMA32 */
+		config.node[nid].phys_base = phys + nid * frames;
 	}
 	size = mm_metadata_size(&config);
 	assert_true(size > 0);
@@ -96,6 +97,13 @@ static inline struct pool *pool_create(unsigned int nr_nodes, uint64_t frames, u
 		assert_int_equal(mm_online_pages(pool->mm, nid, 0, frames, true), 0);
 	mm_use(pool->mm);
 	return pool;
+}
+
+/* Everything ZONE_NORMAL. */
+static inline struct pool *pool_create(unsigned int nr_nodes, uint64_t frames, unsigned int nr_cpus,
+				       unsigned int flags)
+{
+	return pool_create_at(nr_nodes, frames, nr_cpus, flags, UINT64_C(1) << 20);
 }
 
 static inline void pool_validate(struct pool *pool)

@@ -154,6 +154,48 @@ static void test_frame_valid(void **state)
 	assert_false(guest_frame_valid(&gm, TOP + FRAME_SIZE));
 }
 
+/* Frames 0-3 of which some are plugged; one plain region right behind. */
+static void test_pluggable(void **state)
+{
+	struct guest_memory gm = { 0 };
+	uint64_t plugged[GUEST_PLUGGED_WORDS(3 * FRAME_SIZE)] = { 0 };
+	uint8_t buf[32] = { 0 };
+
+	(void)state;
+	assert_int_equal(guest_memory_add_pluggable(&gm, 0, 3 * FRAME_SIZE, ram, NULL), -EINVAL);
+	assert_int_equal(guest_memory_add_pluggable(&gm, 0, 3 * FRAME_SIZE, ram, plugged), 0);
+	assert_int_equal(
+		guest_memory_add_region(&gm, 3 * FRAME_SIZE, FRAME_SIZE, ram + 3 * FRAME_SIZE), 0);
+	assert_int_equal(guest_memory_size(&gm), FRAME_SIZE);
+	assert_null(guest_ptr(&gm, 0, 1));
+	assert_false(guest_frame_valid(&gm, FRAME_SIZE));
+	assert_int_equal(guest_read(&gm, 3 * FRAME_SIZE - 8, buf, 16), -EFAULT);
+
+	assert_int_equal(guest_memory_set_plugged(&gm, FRAME_SIZE, 2, true), 0);
+	assert_int_equal(guest_memory_size(&gm), 3 * FRAME_SIZE);
+	assert_ptr_equal(guest_ptr(&gm, FRAME_SIZE, 2 * FRAME_SIZE), ram + FRAME_SIZE);
+	assert_ptr_equal(guest_ptr(&gm, 2 * FRAME_SIZE - 1, 2), ram + 2 * FRAME_SIZE - 1);
+	assert_null(guest_ptr(&gm, FRAME_SIZE - 1, 2));
+	assert_null(guest_ptr(&gm, FRAME_SIZE, 2 * FRAME_SIZE + 1));
+	assert_null(guest_ptr(&gm, FRAME_SIZE, UINT64_MAX));
+	assert_int_equal(guest_read(&gm, 3 * FRAME_SIZE - 8, buf, 16), 0);
+	assert_int_equal(guest_write(&gm, FRAME_SIZE - 8, buf, 16), -EFAULT);
+
+	assert_int_equal(guest_memory_set_plugged(&gm, 2 * FRAME_SIZE, 1, false), 0);
+	assert_ptr_equal(guest_ptr(&gm, FRAME_SIZE, FRAME_SIZE), ram + FRAME_SIZE);
+	assert_null(guest_ptr(&gm, 2 * FRAME_SIZE - 1, 2));
+	assert_true(guest_frame_valid(&gm, FRAME_SIZE));
+	assert_false(guest_frame_valid(&gm, 2 * FRAME_SIZE));
+	assert_int_equal(guest_read(&gm, 2 * FRAME_SIZE - 8, buf, 16), -EFAULT);
+
+	/* Not in it, not all in it, not aligned. */
+	assert_int_equal(guest_memory_set_plugged(&gm, 3 * FRAME_SIZE, 1, true), -EINVAL);
+	assert_int_equal(guest_memory_set_plugged(&gm, 2 * FRAME_SIZE, 2, true), -EINVAL);
+	assert_int_equal(guest_memory_set_plugged(&gm, 4096, 1, true), -EINVAL);
+	assert_int_equal(guest_memory_set_plugged(&gm, FRAME_SIZE, UINT64_MAX, true), -EINVAL);
+	assert_int_equal(guest_memory_size(&gm), 2 * FRAME_SIZE);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -163,6 +205,7 @@ int main(void)
 		cmocka_unit_test(test_copies_span_regions),
 		cmocka_unit_test(test_copies_refuse),
 		cmocka_unit_test(test_frame_valid),
+		cmocka_unit_test(test_pluggable),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);

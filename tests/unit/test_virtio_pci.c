@@ -28,16 +28,16 @@ static void structures(void **state)
 	assert_int_equal(cfg_read(&drv, PCI_INTERRUPT_PIN, 1), 0);
 	assert_true(drv.common && drv.notify && drv.isr && drv.device && drv.msix_cap &&
 		    drv.pci_cfg_cap);
-	assert_int_equal(cfg_read(&drv, drv.msix_cap + PCI_MSIX_FLAGS, 2), 2);
+	assert_int_equal(cfg_read(&drv, drv.msix_cap + PCI_MSIX_FLAGS, 2), 5);
 	driver_enable_memory(&drv);
-	assert_int_equal(common_read(&drv, VIRTIO_PCI_COMMON_NUMQ, 2), 2);
-	assert_int_equal(driver_offered(&drv), F_VERSION_1 | F_TELL);
+	assert_int_equal(common_read(&drv, VIRTIO_PCI_COMMON_NUMQ, 2), 5);
+	assert_int_equal(driver_offered(&drv), F_VERSION_1 | VIRTIO_BALLOON_FEATURES_ALL);
 	common_write(&drv, VIRTIO_PCI_COMMON_DFSELECT, 2, 4);
 	assert_int_equal(common_read(&drv, VIRTIO_PCI_COMMON_DF, 4), 0);
 	common_write(&drv, VIRTIO_PCI_COMMON_Q_SELECT, 1, 2);
 	assert_int_equal(common_read(&drv, VIRTIO_PCI_COMMON_Q_SIZE, 2), 128);
 	assert_int_equal(common_read(&drv, VIRTIO_PCI_COMMON_Q_NOFF, 2), 1);
-	common_write(&drv, VIRTIO_PCI_COMMON_Q_SELECT, 2, 2);
+	common_write(&drv, VIRTIO_PCI_COMMON_Q_SELECT, 5, 2);
 	assert_int_equal(common_read(&drv, VIRTIO_PCI_COMMON_Q_SIZE, 2), 0);
 	/* Fields have one width. */
 	assert_int_equal(common_read(&drv, VIRTIO_PCI_COMMON_NUMQ, 1), 0);
@@ -100,7 +100,7 @@ static void queue_rules(void **state)
 	assert_int_equal(common_read(&drv, VIRTIO_PCI_COMMON_Q_ENABLE, 2), 0);
 	assert_int_equal(common_read(&drv, VIRTIO_PCI_COMMON_Q_SIZE, 2), 128);
 	driver_negotiate(&drv, F_VERSION_1);
-	driver_program_queue(&drv, 2, &q); /* there is none */
+	driver_program_queue(&drv, 5, &q); /* there is none */
 	common_write(&drv, VIRTIO_PCI_COMMON_Q_SELECT, 0xffff, 2);
 	common_write(&drv, VIRTIO_PCI_COMMON_Q_ENABLE, 1, 2);
 	q.desc = 0x1234567890ull & ~0xfull;
@@ -124,7 +124,7 @@ static void queue_rules(void **state)
 	driver_program_queue(&drv, 1, &q); /* after DRIVER_OK */
 	assert_int_equal(common_read(&drv, VIRTIO_PCI_COMMON_Q_ENABLE, 2), 0);
 	/* A vector that does not exist. */
-	common_write(&drv, VIRTIO_PCI_COMMON_Q_MSIX, 3, 2);
+	common_write(&drv, VIRTIO_PCI_COMMON_Q_MSIX, 6, 2);
 	assert_int_equal(common_read(&drv, VIRTIO_PCI_COMMON_Q_MSIX, 2), VIRTIO_MSI_NO_VECTOR);
 	common_write(&drv, VIRTIO_PCI_COMMON_MSIX, 0x1000, 2);
 	assert_int_equal(common_read(&drv, VIRTIO_PCI_COMMON_MSIX, 2), VIRTIO_MSI_NO_VECTOR);
@@ -153,7 +153,7 @@ static void notifications(void **state)
 	(void)state;
 	probe(&drv, true);
 	assert_int_equal(driver_start(&drv, F_VERSION_1, 8), S_ALL);
-	assert_int_equal(drv.th->nr_bells, 2);
+	assert_int_equal(drv.th->nr_bells, 5);
 	host_sync(drv.th); /* DRIVER_OK rings once by itself */
 	send_one(&drv);
 	host_sync(drv.th);
@@ -226,7 +226,7 @@ static void doorbells_follow_the_bar(void **state)
 	before = drv.notify;
 	cfg_write(&drv, PCI_BASE_ADDRESS_0, (uint32_t)moved, 4);
 	cfg_write(&drv, PCI_BASE_ADDRESS_1, (uint32_t)(moved >> 32), 4);
-	assert_int_equal(drv.th->nr_bells, 2);
+	assert_int_equal(drv.th->nr_bells, 5);
 	drv.notify += moved - drv.common;
 	drv.common = moved;
 	assert_int_equal(driver_status(&drv), S_ALL); /* the device did not notice */
@@ -254,7 +254,7 @@ static void access_through_config_space(void **state)
 	cfg_write(&drv, cap + VIRTIO_PCI_CAP_BAR, 0, 1);
 	cfg_write(&drv, cap + VIRTIO_PCI_CAP_OFFSET, VIRTIO_PCI_COMMON_NUMQ, 4);
 	cfg_write(&drv, cap + VIRTIO_PCI_CAP_LENGTH, 2, 4);
-	assert_int_equal(cfg_read(&drv, data, 4), 2);
+	assert_int_equal(cfg_read(&drv, data, 4), 5);
 	cfg_write(&drv, cap + VIRTIO_PCI_CAP_OFFSET, VIRTIO_PCI_COMMON_STATUS, 4);
 	cfg_write(&drv, cap + VIRTIO_PCI_CAP_LENGTH, 1, 4);
 	cfg_write(&drv, data, 0xff01, 4);
@@ -364,6 +364,24 @@ static void pause_and_resume(void **state)
 	host_destroy(drv.th);
 }
 
+/* Whoever destroys the bus before its devices finds nothing hanging. */
+static void destroyed_in_any_order(void **state)
+{
+	struct device *dev, *next, *reversed = NULL;
+	struct driver drv;
+
+	(void)state;
+	probe(&drv, true);
+	driver_start(&drv, F_VERSION_1, 8);
+	for (dev = drv.th->set.last; dev; dev = next) {
+		next = dev->next;
+		dev->next = reversed;
+		reversed = dev;
+	}
+	drv.th->set.last = reversed;
+	host_destroy(drv.th);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -377,6 +395,7 @@ int main(void)
 		cmocka_unit_test(config_space),
 		cmocka_unit_test(broken_driver_is_told),
 		cmocka_unit_test(pause_and_resume),
+		cmocka_unit_test(destroyed_in_any_order),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

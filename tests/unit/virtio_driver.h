@@ -14,7 +14,7 @@
 
 #include "tests/unit/device_host.h"
 
-#define DRIVER_QUEUES  2
+#define DRIVER_QUEUES  5
 #define DRIVER_DATA    0x8 /* MSI data of vector 0; vector n sends DRIVER_DATA + n */
 #define DRIVER_RINGS   0x10000
 #define DRIVER_BUFFERS 0x80000
@@ -111,6 +111,11 @@ static inline void common_write(struct driver *drv, unsigned int reg, uint32_t v
 	host_write(drv->th, drv->common + reg, value, size);
 }
 
+static inline unsigned int driver_nr_queues(struct driver *drv)
+{
+	return common_read(drv, VIRTIO_PCI_COMMON_NUMQ, 2);
+}
+
 static inline uint8_t driver_status(struct driver *drv)
 {
 	return (uint8_t)common_read(drv, VIRTIO_PCI_COMMON_STATUS, 1);
@@ -191,7 +196,7 @@ static inline void driver_setup_queue(struct driver *drv, unsigned int index, ui
 static inline void driver_setup_msix(struct driver *drv)
 {
 	common_write(drv, VIRTIO_PCI_COMMON_MSIX, 0, 2);
-	for (unsigned int i = 0; i <= DRIVER_QUEUES; i++) {
+	for (unsigned int i = 0; i <= driver_nr_queues(drv); i++) {
 		uint64_t entry = drv->msix + i * PCI_MSIX_ENTRY_SIZE;
 
 		host_write(drv->th, entry + PCI_MSIX_ENTRY_LOWER_ADDR, LAYOUT_LAPIC, 4);
@@ -213,7 +218,7 @@ static inline uint8_t driver_start(struct driver *drv, uint64_t features, uint16
 	driver_enable_memory(drv);
 	driver_negotiate(drv, features);
 	driver_setup_msix(drv);
-	for (unsigned int i = 0; i < DRIVER_QUEUES; i++)
+	for (unsigned int i = 0; i < driver_nr_queues(drv); i++)
 		driver_setup_queue(drv, i, size);
 	driver_set_status(drv, S_ALL);
 	return driver_status(drv);

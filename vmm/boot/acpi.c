@@ -10,6 +10,7 @@
 
 #include "framevisor/layout.h"
 #include "framevisor/platform.h"
+#include "vmm/boot/acpi_internal.h"
 
 /* unsigned char dsdt_aml_code[], made by iasl from dsdt.asl */
 #include "dsdt.hex"
@@ -20,20 +21,6 @@
 #define TABLE_ALIGN     64 /* FACS demands 64, the others nothing */
 #define ACPI_SPACE_IO   1
 #define NO_FIELD_ACCESS 0
-
-#define packed __attribute__((packed))
-
-struct packed acpi_header { /* 5.2.6 */
-	char signature[4];
-	uint32_t length;
-	uint8_t revision;
-	uint8_t checksum;
-	char oem_id[6];
-	char oem_table_id[8];
-	uint32_t oem_revision;
-	char creator_id[4];
-	uint32_t creator_revision;
-};
 
 struct packed acpi_gas { /* 5.2.3.2, generic address */
 	uint8_t space_id;
@@ -150,15 +137,7 @@ struct packed acpi_mcfg { /* PCI firmware specification 3.0, 4.1.2 */
 	uint32_t reserved1;
 };
 
-/* The buffer that fills up. used grows past room without writing, so one check at the end does. */
-struct builder {
-	uint8_t *buf;
-	size_t room;
-	size_t used;
-	uint64_t gpa;
-};
-
-static uint64_t append(struct builder *b, const void *data, size_t len)
+uint64_t acpi_append(struct acpi_builder *b, const void *data, size_t len)
 {
 	uint64_t gpa = b->gpa + b->used;
 
@@ -168,7 +147,7 @@ static uint64_t append(struct builder *b, const void *data, size_t len)
 	return gpa;
 }
 
-static void align(struct builder *b)
+void acpi_align(struct acpi_builder *b)
 {
 	b->used = (b->used + TABLE_ALIGN - 1) & ~(size_t)(TABLE_ALIGN - 1);
 }
@@ -183,7 +162,7 @@ static uint8_t checksum(const void *data, size_t len)
 	return (uint8_t)-sum;
 }
 
-static struct acpi_header make_header(const char *signature, size_t length, uint8_t revision)
+struct acpi_header acpi_make_header(const char *signature, size_t length, uint8_t revision)
 {
 	struct acpi_header header = {
 		.length = (uint32_t)length,
@@ -199,6 +178,20 @@ static struct acpi_header make_header(const char *signature, size_t length, uint
 	return header;
 }
 
+void acpi_finish_table(struct acpi_builder *b, size_t start)
+{
+	struct acpi_header header;
+
+	if (b->used > b->room)
+		return;
+	memcpy(&header, b->buf + start, sizeof(header));
+	header.length = (uint32_t)(b->used - start);
+	header.checksum = 0;
+	memcpy(b->buf + start, &header, sizeof(header));
+	header.checksum = checksum(b->buf + start, header.length);
+	memcpy(b->buf + start, &header, sizeof(header));
+}
+
 static struct acpi_gas io_gas(uint16_t port, uint8_t bits)
 {
 	return (struct acpi_gas){
@@ -209,27 +202,27 @@ static struct acpi_gas io_gas(uint16_t port, uint8_t bits)
 	};
 }
 
-static uint64_t add_facs(struct builder *b)
+static uint64_t add_facs(struct acpi_builder *b)
 {
 	struct acpi_facs facs = { .length = sizeof(facs), .version = 2 };
 
 	memcpy(facs.signature, "FACS", sizeof(facs.signature));
-	align(b);
-	return append(b, &facs, sizeof(facs));
+	acpi_align(b);
+	return acpi_append(b, &facs, sizeof(facs));
 }
 
-static uint64_t add_dsdt(struct builder *b)
+static uint64_t add_dsdt(struct acpi_builder *b)
 {
-	align(b);
-	return append(b, dsdt_aml_code, sizeof(dsdt_aml_code));
+	acpi_align(b);
+	return acpi_append(b, dsdt_aml_code, sizeof(dsdt_aml_code));
 }
 
-static uint64_t add_fadt(struct builder *b, uint64_t facs, uint64_t dsdt)
+static uint64_t add_fadt(struct acpi_builder *b, uint64_t facs, uint64_t dsdt)
 {
 	/* Without an SMI port (smi_cmd 0) the machine is always in ACPI mode. The 32-bit fields and
 	 * their X_ twins say the same. */
 	struct acpi_fadt fadt = {
-		.header = make_header("FACP", sizeof(fadt), 6),
+		.header = acpi_make_header("FACP", sizeof(fadt), 6),
 		.minor_revision = 3,
 		.firmware_ctrl = (uint32_t)facs,
 		.dsdt = (uint32_t)dsdt,
@@ -255,11 +248,11 @@ static uint64_t add_fadt(struct builder *b, uint64_t facs, uint64_t dsdt)
 	};
 
 	fadt.header.checksum = checksum(&fadt, sizeof(fadt));
-	align(b);
-	return append(b, &fadt, sizeof(fadt));
+	acpi_align(b);
+	return acpi_append(b, &fadt, sizeof(fadt));
 }
 
-static void add_madt_irqs(struct builder *b)
+static void add_madt_irqs(struct acpi_builder *b)
 {
 	const struct madt_ioapic ioapic = {
 		.type = 1,
@@ -284,16 +277,16 @@ static void add_madt_irqs(struct builder *b)
 		.lint = 1,
 	};
 
-	append(b, &ioapic, sizeof(ioapic));
-	append(b, &pit, sizeof(pit));
-	append(b, &sci, sizeof(sci));
-	append(b, &nmi, sizeof(nmi));
+	acpi_append(b, &ioapic, sizeof(ioapic));
+	acpi_append(b, &pit, sizeof(pit));
+	acpi_append(b, &sci, sizeof(sci));
+	acpi_append(b, &nmi, sizeof(nmi));
 }
 
-static uint64_t add_madt(struct builder *b, unsigned int cpus)
+static uint64_t add_madt(struct acpi_builder *b, unsigned int cpus)
 {
 	struct acpi_madt madt = {
-		.header = make_header("APIC", sizeof(madt), 4),
+		.header = acpi_make_header("APIC", sizeof(madt), 4),
 		.lapic_address = LAYOUT_LAPIC,
 		.flags = MADT_PCAT_COMPAT,
 	};
@@ -301,9 +294,9 @@ static uint64_t add_madt(struct builder *b, unsigned int cpus)
 	uint64_t gpa;
 	size_t start;
 
-	align(b);
+	acpi_align(b);
 	start = b->used;
-	gpa = append(b, &madt, sizeof(madt));
+	gpa = acpi_append(b, &madt, sizeof(madt));
 	for (cpu = 0; cpu < cpus; cpu++) {
 		const struct madt_lapic lapic = {
 			.type = 0,
@@ -313,65 +306,61 @@ static uint64_t add_madt(struct builder *b, unsigned int cpus)
 			.flags = MADT_LAPIC_ENABLED,
 		};
 
-		append(b, &lapic, sizeof(lapic));
+		acpi_append(b, &lapic, sizeof(lapic));
 	}
 	add_madt_irqs(b);
 
-	/* Length and checksum are known now. */
-	madt.header.length = (uint32_t)(b->used - start);
-	if (b->used <= b->room) {
-		memcpy(b->buf + start, &madt, sizeof(madt));
-		madt.header.checksum = checksum(b->buf + start, madt.header.length);
-		memcpy(b->buf + start, &madt, sizeof(madt));
-	}
+	acpi_finish_table(b, start);
 	return gpa;
 }
 
-static uint64_t add_mcfg(struct builder *b)
+static uint64_t add_mcfg(struct acpi_builder *b)
 {
 	struct acpi_mcfg mcfg = {
-		.header = make_header("MCFG", sizeof(mcfg), 1),
+		.header = acpi_make_header("MCFG", sizeof(mcfg), 1),
 		.base = LAYOUT_ECAM,
 		.bus_start = 0,
 		.bus_end = LAYOUT_PCI_BUS_MAX,
 	};
 
 	mcfg.header.checksum = checksum(&mcfg, sizeof(mcfg));
-	align(b);
-	return append(b, &mcfg, sizeof(mcfg));
+	acpi_align(b);
+	return acpi_append(b, &mcfg, sizeof(mcfg));
 }
 
-static uint64_t add_xsdt(struct builder *b, uint64_t fadt, uint64_t madt, uint64_t mcfg)
+static uint64_t add_xsdt(struct acpi_builder *b, const uint64_t *tables, unsigned int nr)
 {
-	struct packed {
-		struct acpi_header header;
-		uint64_t entries[3];
-	} xsdt = {
-		.header = make_header("XSDT", sizeof(xsdt), 1),
-		.entries = { fadt, madt, mcfg },
-	};
+	struct acpi_header header = acpi_make_header("XSDT", sizeof(header), 1);
+	uint64_t gpa;
+	size_t start;
 
-	xsdt.header.checksum = checksum(&xsdt, sizeof(xsdt));
-	align(b);
-	return append(b, &xsdt, sizeof(xsdt));
+	acpi_align(b);
+	start = b->used;
+	gpa = acpi_append(b, &header, sizeof(header));
+	acpi_append(b, tables, nr * sizeof(*tables));
+	acpi_finish_table(b, start);
+	return gpa;
 }
 
-int acpi_build(uint8_t *buf, size_t room, uint64_t gpa, unsigned int cpus)
+int acpi_build(uint8_t *buf, size_t room, uint64_t gpa, const struct acpi_config *config)
 {
 	struct acpi_rsdp rsdp = { .revision = 2, .length = sizeof(rsdp) };
-	struct builder b = { .buf = buf, .room = room, .gpa = gpa };
-	uint64_t facs, dsdt, fadt, madt, mcfg;
+	struct acpi_builder b = { .buf = buf, .room = room, .gpa = gpa };
+	uint64_t tables[4], facs, dsdt;
+	unsigned int nr = 0;
 
-	append(&b, &rsdp, sizeof(rsdp)); /* its place; filled in below */
+	acpi_append(&b, &rsdp, sizeof(rsdp)); /* its place; filled in below */
 	facs = add_facs(&b);
 	dsdt = add_dsdt(&b);
-	fadt = add_fadt(&b, facs, dsdt);
-	madt = add_madt(&b, cpus);
-	mcfg = add_mcfg(&b);
+	tables[nr++] = add_fadt(&b, facs, dsdt);
+	tables[nr++] = add_madt(&b, config->cpus);
+	tables[nr++] = add_mcfg(&b);
+	if (config->nr_memory)
+		tables[nr++] = acpi_add_srat(&b, config);
 
 	memcpy(rsdp.signature, "RSD PTR ", sizeof(rsdp.signature));
 	memcpy(rsdp.oem_id, OEM_ID, sizeof(rsdp.oem_id));
-	rsdp.xsdt_address = add_xsdt(&b, fadt, madt, mcfg);
+	rsdp.xsdt_address = add_xsdt(&b, tables, nr);
 	rsdp.checksum = checksum(&rsdp, 20);
 	rsdp.extended_checksum = checksum(&rsdp, sizeof(rsdp));
 

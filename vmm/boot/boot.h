@@ -72,7 +72,9 @@ struct boot_config {
 	const char *kernel;
 	const char *initrd;  /* NULL: none */
 	const char *cmdline; /* NULL: BOOT_DEFAULT_CMDLINE */
-	uint64_t mem_bytes;  /* guest RAM, all of it */
+	uint64_t mem_bytes;  /* guest RAM, all that is there at boot */
+	/* Memory that may be plugged later, at LAYOUT_HOTPLUG(mem_bytes). 0: none. */
+	uint64_t hotplug_bytes;
 	unsigned int cpus;
 };
 

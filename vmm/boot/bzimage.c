@@ -112,7 +112,7 @@ int bzimage_parse(const struct boot_head *head, uint64_t low_ram_end, struct boo
 		  struct error *err)
 {
 	struct setup_header *hdr = &image->hdr;
-	uint64_t setup_size, payload_size, mem_size, address;
+	uint64_t setup_size, payload_size, expected_size, mem_size, address;
 	int ret;
 
 	memset(image, 0, sizeof(*image));
@@ -128,10 +128,11 @@ int bzimage_parse(const struct boot_head *head, uint64_t low_ram_end, struct boo
 	payload_size = hdr->syssize * 16ull;
 	if (payload_size <= ENTRY_64)
 		return error_set(err, EINVAL, "kernel %s is damaged: it has no code", head->name);
-	if (head->file_size < setup_size + payload_size)
+	expected_size = setup_size + payload_size;
+	if (head->file_size < expected_size)
 		return error_set(err, EINVAL,
 				 "kernel %s is truncated: its header says %llu bytes, it has %llu",
-				 head->name, (unsigned long long)(setup_size + payload_size),
+				 head->name, (unsigned long long)expected_size,
 				 (unsigned long long)head->file_size);
 
 	/* The decompressor works in place and needs init_size bytes from the load address on. */

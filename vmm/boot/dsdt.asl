@@ -59,13 +59,13 @@ DefinitionBlock ("", "DSDT", 2, "FRAMEV", "FRAMEVSR", 1)
             })
         }
 
+        /* Without an interrupt: the clock has no alarm and no periodic tick. */
         Device (RTC0)
         {
             Name (_HID, EisaId ("PNP0B00"))
             Name (_CRS, ResourceTemplate ()
             {
                 IO (Decode16, 0x0070, 0x0070, 0x01, 0x02)
-                IRQ (Edge, ActiveHigh, Exclusive) {8}
             })
         }
     }

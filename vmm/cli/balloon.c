@@ -184,30 +184,27 @@ static void format_frames(uint64_t frames, char *buf, size_t size)
 		 size_format(frames_to_bytes(frames), text, sizeof(text)));
 }
 
-/* What the guest gave up, and how much of that was really in use before. */
+/*
+ * A frame that the balloon holds completely is in the pool. How many the VM holds besides depends
+ * on what it has touched: a guest that has just booted never held most of what it gives up.
+ */
 static void report(const struct job *job)
 {
 	const struct reading *before = &job->before, *now = &job->now;
-	char from[SIZE_TEXT_MAX], to[SIZE_TEXT_MAX], frames[64], held[64];
+	char from[SIZE_TEXT_MAX], to[SIZE_TEXT_MAX], frames[64];
+	char held[SIZE_TEXT_MAX], held_before[SIZE_TEXT_MAX];
+	bool shrunk = now->given_up >= before->given_up;
+	uint64_t moved =
+		shrunk ? now->given_up - before->given_up : before->given_up - now->given_up;
 
-	printf("%s: %s -> %s: ", job->name, size_format(before->actual, from, sizeof(from)),
-	       size_format(now->actual, to, sizeof(to)));
-	if (now->given_up < before->given_up) {
-		format_frames(before->given_up - now->given_up, frames, sizeof(frames));
-		printf("%s belong to the guest again", frames);
-	} else {
-		uint64_t back = before->held > now->held ? before->held - now->held : 0;
-
-		format_frames(now->given_up - before->given_up, frames, sizeof(frames));
-		format_frames(back, held, sizeof(held));
-		if (back >= now->given_up - before->given_up)
-			printf("%s back in the pool", held);
-		else
-			printf("%s given up, %s of them back in the pool, the rest was never used",
-			       frames, held);
-	}
-	printf(", %" PRIu64 " %s partly ballooned\n", now->partial,
-	       now->partial == 1 ? "frame" : "frames");
+	format_frames(moved, frames, sizeof(frames));
+	printf("%s: %s -> %s: %s %s, %" PRIu64 " %s partly ballooned; holds %s, before %s\n",
+	       job->name, size_format(before->actual, from, sizeof(from)),
+	       size_format(now->actual, to, sizeof(to)), frames,
+	       shrunk ? "back in the pool" : "the guest's again", now->partial,
+	       now->partial == 1 ? "frame" : "frames",
+	       size_format(frames_to_bytes(now->held), held, sizeof(held)),
+	       size_format(frames_to_bytes(before->held), held_before, sizeof(held_before)));
 }
 
 static json_t *report_json(const struct job *job)

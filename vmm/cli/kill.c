@@ -27,13 +27,14 @@ static void *defaults(void)
 	return &options;
 }
 
-/* A process that does not even answer gets SIGKILL soon, so no error is told. */
-static void ask_to_quit(const char *name)
+/* One that does not answer, because it is still starting or hangs, gets SIGTERM; if that does not
+ * help either, SIGKILL follows. So no error is told here. */
+static void ask_to_quit(const char *name, int pidfd)
 {
 	struct qmp_client *client = cli_vm_connect(name, CONNECT_GRACE_MS, NULL);
 
-	if (client)
-		qmp_client_call(client, "quit", NULL, NULL, NULL);
+	if (!client || qmp_client_call(client, "quit", NULL, NULL, NULL) < 0)
+		process_signal(pidfd, SIGTERM);
 	qmp_client_close(client);
 }
 
@@ -52,7 +53,7 @@ static int run(const struct cli_args *args, struct error *err)
 	if (pidfd < 0)
 		return CLI_ERROR;
 	if (options.grace)
-		ask_to_quit(name);
+		ask_to_quit(name, pidfd);
 	if (!process_wait(pidfd, (int)options.grace * 1000)) {
 		ret = process_signal(pidfd, SIGKILL);
 		if (ret < 0 && ret != -ESRCH)
@@ -75,9 +76,9 @@ const struct cli_verb cli_kill = {
 	.min_operands = 1,
 	.max_operands = 1,
 	.summary = "end a VM without asking its guest",
-	.details = "As pulling the plug: first QMP 'quit', then, after the grace period, SIGKILL. "
-		   "Its\n"
-		   "frames are in the pool again either way.",
+	.details = "As pulling the plug: QMP 'quit', or SIGTERM if that is not answered; then, "
+		   "after the\n"
+		   "grace period, SIGKILL. Its frames are in the pool again either way.",
 	.examples = "  framevisor kill web\n  framevisor kill web --grace 0",
 	.options = table,
 	.nr_options = 1,

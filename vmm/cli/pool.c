@@ -165,6 +165,10 @@ static int start(struct error *err)
 	const char *argv[8] = { OWNER_PROGRAM, "--daemonize", "--keep", modes[options.hugepages] };
 	int argc = 4;
 
+	if (options.size == 0) {
+		error_set(err, EINVAL, "--size must be more than 0");
+		return CLI_ERROR;
+	}
 	if (options.size != SIZE_UNSET) {
 		snprintf(size, sizeof(size), "--pool=%" PRIu64 "B", options.size);
 		argv[argc++] = size;

@@ -83,8 +83,10 @@ const struct cli_verb cli_stop = {
 	.min_operands = 1,
 	.max_operands = 1,
 	.summary = "press a VM's power button and wait until it has ended",
-	.details = "The guest needs an ACPI button driver, and something that reacts to it; if it\n"
-		   "does not end in time, the VM goes on running and the exit status is 1.",
+	.details =
+		"The guest needs an ACPI button driver, and something that reacts to it; if it\n"
+		"does not end in time, the VM goes on running and the exit status is 1. A paused\n"
+		"VM is resumed first.",
 	.examples =
 		"  framevisor stop web\n  framevisor stop web --timeout 10 || framevisor kill web",
 	.options = table,

@@ -54,14 +54,11 @@ struct console {
 
 /* --- output --- */
 
-static void client_remove(struct console_client *client)
+/* It is off the list. */
+static void client_free(struct console_client *client)
 {
 	struct console *console = client->console;
-	struct console_client **link = &console->clients;
 
-	while (*link != client)
-		link = &(*link)->next;
-	*link = client->next;
 	pthread_mutex_lock(&console->lock);
 	console->nr_clients--;
 	pthread_mutex_unlock(&console->lock);
@@ -96,7 +93,7 @@ static void client_rearm(struct console_client *client, bool unsent)
 	event_source_modify(client->source, events);
 }
 
-/* Sends what the socket takes. Returns false when the client was removed. */
+/* Sends what the socket takes. Returns false when the client is gone. */
 static bool client_send(struct console_client *client)
 {
 	uint8_t buf[SEND_SIZE];
@@ -105,10 +102,8 @@ static bool client_send(struct console_client *client)
 
 	while ((len = copy_unseen(client, buf, sizeof(buf)))) {
 		n = send(client->fd, buf, len, MSG_NOSIGNAL | MSG_DONTWAIT);
-		if (n < 0 && errno != EAGAIN && errno != EINTR) {
-			client_remove(client);
+		if (n < 0 && errno != EAGAIN && errno != EINTR)
 			return false;
-		}
 		if (n > 0)
 			client->position += (uint64_t)n;
 		if (n < (ssize_t)len)
@@ -121,14 +116,18 @@ static bool client_send(struct console_client *client)
 static void send_to_all(void *opaque)
 {
 	struct console *console = opaque;
-	struct console_client *client, *next;
+	struct console_client **link = &console->clients, *client;
 
 	pthread_mutex_lock(&console->lock);
 	console->wake_posted = false;
 	pthread_mutex_unlock(&console->lock);
-	for (client = console->clients; client; client = next) {
-		next = client->next;
-		client_send(client);
+	while ((client = *link)) {
+		if (client_send(client)) {
+			link = &client->next;
+		} else {
+			*link = client->next;
+			client_free(client);
+		}
 	}
 }
 
@@ -230,7 +229,17 @@ void console_set_room_handler(struct console *console, void (*on_room)(void *opa
 
 /* --- clients --- */
 
-/* Reads no more than the queue has room for. Returns false when the client was removed. */
+static void client_remove(struct console_client *client)
+{
+	struct console_client **link = &client->console->clients;
+
+	while (*link != client)
+		link = &(*link)->next;
+	*link = client->next;
+	client_free(client);
+}
+
+/* Reads no more than the queue has room for. Returns false when the client is gone. */
 static bool client_receive(struct console_client *client)
 {
 	struct console *console = client->console;
@@ -246,7 +255,6 @@ static bool client_receive(struct console_client *client)
 	} else if (n == 0) {
 		client->eof = true; /* it may still want to read: gone is who hangs up */
 	} else if (errno != EAGAIN && errno != EINTR) {
-		client_remove(client);
 		return false;
 	}
 	return true;
@@ -256,13 +264,12 @@ static void on_client(void *opaque, uint32_t events)
 {
 	struct console_client *client = opaque;
 
-	if ((events & EPOLLIN) && !client_receive(client))
-		return;
-	if (!(events & EPOLLIN) && (events & (EPOLLHUP | EPOLLERR))) {
+	bool gone = !(events & EPOLLIN) && (events & (EPOLLHUP | EPOLLERR));
+
+	if (events & EPOLLIN)
+		gone = !client_receive(client);
+	if (gone || !client_send(client))
 		client_remove(client);
-		return;
-	}
-	client_send(client);
 }
 
 static int add_client(struct console *console, int fd)
@@ -288,7 +295,8 @@ static int add_client(struct console *console, int fd)
 	if (console->written > CONSOLE_RING)
 		client->position = console->written - CONSOLE_RING;
 	pthread_mutex_unlock(&console->lock);
-	client_send(client);
+	if (!client_send(client))
+		client_remove(client);
 	return 0;
 }
 
@@ -351,8 +359,12 @@ void console_destroy(struct console *console)
 	if (!console)
 		return;
 	send_to_all(console); /* the guest's last words */
-	while (console->clients)
-		client_remove(console->clients);
+	while (console->clients) {
+		struct console_client *client = console->clients;
+
+		console->clients = client->next;
+		client_free(client);
+	}
 	event_source_remove(console->listener);
 	if (console->listen_fd >= 0)
 		close(console->listen_fd);

@@ -17,11 +17,13 @@
 #define FIRST_BACKLOG  4096u
 #define FINISH_SECONDS 2
 
-/* Never freed: the reading thread may be blocked for ever (there is one per process). */
+/* Freed by the last of its users: the owner and the two threads, which may outlive it in a read()
+ * or write() that does not return. */
 struct console_stdio {
 	struct console_stdio_config config;
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
+	unsigned int users;
 
 	/* Output, under the lock. */
 	uint8_t *backlog;
@@ -37,6 +39,21 @@ struct console_stdio {
 	size_t chunk_len, chunk_done;
 	struct terminal_escape escape;
 };
+
+static void drop(struct console_stdio *stdio)
+{
+	bool last;
+
+	pthread_mutex_lock(&stdio->lock);
+	last = --stdio->users == 0;
+	pthread_mutex_unlock(&stdio->lock);
+	if (!last)
+		return;
+	pthread_cond_destroy(&stdio->changed);
+	pthread_mutex_destroy(&stdio->lock);
+	free(stdio->backlog);
+	free(stdio);
+}
 
 /* --- output --- */
 
@@ -145,6 +162,7 @@ static void *writer(void *opaque)
 			pthread_cond_wait(&stdio->changed, &stdio->lock);
 	}
 	pthread_mutex_unlock(&stdio->lock);
+	drop(stdio);
 	return NULL;
 }
 
@@ -255,10 +273,9 @@ static bool pass_on(struct console_stdio *stdio, uint8_t *data, size_t len)
 	return true;
 }
 
-/* Reads until the end of the input; what then happens to the VM is none of its business. */
-static void *reader(void *opaque)
+/* Until the end of the input; what then happens to the VM is none of its business. */
+static void read_input(struct console_stdio *stdio)
 {
-	struct console_stdio *stdio = opaque;
 	uint8_t data[INPUT_CHUNK];
 
 	for (;;) {
@@ -273,8 +290,17 @@ static void *reader(void *opaque)
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0 || !pass_on(stdio, data, (size_t)n))
-			return NULL;
+			return;
 	}
+}
+
+static void *reader(void *opaque)
+{
+	struct console_stdio *stdio = opaque;
+
+	read_input(stdio);
+	drop(stdio);
+	return NULL;
 }
 
 /* --- life --- */
@@ -282,8 +308,14 @@ static void *reader(void *opaque)
 static int start_thread(void *(*fn)(void *), struct console_stdio *stdio)
 {
 	pthread_t thread;
-	int ret = pthread_create(&thread, NULL, fn, stdio);
+	int ret;
 
+	/* Under the lock: it may end at once, and must find itself counted. */
+	pthread_mutex_lock(&stdio->lock);
+	ret = pthread_create(&thread, NULL, fn, stdio);
+	if (ret == 0)
+		stdio->users++;
+	pthread_mutex_unlock(&stdio->lock);
 	if (ret)
 		return -ret;
 	pthread_detach(thread);
@@ -302,6 +334,7 @@ struct console_stdio *console_stdio_create(const struct console_stdio_config *co
 		return NULL;
 	}
 	stdio->config = *config;
+	stdio->users = 1;
 	pthread_mutex_init(&stdio->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -337,4 +370,5 @@ void console_stdio_finish(struct console_stdio *stdio)
 		if (pthread_cond_timedwait(&stdio->changed, &stdio->lock, &deadline) == ETIMEDOUT)
 			break;
 	pthread_mutex_unlock(&stdio->lock);
+	drop(stdio);
 }

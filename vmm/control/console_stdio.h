@@ -37,8 +37,8 @@ struct console_stdio *console_stdio_create(const struct console_stdio_config *co
 
 /*
  * After the VM is gone: waits until everything is written, but not longer than two seconds for a
- * reader that has stopped. The reading thread may still sit in read(): it touches nothing
- * afterwards, and ends with the process.
+ * reader that has stopped. Frees the object. The reading thread may still sit in read(): it
+ * touches nothing of the caller's afterwards, and ends with the process.
  */
 void console_stdio_finish(struct console_stdio *stdio);
 

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -13,7 +14,7 @@
 
 #include "framevisor/rundir.h"
 
-#define READ_SIZE 4096u
+#define READ_SIZE 16384u
 
 struct qmp_client {
 	int fd;
@@ -21,6 +22,7 @@ struct qmp_client {
 	bool broken; /* a reply was missed: what follows cannot be matched any more */
 	char *buf;   /* bytes of lines not looked at yet */
 	size_t len, capacity;
+	size_t scanned; /* of len: no line ends there */
 	json_t *events; /* array, oldest first */
 };
 
@@ -44,13 +46,12 @@ static int fill(struct qmp_client *client, int64_t deadline)
 		return errno == EINTR ? 0 : -errno;
 	if (ready == 0)
 		return -ETIMEDOUT;
+	if (client->len > QMP_CLIENT_LINE_MAX)
+		return -EPROTO;
 	if (client->capacity - client->len < READ_SIZE) {
 		size_t capacity = 2 * client->capacity + READ_SIZE;
-		char *buf;
+		char *buf = realloc(client->buf, capacity);
 
-		if (client->len > QMP_CLIENT_LINE_MAX)
-			return -EPROTO;
-		buf = realloc(client->buf, capacity);
 		if (!buf)
 			return -ENOMEM;
 		client->buf = buf;
@@ -65,11 +66,21 @@ static int fill(struct qmp_client *client, int64_t deadline)
 	return 0;
 }
 
+static char *find_line_end(struct qmp_client *client)
+{
+	size_t fresh = client->len - client->scanned;
+	char *end = fresh ? memchr(client->buf + client->scanned, '\n', fresh) : NULL;
+
+	if (!end)
+		client->scanned = client->len;
+	return end;
+}
+
 /* The next line as a JSON object. A deadline in the past still takes what has arrived. */
 static int next_message(struct qmp_client *client, int64_t deadline, json_t **message)
 {
 	for (;;) {
-		char *end = client->len ? memchr(client->buf, '\n', client->len) : NULL;
+		char *end = find_line_end(client);
 		int ret;
 
 		if (end) {
@@ -77,6 +88,7 @@ static int next_message(struct qmp_client *client, int64_t deadline, json_t **me
 
 			*message = json_loadb(client->buf, line, 0, NULL);
 			client->len -= line;
+			client->scanned = 0;
 			memmove(client->buf, end + 1, client->len);
 			if (json_is_object(*message))
 				return 0;
@@ -112,24 +124,23 @@ static int send_all(struct qmp_client *client, const char *data, size_t len)
 	return 0;
 }
 
+/* In one piece, line end included: a server that ends at this command may be gone before a second.
+ */
 static int send_command(struct qmp_client *client, const char *command, json_t *args)
 {
 	json_t *message = json_pack("{s:s}", "execute", command);
-	char *text;
-	int ret;
+	char *text = NULL, *line = NULL;
+	int len, ret = -ENOMEM;
 
-	if (args && json_object_set(message, "arguments", args) < 0) {
-		json_decref(message);
-		return -ENOMEM;
+	if (message && (!args || json_object_set(message, "arguments", args) == 0))
+		text = json_dumps(message, 0);
+	len = text ? asprintf(&line, "%s\r\n", text) : -1;
+	if (len >= 0) {
+		ret = send_all(client, line, (size_t)len);
+		free(line);
 	}
-	text = json_dumps(message, 0);
-	json_decref(message);
-	if (!text)
-		return -ENOMEM;
-	ret = send_all(client, text, strlen(text));
-	if (ret == 0)
-		ret = send_all(client, "\r\n", 2);
 	free(text);
+	json_decref(message);
 	return ret;
 }
 

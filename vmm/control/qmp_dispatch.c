@@ -172,35 +172,35 @@ static int run_command(const struct qmp_server_config *config, bool *negotiated,
 	return command->handler(opaque, args, reply, err);
 }
 
-/* Takes message apart; on success *name and *args are borrowed from it (*args may be NULL). */
-static int take_apart(json_t *message, const char **name, json_t **args, struct qmp_error *err)
+/* The name of the command in message and its arguments (may be NULL), both borrowed. Returns NULL
+ * with err set when message is no command. */
+static const char *take_apart(json_t *message, json_t **args, struct qmp_error *err)
 {
-	json_t *execute;
+	json_t *execute = json_object_get(message, "execute");
 
-	if (!json_is_object(message))
-		return qmp_error_set(err, QMP_GENERIC_ERROR, "a QMP message must be an object");
-	execute = json_object_get(message, "execute");
-	if (!execute)
-		return qmp_error_set(err, QMP_GENERIC_ERROR, "the message has no member 'execute'");
-	if (!json_is_string(execute))
-		return qmp_error_set(err, QMP_GENERIC_ERROR, "member 'execute' must be a string");
 	*args = json_object_get(message, "arguments");
-	if (*args && !json_is_object(*args))
-		return qmp_error_set(err, QMP_GENERIC_ERROR,
-				     "member 'arguments' must be an object");
-	*name = json_string_value(execute);
-	return 0;
+	if (!json_is_object(message))
+		qmp_error_set(err, QMP_GENERIC_ERROR, "a QMP message must be an object");
+	else if (!execute)
+		qmp_error_set(err, QMP_GENERIC_ERROR, "the message has no member 'execute'");
+	else if (!json_is_string(execute))
+		qmp_error_set(err, QMP_GENERIC_ERROR, "member 'execute' must be a string");
+	else if (*args && !json_is_object(*args))
+		qmp_error_set(err, QMP_GENERIC_ERROR, "member 'arguments' must be an object");
+	else
+		return json_string_value(execute);
+	return NULL;
 }
 
 static int execute_message(const struct qmp_server_config *config, bool *negotiated,
 			   json_t *message, json_t **reply, struct qmp_error *err)
 {
-	const char *name = NULL;
-	json_t *args = NULL;
-	int ret = take_apart(message, &name, &args, err);
+	json_t *args;
+	const char *name = take_apart(message, &args, err);
+	int ret;
 
-	if (ret < 0)
-		return ret;
+	if (!name)
+		return -EINVAL;
 	args = args ? json_incref(args) : json_object();
 	if (!args)
 		return qmp_error_set(err, QMP_GENERIC_ERROR, "out of memory");

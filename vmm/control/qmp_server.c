@@ -80,8 +80,17 @@ static void connection_free(struct connection *conn)
 	free(conn);
 }
 
-/* Takes the connection out of the server. Its memory stays until its own callback, if one is
- * running, has ended. */
+/* It is off the server's list. Its memory stays until its own callback, if one is running, has
+ * ended. */
+static void connection_close(struct connection *conn)
+{
+	conn->dead = true;
+	event_source_remove(conn->source);
+	close(conn->fd);
+	if (!conn->busy)
+		connection_free(conn);
+}
+
 static void connection_cut(struct connection *conn)
 {
 	struct connection **link = &conn->server->connections;
@@ -92,11 +101,7 @@ static void connection_cut(struct connection *conn)
 		link = &(*link)->next;
 	*link = conn->next;
 	conn->server->nr_clients--;
-	conn->dead = true;
-	event_source_remove(conn->source);
-	close(conn->fd);
-	if (!conn->busy)
-		connection_free(conn);
+	connection_close(conn);
 }
 
 /* Appends to the output queue. Returns -1 when the client is to be cut off. */
@@ -184,7 +189,8 @@ static char *to_line(const json_t *message, size_t *len)
 		free(text);
 		return NULL;
 	}
-	memcpy(line + *len - 2, "\r\n", 2);
+	line[*len - 2] = '\r';
+	line[*len - 1] = '\n';
 	return line;
 }
 
@@ -537,8 +543,12 @@ void qmp_server_destroy(struct qmp_server *server)
 		close(listener->fd);
 		free(listener);
 	}
-	while (server->connections)
-		connection_cut(server->connections);
+	while (server->connections) {
+		struct connection *conn = server->connections;
+
+		server->connections = conn->next;
+		connection_close(conn);
+	}
 	event_timer_destroy(server->accept_timer);
 	free(server);
 }

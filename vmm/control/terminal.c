@@ -37,8 +37,8 @@ static void on_fatal_signal(int signum)
 
 static void catch_fatal_signals(void)
 {
-	static const int signals[] = { SIGSEGV, SIGBUS,  SIGILL,  SIGFPE,
-				       SIGABRT, SIGQUIT, SIGXCPU, SIGXFSZ, SIGINT, SIGTERM, SIGHUP };
+	static const int signals[] = { SIGSEGV, SIGBUS,  SIGILL, SIGFPE,  SIGABRT, SIGQUIT,
+				       SIGXCPU, SIGXFSZ, SIGINT, SIGTERM, SIGHUP };
 	struct sigaction action = { .sa_handler = on_fatal_signal, .sa_flags = (int)SA_RESETHAND };
 
 	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++) {

@@ -10,7 +10,8 @@
 
 #include "framevisor/guest_memory.h"
 
-int guest_memory_add_region(struct guest_memory *gm, uint64_t gpa, uint64_t size, void *hva)
+static int add_region(struct guest_memory *gm, uint64_t gpa, uint64_t size, void *hva,
+		      uint64_t *plugged)
 {
 	unsigned int pos = 0;
 	uint64_t end;
@@ -34,17 +35,50 @@ int guest_memory_add_region(struct guest_memory *gm, uint64_t gpa, uint64_t size
 
 	memmove(&gm->regions[pos + 1], &gm->regions[pos],
 		(gm->nr_regions - pos) * sizeof(gm->regions[0]));
-	gm->regions[pos] = (struct guest_region){ .gpa = gpa, .size = size, .hva = hva };
+	gm->regions[pos] =
+		(struct guest_region){ .gpa = gpa, .size = size, .hva = hva, .plugged = plugged };
 	gm->nr_regions++;
 	return 0;
+}
+
+int guest_memory_add_region(struct guest_memory *gm, uint64_t gpa, uint64_t size, void *hva)
+{
+	return add_region(gm, gpa, size, hva, NULL);
+}
+
+int guest_memory_add_pluggable(struct guest_memory *gm, uint64_t gpa, uint64_t size, void *hva,
+			       uint64_t *plugged)
+{
+	return plugged ? add_region(gm, gpa, size, hva, plugged) : -EINVAL;
+}
+
+/* The word of a pluggable region's bitmap that holds a frame, as the moment finds it. Acquire: who
+ * sees a frame plugged also sees what was done to plug it. */
+static uint64_t plugged_word(const struct guest_region *r, uint64_t frame)
+{
+	return __atomic_load_n(&r->plugged[frame / 64], __ATOMIC_ACQUIRE);
+}
+
+static bool frame_plugged(const struct guest_region *r, uint64_t frame)
+{
+	return plugged_word(r, frame) >> (frame % 64) & 1;
 }
 
 uint64_t guest_memory_size(const struct guest_memory *gm)
 {
 	uint64_t size = 0;
 
-	for (unsigned int i = 0; i < gm->nr_regions; i++)
-		size += gm->regions[i].size;
+	for (unsigned int i = 0; i < gm->nr_regions; i++) {
+		const struct guest_region *r = &gm->regions[i];
+
+		if (!r->plugged) {
+			size += r->size;
+			continue;
+		}
+		for (uint64_t frame = 0; frame < bytes_to_frames(r->size); frame += 64)
+			size += frames_to_bytes(
+				(uint64_t)__builtin_popcountll(plugged_word(r, frame)));
+	}
 	return size;
 }
 
@@ -60,11 +94,48 @@ static const struct guest_region *find_region(const struct guest_memory *gm, uin
 	return NULL;
 }
 
+int guest_memory_set_plugged(struct guest_memory *gm, uint64_t gpa, uint64_t nr_frames,
+			     bool plugged)
+{
+	const struct guest_region *r = find_region(gm, gpa);
+	uint64_t first;
+
+	if (!r || !r->plugged || !frame_aligned(gpa))
+		return -EINVAL;
+	first = bytes_to_frames(gpa - r->gpa);
+	if (nr_frames > bytes_to_frames(r->size) - first)
+		return -EINVAL;
+	for (uint64_t frame = first; frame < first + nr_frames; frame++) {
+		uint64_t bit = UINT64_C(1) << (frame % 64);
+
+		if (plugged)
+			__atomic_fetch_or(&r->plugged[frame / 64], bit, __ATOMIC_RELEASE);
+		else
+			__atomic_fetch_and(&r->plugged[frame / 64], ~bit, __ATOMIC_RELEASE);
+	}
+	return 0;
+}
+
+/* How many bytes of RAM follow offset without a gap in a region, counted up to len or a little
+ * beyond; 0 if there is none at offset. */
+static uint64_t room_at(const struct guest_region *r, uint64_t offset, uint64_t len)
+{
+	uint64_t end, frame = bytes_to_frames(offset);
+	uint64_t room = r->size - offset;
+
+	if (!r->plugged)
+		return room;
+	end = len < room ? bytes_to_frames_up(offset + len) : bytes_to_frames(r->size);
+	while (frame < end && frame_plugged(r, frame))
+		frame++;
+	return frames_to_bytes(frame) > offset ? frames_to_bytes(frame) - offset : 0;
+}
+
 void *guest_ptr(const struct guest_memory *gm, uint64_t gpa, uint64_t len)
 {
 	const struct guest_region *r = find_region(gm, gpa);
 
-	if (!r || len == 0 || len > r->size - (gpa - r->gpa))
+	if (!r || len == 0 || len > room_at(r, gpa - r->gpa, len))
 		return NULL;
 	return r->hva + (gpa - r->gpa);
 }
@@ -73,11 +144,10 @@ void *guest_ptr(const struct guest_memory *gm, uint64_t gpa, uint64_t len)
 static uint8_t *piece_at(const struct guest_memory *gm, uint64_t gpa, uint64_t len, uint64_t *piece)
 {
 	const struct guest_region *r = find_region(gm, gpa);
-	uint64_t room;
+	uint64_t room = r ? room_at(r, gpa - r->gpa, len) : 0;
 
-	if (!r)
+	if (!room)
 		return NULL;
-	room = r->size - (gpa - r->gpa);
 	*piece = len < room ? len : room;
 	return r->hva + (gpa - r->gpa);
 }
@@ -128,6 +198,10 @@ int guest_write(const struct guest_memory *gm, uint64_t gpa, const void *src, ui
 
 bool guest_frame_valid(const struct guest_memory *gm, uint64_t gpa)
 {
+	const struct guest_region *r = find_region(gm, gpa);
+
 	/* Regions start and end on frames, so an aligned frame lies wholly inside or outside. */
-	return frame_aligned(gpa) && find_region(gm, gpa);
+	if (!r || !frame_aligned(gpa))
+		return false;
+	return !r->plugged || frame_plugged(r, bytes_to_frames(gpa - r->gpa));
 }

@@ -92,7 +92,7 @@ uint64_t host_own_share(uint64_t total)
 static uint64_t node_available(const char *path)
 {
 	static const char *const keys[] = { "MemFree", "Active(file)", "Inactive(file)" };
-	uint64_t sum = 0, value;
+	uint64_t sum = 0, value = 0;
 
 	for (unsigned int i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
 		if (host_meminfo(path, keys[i], &value) == 0)

@@ -292,7 +292,7 @@ static int create_real(struct pool *pool, struct error *err)
 {
 	struct host host;
 	uint64_t recovered = 0;
-	bool hugetlb;
+	bool hugetlb = false;
 	int ret;
 
 	ret = host_read(&host, "", err);

@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * kswapd: a thread per node that reclaims before memory runs out. An allocation that finds a zone
+ * below its low mark wakes it; it works until one zone that the allocation could use is above its
+ * high mark, and rests when nothing can be reclaimed.
+ */
+#include <errno.h>
+#include <time.h>
+
+#include "mm/vmscan_internal.h"
+
+/* Kernel: pgdat_balanced(): any eligible zone at its high mark is enough. */
+bool pgdat_balanced(const pg_data_t *pgdat, unsigned int order, enum zone_type highest_zoneidx)
+{
+	bool managed = false;
+
+	for (unsigned int type = 0; type <= highest_zoneidx; type++) {
+		const struct zone *zone = &pgdat->node_zones[type];
+
+		if (!managed_zone(zone))
+			continue;
+		managed = true;
+		if (zone_watermark_ok(zone, order, wmark_pages(zone, WMARK_HIGH), highest_zoneidx,
+				      0))
+			return true;
+	}
+	return !managed;
+}
+
+static void set_zone_flag(pg_data_t *pgdat, uint32_t flag, bool on)
+{
+	for (unsigned int type = 0; type < MAX_NR_ZONES; type++) {
+		if (on)
+			__atomic_fetch_or(&pgdat->node_zones[type].flags, flag, __ATOMIC_RELAXED);
+		else
+			__atomic_fetch_and(&pgdat->node_zones[type].flags, ~flag, __ATOMIC_RELAXED);
+	}
+}
+
+/* The boost asked for this round's work and has had it, whatever came of it. */
+static void clear_boost(pg_data_t *pgdat)
+{
+	for (unsigned int type = 0; type < MAX_NR_ZONES; type++) {
+		struct zone *zone = &pgdat->node_zones[type];
+
+		spin_lock(&zone->lock);
+		__atomic_store_n(&zone->watermark_boost, 0, __ATOMIC_RELAXED);
+		spin_unlock(&zone->lock);
+	}
+	set_zone_flag(pgdat, ZONE_FLAG_BOOSTED, false);
+}
+
+/* Kernel: balance_pgdat(). */
+static void balance_pgdat(struct mm *mm, pg_data_t *pgdat, unsigned int order,
+			  enum zone_type highest_zoneidx)
+{
+	struct scan_control sc = { .gfp = GFP_KERNEL, .priority = DEF_PRIORITY };
+	uint64_t reclaimed = 0;
+
+	set_zone_flag(pgdat, ZONE_FLAG_RECLAIMING, true);
+	/* What lies idle in caches costs nobody anything. */
+	mm_drain_all_pages(mm);
+	while (sc.priority >= 1 && !pgdat_balanced(pgdat, order, highest_zoneidx) &&
+	       !__atomic_load_n(&pgdat->kswapd_stop, __ATOMIC_RELAXED)) {
+		sc.nr_reclaimed = 0;
+		sc.nr_to_reclaim = RECLAIM_BATCH * 4;
+		shrink_node(mm, pgdat, &sc);
+		reclaimed += sc.nr_reclaimed;
+		mm_drain_all_pages(mm);
+		if (sc.nr_reclaimed < sc.nr_to_reclaim)
+			sc.priority--;
+	}
+	set_zone_flag(pgdat, ZONE_FLAG_RECLAIMING, false);
+	clear_boost(pgdat);
+	if (reclaimed == 0 && !pgdat_balanced(pgdat, order, highest_zoneidx))
+		__atomic_add_fetch(&pgdat->kswapd_failures, 1, __ATOMIC_RELAXED);
+}
+
+static void *kswapd(void *arg)
+{
+	pg_data_t *pgdat = arg;
+
+	pthread_mutex_lock(&pgdat->kswapd_lock);
+	while (!pgdat->kswapd_stop) {
+		int order = pgdat->kswapd_order;
+		int highest = pgdat->kswapd_highest_zoneidx;
+
+		if (order < 0) {
+			pthread_cond_wait(&pgdat->kswapd_wait, &pgdat->kswapd_lock);
+			continue;
+		}
+		pgdat->kswapd_order = -1;
+		pgdat->kswapd_highest_zoneidx = 0;
+		pthread_mutex_unlock(&pgdat->kswapd_lock);
+		balance_pgdat(pgdat->mm, pgdat, (unsigned int)order, (enum zone_type)highest);
+		pthread_mutex_lock(&pgdat->kswapd_lock);
+	}
+	pthread_mutex_unlock(&pgdat->kswapd_lock);
+	return NULL;
+}
+
+/* Kernel: wakeup_kswapd(). Cheap when there is nothing to do: most calls are such. */
+void wakeup_kswapd(struct zone *zone, unsigned int order, enum zone_type highest_zoneidx)
+{
+	pg_data_t *pgdat = zone->zone_pgdat;
+	bool boosted = zone_read(zone, flags) & ZONE_FLAG_BOOSTED;
+
+	if (!__atomic_load_n(&pgdat->kswapd_running, __ATOMIC_ACQUIRE) || !managed_zone(zone))
+		return;
+	if (!boosted &&
+	    (pgdat_balanced(pgdat, order, highest_zoneidx) ||
+	     __atomic_load_n(&pgdat->kswapd_failures, __ATOMIC_RELAXED) >= MAX_RECLAIM_RETRIES))
+		return;
+	pthread_mutex_lock(&pgdat->kswapd_lock);
+	if ((int)order > pgdat->kswapd_order)
+		pgdat->kswapd_order = (int)order;
+	if ((int)highest_zoneidx > pgdat->kswapd_highest_zoneidx)
+		pgdat->kswapd_highest_zoneidx = (int)highest_zoneidx;
+	pthread_cond_signal(&pgdat->kswapd_wait);
+	pthread_mutex_unlock(&pgdat->kswapd_lock);
+}
+
+static int start_one(pg_data_t *pgdat)
+{
+	int ret;
+
+	if (pgdat->kswapd_running)
+		return 0;
+	pthread_mutex_init(&pgdat->kswapd_lock, NULL);
+	pthread_cond_init(&pgdat->kswapd_wait, NULL);
+	pgdat->kswapd_order = -1;
+	pgdat->kswapd_stop = false;
+	ret = pthread_create(&pgdat->kswapd, NULL, kswapd, pgdat);
+	if (ret == 0)
+		__atomic_store_n(&pgdat->kswapd_running, true, __ATOMIC_RELEASE);
+	return -ret;
+}
+
+int mm_start_kswapd(struct mm *mm)
+{
+	int ret = 0;
+
+	for (unsigned int nid = 0; nid < mm->nr_nodes && ret == 0; nid++)
+		ret = start_one(mm->node[nid]);
+	if (ret)
+		mm_stop_kswapd(mm);
+	return ret;
+}
+
+/* Nobody allocates meanwhile who could wake a thread that ends. */
+void mm_stop_kswapd(struct mm *mm)
+{
+	for (unsigned int nid = 0; nid < mm->nr_nodes; nid++) {
+		pg_data_t *pgdat = mm->node[nid];
+
+		if (!pgdat->kswapd_running)
+			continue;
+		pthread_mutex_lock(&pgdat->kswapd_lock);
+		__atomic_store_n(&pgdat->kswapd_running, false, __ATOMIC_RELEASE);
+		__atomic_store_n(&pgdat->kswapd_stop, true, __ATOMIC_RELAXED);
+		pthread_cond_signal(&pgdat->kswapd_wait);
+		pthread_mutex_unlock(&pgdat->kswapd_lock);
+		pthread_join(pgdat->kswapd, NULL);
+		pthread_cond_destroy(&pgdat->kswapd_wait);
+		pthread_mutex_destroy(&pgdat->kswapd_lock);
+	}
+}

@@ -1,0 +1,354 @@
+/* SPDX-License-Identifier: MIT */
+/* Reclaim (mm/vmscan.c, lru.c, kswapd.c), with a reclaimer that stands for the VMM side, and the
+ * settings (mm/settings.c). */
+#include <errno.h>
+#include <time.h>
+
+#include "framevisor/vmscan.h"
+#include "tests/unit/mm_pool.h"
+
+#define MOVABLE GFP_HIGHUSER_MOVABLE
+
+struct guest {
+	struct pool pool;
+	unsigned int taken;   /* frames reclaimed */
+	unsigned int refused; /* calls */
+	unsigned int refuse;  /* the next calls fail */
+	uint64_t last_index;  /* of the frame taken last */
+	uint64_t below_40;    /* frames taken with an index below 40 */
+	gfp_t last_gfp;
+};
+
+static int take_away(void *opaque, struct page *page, gfp_t gfp)
+{
+	struct guest *guest = opaque;
+
+	if (__atomic_load_n(&guest->refuse, __ATOMIC_RELAXED)) {
+		__atomic_sub_fetch(&guest->refuse, 1, __ATOMIC_RELAXED);
+		__atomic_add_fetch(&guest->refused, 1, __ATOMIC_RELAXED);
+		return -EBUSY;
+	}
+	page_unmap(page);
+	guest->last_index = page->index;
+	guest->below_40 += page->index < 40;
+	guest->last_gfp = gfp;
+	__atomic_add_fetch(&guest->taken, 1, __ATOMIC_RELAXED);
+	return 0;
+}
+
+static const struct mm_reclaim_ops guest_ops = { .reclaim = take_away };
+
+static struct page *guest_touch(struct guest *guest, uint64_t index, gfp_t gfp)
+{
+	struct page *page = mm_alloc_pages(guest->pool.mm, gfp, 0);
+
+	if (page) {
+		page_set_owner(page, 1, index);
+		page_map(page);
+		mm_lru_add(guest->pool.mm, page);
+	}
+	return page;
+}
+
+/* A pool of 256 frames, all but the reserve in the guest's hands. */
+static void guest_fill(struct guest *guest)
+{
+	uint64_t index = 0;
+
+	memset(guest, 0, sizeof(*guest));
+	pool_create_simple(&guest->pool, 256, 1);
+	while (guest_touch(guest, index, GFP_NOWAIT | __GFP_MOVABLE))
+		index++;
+	assert_in_range(index, 253, 255);
+	mm_set_reclaim_ops(guest->pool.mm, &guest_ops, guest);
+}
+
+static void guest_end(struct guest *guest)
+{
+	pool_validate(&guest->pool);
+	assert_int_equal(guest->pool.messages, 0);
+	mm_destroy(guest->pool.mm);
+	free(guest->pool.metadata);
+}
+
+/* An allocation that can wait takes the oldest frame; one that cannot fails. */
+static void test_direct_reclaim(void **state)
+{
+	struct guest guest;
+
+	(void)state;
+	guest_fill(&guest);
+	assert_null(mm_alloc_pages(guest.pool.mm, GFP_NOWAIT, 0));
+	assert_int_equal(guest.taken, 0);
+	assert_non_null(mm_alloc_pages(guest.pool.mm, GFP_KERNEL, 0));
+	assert_in_range(guest.taken, 1, 8);
+	assert_int_equal(guest.last_index, guest.taken - 1); /* oldest first */
+	guest_end(&guest);
+}
+
+/* The flags of the allocation reach the callback. */
+static void test_flags_reach_reclaim(void **state)
+{
+	struct guest guest;
+
+	(void)state;
+	guest_fill(&guest);
+	assert_non_null(mm_alloc_pages(guest.pool.mm, GFP_NOIO, 0));
+	assert_int_equal(guest.last_gfp & (__GFP_IO | __GFP_FS), 0);
+	guest_end(&guest);
+}
+
+/* What was used stays longer than what was not. */
+static void test_second_chance(void **state)
+{
+	struct guest guest;
+	struct page *page;
+
+	(void)state;
+	memset(&guest, 0, sizeof(guest));
+	pool_create_simple(&guest.pool, 256, 1);
+	for (uint64_t index = 0; index < 100; index++) {
+		page = guest_touch(&guest, index, MOVABLE);
+		assert_non_null(page);
+		if (index < 40)
+			mm_mark_page_accessed(guest.pool.mm, page);
+		if (index < 10)
+			mm_mark_page_accessed(guest.pool.mm, page);
+	}
+	/* 10 active, 30 inactive and referenced, 60 inactive. */
+	assert_int_equal(mm_node_data(guest.pool.mm, 0)->nr_lru[LRU_ACTIVE], 10);
+	mm_set_reclaim_ops(guest.pool.mm, &guest_ops, &guest);
+	assert_int_equal(mm_reclaim_pages(guest.pool.mm, 0, 60, GFP_KERNEL), 60);
+	assert_int_equal(guest.last_index, 99);
+	assert_int_equal(guest.below_40, 0);
+	/* Everything can be had in the end. */
+	assert_int_equal(mm_reclaim_pages(guest.pool.mm, -1, 100, GFP_KERNEL), 40);
+	assert_int_equal(pool_free_frames(&guest.pool), 256);
+	guest_end(&guest);
+}
+
+/* A callback that refuses for a while, or for ever: no loop without end, nothing lost. */
+static void test_refusing_callback(void **state)
+{
+	struct guest guest;
+
+	(void)state;
+	guest_fill(&guest);
+	guest.refuse = 100;
+	assert_non_null(mm_alloc_pages(guest.pool.mm, GFP_KERNEL, 0));
+	assert_int_equal(guest.refused, 100);
+	guest.refuse = UINT32_MAX;
+	while (mm_alloc_pages(guest.pool.mm, GFP_NOWAIT, 0))
+		;
+	assert_null(mm_alloc_pages(guest.pool.mm, GFP_KERNEL | __GFP_NOWARN, 0));
+	guest_end(&guest);
+}
+
+static void test_pinned_stays(void **state)
+{
+	struct guest guest;
+	struct page *page;
+
+	(void)state;
+	memset(&guest, 0, sizeof(guest));
+	pool_create_simple(&guest.pool, 256, 1);
+	page = guest_touch(&guest, 0, MOVABLE);
+	page_test_and_set(page, PAGE_FLAG(pinned));
+	mm_set_reclaim_ops(guest.pool.mm, &guest_ops, &guest);
+	assert_int_equal(mm_reclaim_pages(guest.pool.mm, 0, 1, GFP_KERNEL), 0);
+	page_test_and_clear(page, PAGE_FLAG(pinned));
+	assert_true(mm_lru_del(guest.pool.mm, page));
+	assert_false(mm_lru_del(guest.pool.mm, page));
+	page_unmap(page);
+	mm_free_pages(guest.pool.mm, page, 0);
+	guest_end(&guest);
+}
+
+struct cache {
+	struct shrinker shrinker;
+	struct page *pages[64];
+	unsigned int nr;
+	unsigned int calls;
+};
+
+static uint64_t cache_count(struct shrinker *shrinker, struct shrink_control *sc)
+{
+	(void)sc;
+	return ((struct cache *)shrinker->opaque)->nr;
+}
+
+static uint64_t cache_scan(struct shrinker *shrinker, struct shrink_control *sc)
+{
+	struct cache *cache = shrinker->opaque;
+	uint64_t freed = 0;
+
+	cache->calls++;
+	while (freed < sc->nr_to_scan && cache->nr) {
+		mm_free_pages(sc->mm, cache->pages[--cache->nr], 0);
+		freed++;
+	}
+	return freed;
+}
+
+/* A shrinker is asked, but not for what the allocation must not do. */
+static void test_shrinker(void **state)
+{
+	struct cache cache = { 0 };
+	struct pool pool;
+	struct shrinker bad = { 0 };
+
+	(void)state;
+	pool_create_simple(&pool, 256, 1);
+	cache.shrinker = (struct shrinker){ .count_objects = cache_count,
+					    .scan_objects = cache_scan,
+					    .flags = SHRINKER_FS,
+					    .opaque = &cache };
+	assert_int_equal(mm_register_shrinker(pool.mm, &bad), -EINVAL);
+	assert_int_equal(mm_register_shrinker(pool.mm, &cache.shrinker), 0);
+	while (cache.nr < 64)
+		cache.pages[cache.nr++] = mm_alloc_pages(pool.mm, GFP_KERNEL, 0);
+	while (mm_alloc_pages(pool.mm, GFP_NOWAIT, 0))
+		;
+	assert_null(mm_alloc_pages(pool.mm, GFP_NOFS | __GFP_NOWARN, 0));
+	assert_int_equal(cache.calls, 0);
+	assert_non_null(mm_alloc_pages(pool.mm, GFP_KERNEL, 0));
+	assert_true(cache.calls > 0 && cache.nr < 64);
+	mm_unregister_shrinker(pool.mm, &cache.shrinker);
+	while (mm_alloc_pages(pool.mm, GFP_NOWAIT, 0))
+		;
+	cache.calls = 0;
+	assert_null(mm_alloc_pages(pool.mm, GFP_KERNEL | __GFP_NOWARN, 0));
+	assert_int_equal(cache.calls, 0);
+	pool_validate(&pool);
+	mm_destroy(pool.mm);
+	free(pool.metadata);
+}
+
+static void sleep_ms(long ms)
+{
+	struct timespec ts = { .tv_nsec = ms * 1000000 };
+
+	nanosleep(&ts, NULL);
+}
+
+/* kswapd frees up to the high mark before anybody has to wait, and rests then. */
+static void test_kswapd(void **state)
+{
+	const struct zone *zone;
+	struct guest guest;
+	unsigned int taken;
+
+	(void)state;
+	guest_fill(&guest);
+	zone = &mm_node_data(guest.pool.mm, 0)->node_zones[ZONE_NORMAL];
+	assert_int_equal(mm_start_kswapd(guest.pool.mm), 0);
+	assert_int_equal(mm_start_kswapd(guest.pool.mm), 0);
+	mm_alloc_pages(guest.pool.mm, GFP_NOWAIT, 0);
+	for (unsigned int i = 0;
+	     i < 500 && zone_page_state(zone, NR_FREE_PAGES) <= wmark_pages(zone, WMARK_HIGH); i++)
+		sleep_ms(2);
+	assert_true(zone_page_state(zone, NR_FREE_PAGES) > wmark_pages(zone, WMARK_HIGH));
+	sleep_ms(20);
+	taken = __atomic_load_n(&guest.taken, __ATOMIC_RELAXED);
+	assert_in_range(taken, 1, 64);
+	sleep_ms(20);
+	assert_int_equal(__atomic_load_n(&guest.taken, __ATOMIC_RELAXED), taken);
+	mm_stop_kswapd(guest.pool.mm);
+	guest_end(&guest);
+}
+
+/* Nothing can be reclaimed: kswapd gives up instead of burning a CPU. */
+static void test_kswapd_hopeless(void **state)
+{
+	struct guest guest;
+	int failures;
+
+	(void)state;
+	guest_fill(&guest);
+	guest.refuse = UINT32_MAX;
+	mm_start_kswapd(guest.pool.mm);
+	for (unsigned int i = 0; i < 100; i++) {
+		mm_alloc_pages(guest.pool.mm, GFP_NOWAIT, 0);
+		sleep_ms(1);
+	}
+	failures =
+		__atomic_load_n(&mm_node_data(guest.pool.mm, 0)->kswapd_failures, __ATOMIC_RELAXED);
+	assert_int_equal(failures, 16);
+	guest_end(&guest); /* mm_destroy() ends the thread */
+}
+
+static bool nofail_done;
+
+static void *nofail_thread(void *arg)
+{
+	struct page *page = mm_alloc_pages(arg, GFP_KERNEL | __GFP_NOFAIL, 2);
+
+	__atomic_store_n(&nofail_done, page != NULL, __ATOMIC_RELEASE);
+	return page;
+}
+
+/* __GFP_NOFAIL waits until somebody frees. */
+static void test_nofail(void **state)
+{
+	static struct page *blocks[64];
+	struct pool pool;
+	pthread_t thread;
+	void *got;
+
+	(void)state;
+	nofail_done = false;
+	pool_create_simple(&pool, 256, 1);
+	for (unsigned int i = 0; i < 64; i++)
+		blocks[i] = mm_alloc_pages(pool.mm, GFP_KERNEL | __GFP_MEMALLOC, 2);
+	assert_int_equal(pthread_create(&thread, NULL, nofail_thread, pool.mm), 0);
+	sleep_ms(30);
+	assert_false(__atomic_load_n(&nofail_done, __ATOMIC_ACQUIRE));
+	for (unsigned int i = 0; i < 32; i++)
+		mm_free_pages(pool.mm, blocks[i], 2);
+	pthread_join(thread, &got);
+	assert_non_null(got);
+	mm_free_pages(pool.mm, got, 2);
+	for (unsigned int i = 32; i < 64; i++)
+		mm_free_pages(pool.mm, blocks[i], 2);
+	assert_int_equal(pool.messages, 0);
+	pool_destroy(&pool);
+}
+
+static void test_settings(void **state)
+{
+	const struct zone *zone;
+	struct pool pool;
+	uint64_t value;
+
+	(void)state;
+	pool_create_simple(&pool, 8192, 1);
+	zone = &mm_node_data(pool.mm, 0)->node_zones[ZONE_NORMAL];
+	assert_int_equal(mm_setting_get(pool.mm, "min_free_kbytes", 0, &value), 0);
+	assert_int_equal(value, 16384);
+	assert_int_equal(mm_setting_set(pool.mm, "min_free_kbytes", 0, 204800), 0);
+	assert_int_equal(zone->_watermark[WMARK_MIN], 100);
+	assert_int_equal(zone->_watermark[WMARK_LOW], 125);
+	assert_int_equal(mm_setting_set(pool.mm, "watermark_scale_factor", 0, 1000), 0);
+	assert_int_equal(zone->_watermark[WMARK_LOW], 919);
+	assert_int_equal(mm_setting_set(pool.mm, "min_free_kbytes", 0, 0), 0);
+	assert_int_equal(zone->_watermark[WMARK_MIN], 8);
+	assert_int_equal(mm_setting_set(pool.mm, "watermark_scale_factor", 0, 3001), -EINVAL);
+	assert_int_equal(mm_setting_set(pool.mm, "swappiness", 0, 1), -ENOENT);
+	assert_int_equal(mm_setting_set(pool.mm, "lowmem_reserve_ratio", MAX_NR_ZONES, 1), -ENOENT);
+	assert_int_equal(mm_setting_get(pool.mm, "lowmem_reserve_ratio", ZONE_NORMAL, &value), 0);
+	assert_int_equal(value, 32);
+	pool_destroy(&pool);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_direct_reclaim), cmocka_unit_test(test_flags_reach_reclaim),
+		cmocka_unit_test(test_second_chance),  cmocka_unit_test(test_refusing_callback),
+		cmocka_unit_test(test_pinned_stays),   cmocka_unit_test(test_shrinker),
+		cmocka_unit_test(test_kswapd),         cmocka_unit_test(test_kswapd_hopeless),
+		cmocka_unit_test(test_nofail),         cmocka_unit_test(test_settings),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the tests of a guest's memory share: a pool owner of their own, a connection to it, a VM's
+ * memory with its loop. Each group of tests runs in a process of its own, because the owner takes
+ * the end of a connection for the end of the VM's process.
+ */
+#ifndef VM_MEMORY_FIXTURE_H
+#define VM_MEMORY_FIXTURE_H
+
+#include <errno.h>
+#include <limits.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <jansson.h>
+
+#include "framevisor/event_loop.h"
+#include "framevisor/log.h"
+#include "framevisor/owner_client.h"
+#include "framevisor/qmp_client.h"
+#include "framevisor/rundir.h"
+#include "framevisor/vm_memory.h"
+
+#define LOW_FRAMES  20
+#define HIGH_FRAMES 12
+#define RAM_FRAMES  (LOW_FRAMES + HIGH_FRAMES)
+#define HIGH_GPA    UINT64_C(0x100000000)
+
+static enum hugepages_mode mode;
+
+/* This process is one VM for the owner: one connection for all tests of a group. */
+static struct owner_client *client;
+static struct qmp_client *qmp;
+
+/* One VM's memory and its loop, as a VMM process has them. */
+struct fixture {
+	struct event_loop *loop;
+	pthread_t loop_thread;
+	struct vm_memory *mem;
+	struct guest_memory *gm;
+};
+
+static inline struct owner_client *connect_owner(const char *name)
+{
+	struct owner_client_config config = {
+		.vm_name = name,
+		.ram_frames = RAM_FRAMES,
+		.hugepages = mode,
+	};
+	struct error err = { 0 };
+	struct owner_client *new = owner_client_connect(&config, &err);
+
+	if (!new)
+		print_error("connect: %s\n", err.message);
+	return new;
+}
+
+static inline void *run_loop(void *loop)
+{
+	event_loop_run(loop);
+	return NULL;
+}
+
+/* Also used in forked processes, so without assertions. */
+static inline bool try_open(struct fixture *f, struct owner_client *owner)
+{
+	static const struct vm_memory_range ranges[] = {
+		{ .gpa = 0, .size = LOW_FRAMES * FRAME_SIZE },
+		{ .gpa = HIGH_GPA, .size = HIGH_FRAMES * FRAME_SIZE },
+	};
+	struct vm_memory_config config = { .ranges = ranges, .nr_ranges = 2, .client = owner };
+	struct error err = { 0 };
+
+	f->loop = event_loop_create();
+	config.loop = f->loop;
+	f->mem = f->loop ? vm_memory_create(&config, &err) : NULL;
+	if (!f->mem) {
+		print_error("vm_memory_create: %s\n", err.message);
+		return false;
+	}
+	f->gm = vm_memory_guest(f->mem);
+	return pthread_create(&f->loop_thread, NULL, run_loop, f->loop) == 0;
+}
+
+static inline void open_memory(struct fixture *f)
+{
+	assert_true(try_open(f, client));
+	assert_non_null(f->gm->frame_ops);
+}
+
+static inline void close_memory(struct fixture *f)
+{
+	event_loop_quit(f->loop);
+	pthread_join(f->loop_thread, NULL);
+	vm_memory_destroy(f->mem);
+	event_loop_destroy(f->loop);
+}
+
+static inline uint64_t frame_gpa(unsigned int frame)
+{
+	return frame < LOW_FRAMES ? frame * FRAME_SIZE
+				  : HIGH_GPA + (frame - LOW_FRAMES) * FRAME_SIZE;
+}
+
+static inline uint64_t *frame_words(struct fixture *f, unsigned int frame)
+{
+	return guest_ptr(f->gm, frame_gpa(frame), FRAME_SIZE);
+}
+
+static inline void sleep_ms(unsigned int ms)
+{
+	struct timespec ts = { .tv_sec = ms / 1000, .tv_nsec = (ms % 1000) * 1000000L };
+
+	nanosleep(&ts, NULL);
+}
+
+static inline uint64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+/* Whether the owner finds its own counts right, and how many frames it says that a VM holds;
+ * -1: it does not know such a VM. */
+static inline int64_t held_frames(const char *name)
+{
+	struct error err = { 0 };
+	json_t *reply = NULL;
+	json_t *vm;
+	size_t i;
+	int64_t held = -1;
+
+	assert_int_equal(qmp_client_call(qmp, "x-validate", NULL, &reply, &err), 0);
+	if (!json_is_true(json_object_get(reply, "ok")))
+		print_error("%s\n", json_string_value(json_object_get(reply, "message")));
+	assert_true(json_is_true(json_object_get(reply, "ok")));
+	json_decref(reply);
+	assert_int_equal(qmp_client_call(qmp, "query-vms", NULL, &reply, &err), 0);
+	json_array_foreach(reply, i, vm)
+	{
+		if (strcmp(json_string_value(json_object_get(vm, "name")), name) == 0)
+			held = json_integer_value(json_object_get(vm, "held"));
+	}
+	json_decref(reply);
+	return held;
+}
+
+/* framevisord lies in the build folder, two above this program. */
+static inline void set_path(void)
+{
+	char path[PATH_MAX + 32];
+	ssize_t len = readlink("/proc/self/exe", path, PATH_MAX);
+
+	if (len <= 0)
+		return;
+	path[len] = '\0';
+	for (unsigned int i = 0; i < 3; i++) {
+		char *slash = strrchr(path, '/');
+
+		if (slash)
+			*slash = '\0';
+	}
+	setenv("PATH", path, 1);
+}
+
+static inline int setup(void **state)
+{
+	char path[RUNDIR_PATH_MAX];
+	struct error err = { 0 };
+
+	(void)state;
+	client = connect_owner("vm");
+	if (!client || rundir_path(path, false, &err) || rundir_join(path, "pool-qmp.sock", &err))
+		return -1;
+	qmp = qmp_client_connect(path, 5000, &err);
+	if (!qmp) {
+		print_error("%s\n", err.message);
+		return -1;
+	}
+	print_message("%s\n", owner_client_hugetlb(client) ? "hugepages" : "ordinary memory");
+	return 0;
+}
+
+static inline int teardown(void **state)
+{
+	(void)state;
+	qmp_client_close(qmp);
+	/* The client stays: the owner takes its end for the end of this process. */
+	return 0;
+}
+
+/* The owner ends a moment after its last VM and takes its sockets along; what is left then is a
+ * lock file and a log. */
+static inline int remove_rundir(const char *dir)
+{
+	static const char *const files[] = { "pool.lock", "pool.log", "vm" };
+	uint64_t since = now_ms();
+	char path[PATH_MAX];
+
+	do {
+		sleep_ms(50);
+		snprintf(path, sizeof(path), "%s/pool.sock", dir);
+		if (access(path, F_OK) == 0)
+			continue;
+		for (unsigned int i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+			snprintf(path, sizeof(path), "%s/%s", dir, files[i]);
+			remove(path);
+		}
+		if (rmdir(dir) == 0)
+			return 0;
+	} while (now_ms() - since < 10000);
+	print_error("the pool owner did not end, or left something in %s\n", dir);
+	return 1;
+}
+
+/* A process per group: it is a VM, and its end is the VM's end. */
+static inline int fork_group(int (*run_group)(const char *name), const char *name,
+			     enum hugepages_mode hugepages)
+{
+	char dir[] = "/tmp/framevisor-test-XXXXXX";
+	int status = 1;
+	pid_t pid;
+
+	mode = hugepages;
+	if (!mkdtemp(dir))
+		return 1;
+	setenv("FRAMEVISOR_RUNDIR", dir, 1);
+	fflush(NULL);
+	pid = fork();
+	if (pid == 0)
+		exit(run_group(name));
+	if (pid > 0)
+		waitpid(pid, &status, 0);
+	return (status != 0) + remove_rundir(dir);
+}
+
+static inline int fork_groups(int (*run_group)(const char *name))
+{
+	int failed;
+
+	set_path();
+	log_set_program("test");
+	failed = fork_group(run_group, "hugepages", HUGEPAGES_AUTO);
+	return failed + fork_group(run_group, "ordinary memory", HUGEPAGES_NEVER);
+}
+
+#endif
