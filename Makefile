@@ -45,6 +45,7 @@ UNIT_SRC   := $(wildcard tests/unit/test_*.c)
 MODEL_SRC  := $(wildcard tests/model/test_*.c)
 TEST_BINS  := $(patsubst %.c,$(BUILD)/%,$(UNIT_SRC) $(MODEL_SRC))
 UNIT_BINS  := $(patsubst %.c,$(BUILD)/%,$(UNIT_SRC))
+BENCH_BINS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/bench/bench_*.c))
 FUZZ_SRC   := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZ_BINS  := $(patsubst %.c,$(BUILD)/%,$(FUZZ_SRC))
 
@@ -94,6 +95,11 @@ $(TEST_BINS): $(BUILD)/%: $(BUILD)/%.o $(ALL_LIBS)
 	@echo "  LD      $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(ALL_LIBS) -Wl,--end-group -lcmocka $(LDLIBS)
 
+# Benchmarks in C: one program per file, each prints its own figures.
+$(BENCH_BINS): $(BUILD)/%: $(BUILD)/%.o $(ALL_LIBS)
+	@echo "  LD      $@"
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(ALL_LIBS) -Wl,--end-group $(LDLIBS)
+
 # Fuzzers: clang with libFuzzer, everything instrumented, in a tree of its own.
 FUZZ_BUILD := $(BUILD)/fuzz-objects
 FUZZ_FLAGS := -std=gnu17 -O1 -g -fno-omit-frame-pointer -pthread -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
@@ -129,6 +135,9 @@ guests: $(GUEST_ELFS) ## build the freestanding guest programs
 
 .PHONY: tests-build
 tests-build: all $(TEST_BINS) guests
+
+.PHONY: bench-build
+bench-build: $(BENCH_BINS)
 
 .PHONY: unit
 unit: all $(TEST_BINS) ## build and run the unit and model tests
@@ -168,7 +177,7 @@ run: ## install what is missing, build, boot a stock Linux guest on pool frames 
 .PHONY: bench
 bench: ## measure, beside peers, in one run; writes the figures to $(BUILD)/bench
 	$(Q)tests/host/packages.sh
-	$(Q)$(MAKE) --no-print-directory -j2 tests-build
+	$(Q)$(MAKE) --no-print-directory -j2 tests-build bench-build
 	$(Q)tests/bench/run
 
 .PHONY: install

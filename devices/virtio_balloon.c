@@ -172,13 +172,19 @@ static void (*const handlers[BALLOON_ROLES])(struct virtio_balloon *, unsigned i
 
 static bool role_exists(const struct virtio_balloon *balloon, enum balloon_role role)
 {
-	static const unsigned int features[BALLOON_ROLES] = {
-		[BALLOON_STATISTICS] = VIRTIO_BALLOON_F_STATS_VQ,
-		[BALLOON_HINTS] = VIRTIO_BALLOON_F_FREE_PAGE_HINT,
-		[BALLOON_REPORTS] = VIRTIO_BALLOON_F_REPORTING,
-	};
-
-	return role <= BALLOON_DEFLATE || virtio_has_feature(&balloon->vdev, features[role]);
+	switch (role) {
+	case BALLOON_INFLATE:
+	case BALLOON_DEFLATE:
+		return true;
+	case BALLOON_STATISTICS:
+		return virtio_has_feature(&balloon->vdev, VIRTIO_BALLOON_F_STATS_VQ);
+	case BALLOON_HINTS:
+		return virtio_has_feature(&balloon->vdev, VIRTIO_BALLOON_F_FREE_PAGE_HINT);
+	case BALLOON_REPORTS:
+		return virtio_has_feature(&balloon->vdev, VIRTIO_BALLOON_F_REPORTING);
+	default:
+		return false;
+	}
 }
 
 /*

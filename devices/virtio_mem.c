@@ -417,16 +417,13 @@ static int check_options(const struct device_host *host, const struct virtio_mem
 
 static int create_parts(struct virtio_mem *mem, const struct virtio_mem_options *options)
 {
-	uint64_t nr_blocks;
-
 	mem->addr = options->addr;
 	mem->region_size = options->region_size;
 	mem->block_size = options->block_size ? options->block_size : FRAME_SIZE;
 	mem->node = options->has_node ? options->node : 0;
 	mem->usable = usable_for(mem, 0);
 	mem->moved_ms = now_ms();
-	nr_blocks = mem->region_size / mem->block_size;
-	mem->plugged = calloc((nr_blocks + 63) / 64, sizeof(*mem->plugged));
+	mem->plugged = calloc(mem->region_size / mem->block_size / 64 + 1, sizeof(*mem->plugged));
 	if (!mem->plugged)
 		return -ENOMEM;
 	return changed_init(&mem->changed, mem->dev.host->loop, options->changed, options->opaque);

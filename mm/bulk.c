@@ -117,7 +117,7 @@ uint64_t mm_alloc_pages_bulk(struct mm *mm, gfp_t gfp, nodemask_t nodemask, uint
 	struct alloc_context ac;
 	struct page *page;
 
-	if (nr == 0)
+	if (nr == 0 || should_fail_alloc(mm, gfp, 0))
 		return 0;
 	if (nodemask && !(nodemask >> nid & 1))
 		nid = __builtin_ctzll(nodemask);

@@ -4,6 +4,7 @@
  * zero), so a pool may reserve numbers for more frames than it will ever have.
  */
 #include <errno.h>
+#include <time.h>
 
 #include "mm/internal.h"
 
@@ -136,8 +137,32 @@ static void offline_range(struct mm *mm, pg_data_t *pgdat, uint64_t pfn, uint64_
 	}
 }
 
+/* One attempt. The hotplug lock is held. */
+static bool try_offline(struct mm *mm, pg_data_t *pgdat, uint64_t pfn, uint64_t nr)
+{
+	bool done;
+
+	mm_drain_all_pages(mm);
+	lock_zones(pgdat);
+	done = free_until(mm, pfn, pfn + nr) == pfn + nr;
+	if (done)
+		offline_range(mm, pgdat, pfn, pfn + nr);
+	unlock_zones(pgdat);
+	return done;
+}
+
+/* Whether a free frame of the node is being zeroed: it is free again a moment later. */
+static bool node_zeroing(const pg_data_t *pgdat)
+{
+	for (unsigned int type = 0; type < MAX_NR_ZONES; type++)
+		if (zone_page_state(&pgdat->node_zones[type], NR_ZEROING))
+			return true;
+	return false;
+}
+
 int mm_offline_pages(struct mm *mm, unsigned int nid, uint64_t first, uint64_t nr)
 {
+	const struct timespec pause = { .tv_nsec = 200000 };
 	pg_data_t *pgdat;
 	uint64_t pfn;
 	bool done;
@@ -147,12 +172,11 @@ int mm_offline_pages(struct mm *mm, unsigned int nid, uint64_t first, uint64_t n
 	pgdat = mm->node[nid];
 	pfn = pgdat->node_start_pfn + first;
 	spin_lock(&mm->hotplug_lock);
-	mm_drain_all_pages(mm);
-	lock_zones(pgdat);
-	done = free_until(mm, pfn, pfn + nr) == pfn + nr;
-	if (done)
-		offline_range(mm, pgdat, pfn, pfn + nr);
-	unlock_zones(pgdat);
+	done = try_offline(mm, pgdat, pfn, nr);
+	for (unsigned int tries = 0; !done && tries < 5 && node_zeroing(pgdat); tries++) {
+		nanosleep(&pause, NULL);
+		done = try_offline(mm, pgdat, pfn, nr);
+	}
 	if (done)
 		resize_done(mm);
 	spin_unlock(&mm->hotplug_lock);

@@ -32,6 +32,15 @@ struct mm_settings {
 struct page_owner_record;
 struct mm_reclaim_ops;
 
+struct mm_fault_state {
+	bool active; /* read without the lock */
+	uint32_t lock;
+	uint32_t orders;
+	gfp_t gfp;
+	uint64_t nth, interval, times;
+	uint64_t seen, injected;
+};
+
 struct mm {
 	/* What the shortest paths need. */
 	struct page *mem_map; /* one per pfn, all nodes */
@@ -66,6 +75,7 @@ struct mm {
 	const struct mm_reclaim_ops *reclaim_ops;
 	void *reclaim_opaque;
 
+	struct mm_fault_state fault;
 	mm_oom_fn oom_fn;
 	void *oom_opaque;
 	mm_message_fn message_fn;
@@ -206,6 +216,13 @@ uint64_t move_freepages_block(struct mm *mm, struct zone *zone, struct page *pag
 			      enum migratetype mt);
 unsigned int choose_pageblock_order(uint64_t frames);
 
+/* highatomic.c */
+void reserve_highatomic(struct mm *mm, struct zone *zone, struct page *page);
+bool unreserve_highatomic(struct mm *mm, const struct alloc_context *ac, bool force);
+
+/* fault_inject.c */
+bool should_fail_alloc(struct mm *mm, gfp_t gfp, unsigned int order);
+
 /* pcp.c */
 extern _Thread_local int mm_thread_cpu __attribute__((tls_model("initial-exec")));
 /* 0, or with a CPU chosen by the thread something that makes any CPU number too large. */
@@ -227,6 +244,7 @@ struct page *hot_alloc_zone(struct mm *mm, struct zone *zone, enum migratetype m
 bool hot_free_zone(struct mm *mm, struct zone *zone, struct page *page, enum migratetype mt);
 unsigned int hot_detach_some(struct mm *mm, struct zone *zone, enum migratetype mt,
 			     struct page **pages, unsigned int nr);
+void hot_enable(struct mm *mm, bool on);
 void hot_stop(struct mm *mm);
 void hot_start(struct mm *mm);
 

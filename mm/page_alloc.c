@@ -122,6 +122,8 @@ static struct page *try_zone(struct mm *mm, struct zone *zone, unsigned int orde
 		else
 			page = rmqueue_cached(mm, zone, order, ac);
 	} while (page && !prep_new_page(mm, page, order, gfp));
+	if (page && order > 0 && unlikely(alloc_flags & ALLOC_HIGHATOMIC))
+		reserve_highatomic(mm, zone, page);
 	return page;
 }
 
@@ -207,6 +209,8 @@ struct page *mm_alloc_pages_nodemask(struct mm *mm, gfp_t gfp, unsigned int orde
 {
 	struct alloc_context ac;
 
+	if (unlikely(should_fail_alloc(mm, gfp, order)))
+		return NULL;
 	prepare_alloc_context(mm, gfp, preferred_nid, nodemask ? *nodemask : 0, &ac);
 	return alloc_pages_context(mm, gfp, order, &ac);
 }

@@ -10,14 +10,27 @@
 #if HAVE_PCP_HOT
 
 /* Only where threads have a registration and the kernel can restart the sequences of others. */
-void hot_init(struct mm *mm)
+static uint32_t usable_cpus(const struct mm *mm)
 {
 	if (__rseq_size == 0 || (mm->flags & (MM_DEBUG_POISON | MM_PAGE_OWNER)))
-		return;
+		return 0;
 	if (syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_RSEQ, 0, 0))
-		return;
-	mm->hot_cpus_usual = mm->nr_cpus;
-	mm->hot_cpus = mm->nr_cpus;
+		return 0;
+	return mm->nr_cpus;
+}
+
+void hot_init(struct mm *mm)
+{
+	mm->hot_cpus_usual = usable_cpus(mm);
+	mm->hot_cpus = mm->hot_cpus_usual;
+}
+
+/* What is in the stacks when they are switched off comes out with the next drain. */
+void hot_enable(struct mm *mm, bool on)
+{
+	hot_stop(mm);
+	mm->hot_cpus_usual = on ? usable_cpus(mm) : 0;
+	hot_start(mm);
 }
 
 /* From this CPU's stack of a certain zone. */
@@ -78,6 +91,11 @@ void hot_stop(struct mm *mm)
 void hot_init(struct mm *mm)
 {
 	(void)mm;
+}
+
+void hot_enable(struct mm *mm, bool on)
+{
+	(void)mm, (void)on;
 }
 
 struct page *hot_alloc_zone(struct mm *mm, struct zone *zone, enum migratetype mt)

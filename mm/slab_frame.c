@@ -200,6 +200,21 @@ static size_t state_bytes(const struct mm *mm)
 	return (bytes + MM_CACHELINE - 1) & ~(size_t)(MM_CACHELINE - 1);
 }
 
+/* Frames that hold something that can be dropped; a guess from above. */
+static uint64_t count_frames(struct shrinker *shrinker, struct shrink_control *sc)
+{
+	(void)shrinker;
+	return kmem_cache_frames(sc->mm);
+}
+
+static uint64_t scan_frames(struct shrinker *shrinker, struct shrink_control *sc)
+{
+	uint64_t frames = kmem_cache_shrink_all(sc->mm);
+
+	(void)shrinker;
+	return frames ? frames : SHRINK_STOP;
+}
+
 /* The state, the cache of caches behind it, both in the first blocks of a new frame. */
 static struct slab_state *state_create(struct mm *mm, struct slab_frame *frame)
 {
@@ -235,6 +250,8 @@ static struct slab_state *state_create(struct mm *mm, struct slab_frame *frame)
 	list_add(&frame->list, &pool->partial[frame->type]);
 	pool->nr_frames = 1;
 	state->rseq = slab_rseq_usable();
+	state->shrinker =
+		(struct shrinker){ .count_objects = count_frames, .scan_objects = scan_frames };
 	state->cache_cache = (void *)((char *)frame + cache_offset);
 	slab_cache_setup(state->cache_cache, state, "kmem_cache", slab_cache_bytes(mm), 64, 0);
 	list_add_tail(&state->cache_cache->list, &state->caches);
@@ -276,8 +293,10 @@ static int state_set_up(struct mm *mm)
 	}
 	/* Somebody else may have been faster: theirs counts. */
 	if (sheaves && __atomic_compare_exchange_n(&mm->slab, &expected, state, false,
-						   __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+						   __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+		mm_register_shrinker(mm, &state->shrinker);
 		return 0;
+	}
 	state_destroy(state);
 	frame_release(mm, frame);
 	return sheaves ? 0 : -ENOMEM;
@@ -331,6 +350,7 @@ uint64_t kmem_cache_exit(struct mm *mm)
 
 	if (!state)
 		return 0;
+	mm_unregister_shrinker(mm, &state->shrinker);
 	list_for_each(pos, &state->caches)
 	{
 		struct kmem_cache *cache = list_entry(pos, struct kmem_cache, list);

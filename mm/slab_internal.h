@@ -10,9 +10,10 @@
  *   slab_debug.c   red zones, poison, owners, reports
  *   slab_report.c  slabinfo, validation
  *
- * Locks, outermost first: slab_state.lock, kmem_cache.sheaf_lock, kmem_cache_node.lock;
- * slab_pool.lock is taken with none of the latter two held. Frames are allocated and freed with no
- * lock held, because direct reclaim comes back here through kmem_cache_shrink_all().
+ * Locks, outermost first: slab_state.lock, kmem_cache.sheaf_lock, kmem_sheaf.lock,
+ * kmem_cache_node.lock; slab_pool.lock is taken with no node's lock held. Frames are allocated with
+ * none of them held, because direct reclaim comes back here through kmem_cache_shrink_all();
+ * freeing frames never reclaims, and happens under the first three.
  */
 #ifndef MM_SLAB_INTERNAL_H
 #define MM_SLAB_INTERNAL_H
@@ -24,6 +25,7 @@
 
 #include "framevisor/list.h"
 #include "framevisor/slab.h"
+#include "framevisor/vmscan.h"
 #include "mm/internal.h"
 
 #define SLAB_BLOCK_SHIFT 15
@@ -34,8 +36,10 @@ _Static_assert(SLAB_NR_BLOCKS == 64, "free blocks of a frame are one 64-bit word
 /* Objects up to this size may use the first block of a frame, whose start is the header. */
 #define SLAB_FIRST_BLOCK_MAX 2048
 
-/* Empty slabs that a cache keeps per node before blocks go back to the frame. */
-#define SLAB_MAX_EMPTY 2
+/* Empty slabs that a cache keeps per node before blocks go back to the frame; none of large ones.
+ */
+#define SLAB_MAX_EMPTY        2
+#define SLAB_MAX_EMPTY_BLOCKS 8
 
 /*
  * A run of blocks with objects of one cache. Which objects are free is a bitmap outside of them:
@@ -165,7 +169,8 @@ struct slab_state {
 	pthread_mutex_t lock; /* the list of caches */
 	struct list_head caches;
 	bool rseq;
-	uintptr_t low; /* the permanent mapping of all nodes lies in [low, high) */
+	struct shrinker shrinker; /* kmem_cache_shrink_all() for reclaim */
+	uintptr_t low;            /* the permanent mapping of all nodes lies in [low, high) */
 	uintptr_t high;
 	uint64_t nr_errors;
 	uint64_t nr_large; /* kmalloc blocks of whole frames */

@@ -319,6 +319,7 @@ static uint64_t free_slabs(struct list_head *slabs, uint64_t *frames)
 void slab_put_counted(struct kmem_cache *cache, void **objects, size_t nr, const void *caller,
 		      uint64_t *frames)
 {
+	uint32_t max_empty = cache->nr_blocks > SLAB_MAX_EMPTY_BLOCKS ? 0 : SLAB_MAX_EMPTY;
 	struct kmem_cache_node *locked = NULL;
 	struct list_head empty;
 	size_t i;
@@ -339,8 +340,8 @@ void slab_put_counted(struct kmem_cache *cache, void **objects, size_t nr, const
 			locked = node;
 		}
 		put_object(node, slab, index, caller);
-		if (unlikely(node->nr_empty > SLAB_MAX_EMPTY))
-			node_detach_empty(node, SLAB_MAX_EMPTY, &empty);
+		if (unlikely(node->nr_empty > max_empty))
+			node_detach_empty(node, max_empty, &empty);
 	}
 	if (locked)
 		spin_unlock(&locked->lock);

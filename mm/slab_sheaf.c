@@ -42,6 +42,12 @@ static struct kmem_sheaf *sheaf_trylock(struct kmem_cache *cache)
 	return sheaf;
 }
 
+/* Others look at the size without the lock. */
+static void sheaf_set_size(struct kmem_sheaf *sheaf, uint32_t size)
+{
+	__atomic_store_n(&sheaf->size, size, __ATOMIC_RELAXED);
+}
+
 static void *any_pop(struct kmem_cache *cache)
 {
 	struct kmem_sheaf *sheaf;
@@ -51,8 +57,10 @@ static void *any_pop(struct kmem_cache *cache)
 		return sheaf_pop(cache);
 	sheaf = sheaf_trylock(cache);
 	if (sheaf) {
-		if (sheaf->size)
-			object = sheaf_objects(sheaf)[--sheaf->size];
+		if (sheaf->size) {
+			object = sheaf_objects(sheaf)[sheaf->size - 1];
+			sheaf_set_size(sheaf, sheaf->size - 1);
+		}
 		spin_unlock(&sheaf->lock);
 	}
 	return object;
@@ -68,8 +76,10 @@ static bool any_push(struct kmem_cache *cache, void *object)
 	sheaf = sheaf_trylock(cache);
 	if (sheaf) {
 		pushed = sheaf->size < sheaf->capacity;
-		if (pushed)
-			sheaf_objects(sheaf)[sheaf->size++] = object;
+		if (pushed) {
+			sheaf_objects(sheaf)[sheaf->size] = object;
+			sheaf_set_size(sheaf, sheaf->size + 1);
+		}
 		spin_unlock(&sheaf->lock);
 	}
 	return pushed;
@@ -225,11 +235,12 @@ void slab_drain_sheaves(struct kmem_cache *cache, uint64_t *frames)
 	for (cpu = 0; cpu < cache->mm->nr_cpus; cpu++) {
 		struct kmem_sheaf *sheaf = cache->sheaf[cpu];
 
-		if (sheaf == &cache->state->frozen)
+		if (sheaf == &cache->state->frozen ||
+		    __atomic_load_n(&sheaf->size, __ATOMIC_RELAXED) == 0)
 			continue;
 		if (sheaves_freeze(cache, sheaf, cpu)) {
 			slab_put_counted(cache, sheaf_objects(sheaf), sheaf->size, NULL, frames);
-			sheaf->size = 0;
+			sheaf_set_size(sheaf, 0);
 		}
 		sheaves_thaw(cache, sheaf, cpu);
 	}

@@ -62,6 +62,9 @@ static struct page *try_after_drain(struct mm *mm, gfp_t gfp, unsigned int order
 
 	mm_drain_all_pages(mm);
 	page = get_page_from_freelist(mm, gfp, order, alloc_flags, ac);
+	/* The reserve for others: all but its last pageblock before anybody fails. */
+	while (!page && unreserve_highatomic(mm, ac, false))
+		page = get_page_from_freelist(mm, gfp, order, alloc_flags, ac);
 	for (unsigned int i = 0; !page && i < MAX_RECLAIM_RETRIES && zeroing_in_progress(mm); i++) {
 		sleep_us(100);
 		page = get_page_from_freelist(mm, gfp, order, alloc_flags, ac);
@@ -131,6 +134,9 @@ static struct page *reclaim_and_retry(struct mm *mm, gfp_t gfp, unsigned int ord
 		if (page)
 			return page;
 		idle_rounds = progress && order == 0 ? 0 : idle_rounds + 1;
+		/* The very last of it before an OOM. */
+		if (!progress && unreserve_highatomic(mm, ac, true))
+			continue;
 		if (next_round(mm, gfp, order, progress, idle_rounds) == GIVE_UP)
 			return NULL;
 		page = try_after_drain(mm, gfp, order, alloc_flags, ac);

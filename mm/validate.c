@@ -284,6 +284,20 @@ static void compare(struct check *check, const char *what, uint64_t counted, uin
 		     (unsigned long long)kept);
 }
 
+/* Pageblocks of the highatomic type, by frames. */
+static uint64_t highatomic_frames(const struct check *check)
+{
+	const pg_data_t *pgdat = check->zone->zone_pgdat;
+	uint64_t blocks = (pgdat->node_spanned_pages + MAX_ORDER_NR_PAGES - 1) / MAX_ORDER_NR_PAGES
+			  << (MAX_ORDER - check->mm->pageblock_order);
+	uint64_t frames = 0;
+
+	for (uint64_t i = 0; i < blocks; i++)
+		if (pgdat->pageblock_mt[i * MAX_NR_ZONES + check->zone->idx] == MIGRATE_HIGHATOMIC)
+			frames += order_frames(check->mm->pageblock_order);
+	return frames;
+}
+
 static void check_counters(struct check *check)
 {
 	const struct zone *zone = check->zone;
@@ -293,6 +307,8 @@ static void check_counters(struct check *check)
 	compare(check, "isolated free frames", check->isolate, zone->vm_stat[NR_FREE_ISOLATE]);
 	compare(check, "free highatomic frames", check->highatomic,
 		zone->vm_stat[NR_FREE_HIGHATOMIC]);
+	compare(check, "reserved highatomic frames", highatomic_frames(check),
+		zone->nr_reserved_highatomic);
 	compare(check, "free zeroed frames", check->zeroed, zone->vm_stat[NR_FREE_ZEROED]);
 	compare(check, "quarantined frames", check->quarantined, zone->vm_stat[NR_QUARANTINED]);
 	compare(check, "frames being zeroed", check->zeroing, zone->vm_stat[NR_ZEROING]);

@@ -7,13 +7,17 @@
 #include "vmm/vm_internal.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "framevisor/layout.h"
+#include "framevisor/log.h"
 #include "framevisor/size.h"
 #include "vmm/boot/cpuid.h"
 
-#define MEM_MIN       (2 * FRAME_SIZE) /* 4 MiB: boot structures and a tiny kernel */
+#define MEM_MIN       (2 * FRAME_SIZE)    /* 4 MiB: boot structures and a tiny kernel */
+#define MEM_MAX       (UINT64_C(1) << 52) /* x86 has no more physical address bits */
 #define RAM_SLOT_BASE 0
 
 static void machine_irq_line(void *machine, unsigned int gsi, bool level)
@@ -106,22 +110,86 @@ static int check_sizes(const struct vm_config *config, struct error *err)
 		return error_set(err, EINVAL,
 				 "memory of %s is not a multiple of 2 MiB, the size of a frame",
 				 size_format(config->mem_bytes, text, sizeof(text)));
+	if (!frame_aligned(config->mem_max) || !frame_aligned(config->mem_target) ||
+	    config->mem_target < config->mem_bytes || config->mem_max < config->mem_target)
+		return error_set(err, EINVAL,
+				 "memory at boot, first size and ceiling must be in steps of 2 MiB "
+				 "and in this order");
+	if (config->mem_max > MEM_MAX)
+		return error_set(err, EINVAL, "memory of %s is more than any machine can have",
+				 size_format(config->mem_max, text, sizeof(text)));
 	if (!config->kernel)
 		return error_set(err, EINVAL, "no kernel was given");
 	return 0;
 }
 
+/* The guest keeps a descriptor of 64 bytes for each 4 KiB of plugged memory in its boot memory. */
+static void check_proportion(const struct vm *vm)
+{
+	uint64_t descriptors = (vm->config.mem_max - vm->config.mem_bytes) / 64;
+	char text[SIZE_TEXT_MAX], boot[SIZE_TEXT_MAX];
+
+	if (descriptors > vm->config.mem_bytes / 2)
+		log_warn("%s: to plug all of its memory the guest needs %s of the %s it boots "
+			 "with; give it more at boot",
+			 vm->config.name, size_format(descriptors, text, sizeof(text)),
+			 size_format(vm->config.mem_bytes, boot, sizeof(boot)));
+}
+
+/* Completes the configuration by what it leaves open. */
+static int plan_memory(struct vm *vm, struct error *err)
+{
+	struct vm_config *config = &vm->config;
+	int ret;
+
+	if (!config->mem_max)
+		config->mem_max = config->mem_bytes;
+	if (!config->mem_target)
+		config->mem_target = config->mem_bytes;
+	ret = check_sizes(config, err);
+	if (ret < 0)
+		return ret;
+	vm->hotplug_bytes = (config->mem_max - config->mem_bytes + LAYOUT_HOTPLUG_UNIT - 1) &
+			    ~(LAYOUT_HOTPLUG_UNIT - 1);
+	return 0;
+}
+
+/*
+ * Linux brings plugged memory into use by itself only where its configuration says so, and then
+ * into a zone that also takes what cannot be moved away again. Debian's 6.1 does not at all. In
+ * front of what the user gave, because what follows a "--" there is not the kernel's.
+ */
+#define CMDLINE_ONLINE "memhp_default_state=online_movable "
+
+static char *make_cmdline(const struct vm *vm)
+{
+	const char *given = vm->config.append ? vm->config.append : BOOT_DEFAULT_CMDLINE;
+	bool decided = strstr(given, "memhp_default_state=") ||
+		       strstr(given, "memory_hotplug.online_policy=");
+	char *cmdline = NULL;
+
+	if (asprintf(&cmdline, "%s%s", vm->hotplug_bytes && !decided ? CMDLINE_ONLINE : "", given) <
+	    0)
+		return NULL;
+	return cmdline;
+}
+
 static int open_boot(struct vm *vm, struct error *err)
 {
+	char *cmdline = make_cmdline(vm);
 	struct boot_config config = {
 		.kernel = vm->config.kernel,
 		.initrd = vm->config.initrd,
-		.cmdline = vm->config.append,
+		.cmdline = cmdline,
 		.mem_bytes = vm->config.mem_bytes,
+		.hotplug_bytes = vm->hotplug_bytes,
 		.cpus = vm->config.cpus,
 	};
 
+	if (!cmdline)
+		return error_set(err, ENOMEM, "out of memory");
 	vm->boot = boot_open(&config, err);
+	free(cmdline);
 	return vm->boot ? 0 : -EINVAL;
 }
 
@@ -129,20 +197,23 @@ static int open_boot(struct vm *vm, struct error *err)
 static int check_address_width(const struct vm *vm, struct error *err)
 {
 	struct kvm_cpuid2 *supported = cpuid_supported(vm->kvm.fd, err);
-	uint64_t hole = LAYOUT_HIGH_RAM - LAYOUT_LOW_RAM_END;
 	unsigned int bits;
+	uint64_t end;
 
 	if (!supported)
 		return -EINVAL;
 	bits = cpuid_phys_bits(supported);
 	free(supported);
-	if (bits < 64 && (vm->config.mem_bytes > UINT64_MAX - hole ||
-			  vm->config.mem_bytes + hole > (1ull << bits))) {
+	/* No overflow: MEM_MAX. The region for plugging comes last. */
+	end = LAYOUT_HOTPLUG(vm->config.mem_bytes) + vm->hotplug_bytes;
+	if (!vm->hotplug_bytes && vm->config.mem_bytes > LAYOUT_LOW_RAM_END)
+		end = LAYOUT_HIGH_RAM + vm->config.mem_bytes - LAYOUT_LOW_RAM_END;
+	if (bits < 62 && end > (1ull << bits)) {
 		char text[SIZE_TEXT_MAX];
 
 		return error_set(err, EINVAL,
 				 "memory of %s is more than a guest's %u address bits can reach",
-				 size_format(vm->config.mem_bytes, text, sizeof(text)), bits);
+				 size_format(vm->config.mem_max, text, sizeof(text)), bits);
 	}
 	return 0;
 }
@@ -167,13 +238,22 @@ static int open_kvm(struct vm *vm, struct error *err)
 static int create_memory(struct vm *vm, struct error *err)
 {
 	struct vm_memory_range ranges[2];
+	struct vm_memory_range hotplug = { .gpa = LAYOUT_HOTPLUG(vm->config.mem_bytes),
+					   .size = vm->hotplug_bytes };
 	struct owner_client_config owner = {
 		.vm_name = vm->config.name,
 		.ram_frames = bytes_to_frames(vm->config.mem_bytes),
 		.hugepages = vm->config.hugepages,
 		.pool_bytes = vm->config.pool_bytes,
 	};
-	struct vm_memory_config memory = { .ranges = ranges, .loop = vm->loop };
+	struct vm_memory_config memory = {
+		.ranges = ranges,
+		.hotplug = &hotplug,
+		.nr_hotplug = vm->hotplug_bytes ? 1 : 0,
+		.loop = vm->loop,
+		.event = vm_memory_event,
+		.event_opaque = vm,
+	};
 
 	vm->client = owner_client_connect(&owner, err);
 	if (!vm->client)
@@ -211,14 +291,53 @@ static int create_host(struct vm *vm, struct error *err)
 
 static int create_devices(struct vm *vm, struct error *err)
 {
+	struct virtio_mem_options mem = {
+		.addr = LAYOUT_HOTPLUG(vm->config.mem_bytes),
+		.region_size = vm->hotplug_bytes,
+		.has_node = true, /* as the SRAT says */
+		.node = 0,
+		.changed = vm_mem_changed,
+		.opaque = vm,
+	};
+
 	vm->devices = (struct device_set){
 		.host = &vm->host,
 		.serial_output = vm_console_output,
 		.serial_room = vm_console_room,
 		.balloon_changed = vm_balloon_changed,
 		.opaque = vm,
+		.balloon_without = vm->config.balloon_without,
+		.mem_options = &mem,
+		.nr_mem_options = vm->hotplug_bytes ? 1 : 0,
 	};
 	return device_set_create(&vm->devices, err);
+}
+
+static int create_target(struct vm *vm, struct error *err)
+{
+	struct target_config config = {
+		.loop = vm->loop,
+		.boot = vm->config.mem_bytes,
+		.max = vm->config.mem_max,
+		.size = vm->config.mem_target,
+		.memory = vm->memory,
+		.balloon = vm->devices.balloon,
+		.mem = vm_get_mem(vm),
+		.running = vm_running,
+		.opaque = vm,
+	};
+
+	check_proportion(vm);
+	vm->target = target_create(&config, err);
+	return vm->target ? 0 : -EINVAL;
+}
+
+static int prealloc(struct vm *vm, struct error *err)
+{
+	if (!vm->config.prealloc)
+		return 0;
+	return vm_memory_prealloc(vm->memory, vm->config.prealloc_progress,
+				  vm->config.prealloc_opaque, err);
 }
 
 static int create_vcpus(struct vm *vm, struct error *err)
@@ -248,13 +367,12 @@ static int load_guest(struct vm *vm, struct error *err)
 int machine_create(struct vm *vm, struct error *err)
 {
 	static int (*const steps[])(struct vm *, struct error *) = {
-		open_boot,      open_kvm,     create_memory, create_host,
-		create_devices, create_vcpus, load_guest,
+		plan_memory, open_boot,      open_kvm,      create_memory, prealloc,
+		create_host, create_devices, create_target, create_vcpus,  load_guest,
 	};
 	size_t i;
-	int ret;
+	int ret = 0;
 
-	ret = check_sizes(&vm->config, err);
 	for (i = 0; ret == 0 && i < sizeof(steps) / sizeof(steps[0]); i++)
 		ret = steps[i](vm, err);
 	return ret;
@@ -263,6 +381,8 @@ int machine_create(struct vm *vm, struct error *err)
 void machine_destroy(struct vm *vm)
 {
 	vcpus_destroy(vm->vcpus);
+	target_destroy(vm->target);
+	vm->target = NULL;
 	device_set_destroy(&vm->devices);
 	irq_router_destroy(vm->irq);
 	kvm_chips_free(vm->chips);

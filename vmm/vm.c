@@ -46,7 +46,41 @@ void vm_console_room(void *opaque)
 
 void vm_balloon_changed(void *opaque)
 {
-	send_event(opaque, VM_EVENT_BALLOON);
+	struct vm *vm = opaque;
+
+	target_changed(vm->target);
+	send_event(vm, VM_EVENT_BALLOON);
+}
+
+void vm_mem_changed(void *opaque)
+{
+	struct vm *vm = opaque;
+
+	target_changed(vm->target);
+	send_event(vm, VM_EVENT_MEM);
+	send_event(vm, VM_EVENT_BALLOON);
+}
+
+/* Told, not paused: the vCPU that waits cannot be parked before it gets its frame. */
+void vm_memory_event(void *opaque, enum vm_memory_event event, uint64_t gpa)
+{
+	struct vm *vm = opaque;
+
+	if (event == VM_MEMORY_EVENT_POOL_EMPTY) {
+		send_event(vm, VM_EVENT_POOL_EMPTY);
+		return;
+	}
+	log_warn("%s: the guest uses memory that it has given up (at 0x%llx) beyond what it may "
+		 "have; it waits until it gives other memory up",
+		 vm->config.name, (unsigned long long)gpa);
+	send_event(vm, VM_EVENT_OVER_LIMIT);
+}
+
+bool vm_running(void *opaque)
+{
+	const struct vm *vm = opaque;
+
+	return vm->state == VM_STATE_RUNNING;
 }
 
 static void on_failed(struct vm *vm)
@@ -216,6 +250,7 @@ int vm_resume(struct vm *vm, struct error *err)
 	}
 	vm->state = VM_STATE_RUNNING;
 	vcpus_resume(vm->vcpus);
+	target_changed(vm->target);
 	send_event(vm, VM_EVENT_RESUME);
 	return 0;
 }
@@ -295,6 +330,16 @@ enum vm_shutdown_reason vm_get_shutdown_reason(const struct vm *vm)
 struct vm_memory *vm_get_memory(struct vm *vm)
 {
 	return vm->memory;
+}
+
+struct virtio_mem *vm_get_mem(struct vm *vm)
+{
+	return vm->devices.nr_mem ? vm->devices.mem[0] : NULL;
+}
+
+struct target *vm_get_target(struct vm *vm)
+{
+	return vm->target;
 }
 
 struct virtio_balloon *vm_get_balloon(struct vm *vm)

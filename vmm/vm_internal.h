@@ -12,6 +12,7 @@
 #include "vmm/boot/boot.h"
 #include "vmm/irq.h"
 #include "vmm/kvm.h"
+#include "vmm/target.h"
 #include "vmm/vcpu.h"
 
 /* Requests of vCPU threads to the loop's thread; bits of vm->requests. */
@@ -35,6 +36,7 @@ struct vm {
 	struct event_source *request_source;
 
 	/* In the order in which machine_create() makes them. */
+	uint64_t hotplug_bytes; /* size of the region for plugging: 0, or above the boot memory */
 	struct boot *boot;
 	struct kvm kvm;
 	struct owner_client *client;
@@ -45,6 +47,7 @@ struct vm {
 	struct device_host host;
 	struct device_set devices;
 	struct vcpus *vcpus;
+	struct target *target;
 };
 
 /* Everything from the kernel file's check to the vCPUs. On failure err is set; what exists is freed
@@ -65,5 +68,8 @@ void vm_request(struct vm *vm, unsigned int request);
 void vm_console_output(void *opaque, const uint8_t *data, size_t len);
 void vm_console_room(void *opaque);
 void vm_balloon_changed(void *opaque);
+void vm_mem_changed(void *opaque);
+void vm_memory_event(void *opaque, enum vm_memory_event event, uint64_t gpa);
+bool vm_running(void *opaque);
 
 #endif

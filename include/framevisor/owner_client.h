@@ -56,6 +56,16 @@ int64_t owner_client_grant(struct owner_client *client, uint64_t nr, uint64_t no
 int owner_client_return(struct owner_client *client, const struct frame_run *runs,
 			unsigned int nr_runs);
 
+/*
+ * Changes how many frames this VM may hold in all (at first ram_frames of the configuration): what
+ * it is to be promised more than before has to fit into the pool, which grows for it if it can;
+ * that may take a while, and other requests wait meanwhile. Returns 0, -ENOMEM with a sentence when
+ * it does not fit, -EBUSY when the VM holds more than that, or another negative errno; err is set.
+ */
+int owner_client_resize(struct owner_client *client, uint64_t ram_frames, struct error *err);
+/* The limit as of now. */
+uint64_t owner_client_limit(struct owner_client *client);
+
 /* Becomes readable (hangup) when the owner ends; for an event loop. */
 int owner_client_fd(const struct owner_client *client);
 

@@ -13,8 +13,12 @@
  *                           <-     GRANTED (runs of zeroed frames; -ENOMEM when there are none)
  *   RETURN (runs)           ->
  *                           <-     RETURNED (frames taken back)
+ *   RESIZE (frames)         ->
+ *                           <-     RESIZED (its limit now; -ENOMEM and why, when it does not fit)
  *
  * A client may hold as many frames as its RAM has (ram_frames); what it asks beyond gets -ENOMEM.
+ * RESIZE changes that limit: up, when the pool has or can get the memory (the reply may take as
+ * long as that of HELLO); down, but not below what the client holds (-EBUSY).
  *
  * When the connection ends, the owner waits until the client's process is gone (killing it if it is
  * not) and takes all its frames back: a frame is never given on while somebody may still map it.
@@ -37,6 +41,8 @@ enum owner_message_type {
 	OWNER_GRANTED,
 	OWNER_RETURN,
 	OWNER_RETURNED,
+	OWNER_RESIZE,
+	OWNER_RESIZED,
 };
 
 /* Consecutive frames of one node: file offset first * FRAME_SIZE in the node's fd. */
@@ -98,6 +104,18 @@ struct owner_runs {
 struct owner_returned {
 	struct owner_header header;
 	uint64_t nr_frames;
+};
+
+struct owner_resize {
+	struct owner_header header;
+	uint64_t ram_frames; /* wanted in all */
+};
+
+/* On failure (status != 0) message holds a sentence for the user and the limit is the old one. */
+struct owner_resized {
+	struct owner_header header;
+	uint64_t ram_frames; /* the limit from now on */
+	char message[256];
 };
 
 _Static_assert(sizeof(struct frame_run) == 16, "wire layout");

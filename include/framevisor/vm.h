@@ -14,6 +14,7 @@
 #include "framevisor/event_loop.h"
 #include "framevisor/owner_client.h"
 #include "framevisor/virtio_balloon.h"
+#include "framevisor/virtio_mem.h"
 #include "framevisor/vm_memory.h"
 
 #define VM_NAME_MAX 63
@@ -22,10 +23,22 @@
 struct vm_config {
 	char name[VM_NAME_MAX + 1];
 	unsigned int cpus;
-	uint64_t mem_bytes; /* multiple of FRAME_SIZE, at least 4 MiB */
-	const char *kernel; /* bzImage, or a flat guest-test image (ELF64) */
-	const char *initrd; /* NULL: none */
-	const char *append; /* NULL: "console=ttyS0" */
+	/* RAM that is there at boot. A multiple of FRAME_SIZE, at least 4 MiB. */
+	uint64_t mem_bytes;
+	/* Ceiling of what the guest may ever have: what is beyond mem_bytes is virtio-mem's, and a
+	 * multiple of FRAME_SIZE as well. 0: mem_bytes. */
+	uint64_t mem_max;
+	/* What it is given at first, between mem_bytes and mem_max. 0: mem_bytes. */
+	uint64_t mem_target;
+	/* Bind all of the boot memory before the guest runs. */
+	bool prealloc;
+	/* progress of that, may be NULL; done and total in frames. Returning false gives up. */
+	vm_memory_progress_fn prealloc_progress;
+	void *prealloc_opaque;
+	uint64_t balloon_without; /* features of the balloon that are not offered, as bits */
+	const char *kernel;       /* bzImage, or a flat guest-test image (ELF64) */
+	const char *initrd;       /* NULL: none */
+	const char *append;       /* NULL: "console=ttyS0" */
 	enum hugepages_mode hugepages;
 	uint64_t pool_bytes;
 	bool start_paused;
@@ -46,8 +59,12 @@ enum vm_event {
 	VM_EVENT_RESET,     /* guest or host reset; the VM goes on */
 	VM_EVENT_SHUTDOWN,  /* the VM is about to end; vm_shutdown_reason() says why */
 	VM_EVENT_POWERDOWN, /* system_powerdown was delivered to the guest */
-	VM_EVENT_BALLOON,   /* actual changed */
-	VM_EVENT_ERROR,     /* state became VM_STATE_INTERNAL_ERROR */
+	VM_EVENT_BALLOON,   /* the guest's size changed: see vm_get_target() */
+	VM_EVENT_MEM,       /* virtio-mem plugged or unplugged blocks */
+	/* A vCPU waits for memory: the VM has all it may have, or the pool is empty. */
+	VM_EVENT_OVER_LIMIT,
+	VM_EVENT_POOL_EMPTY,
+	VM_EVENT_ERROR, /* state became VM_STATE_INTERNAL_ERROR */
 };
 typedef void (*vm_event_fn)(void *opaque, enum vm_event event);
 
@@ -100,6 +117,11 @@ enum vm_state vm_get_state(const struct vm *vm);
 enum vm_shutdown_reason vm_get_shutdown_reason(const struct vm *vm);
 struct vm_memory *vm_get_memory(struct vm *vm);
 struct virtio_balloon *vm_get_balloon(struct vm *vm);
+/* NULL: it has no memory beyond its boot memory. */
+struct virtio_mem *vm_get_mem(struct vm *vm);
+/* How much memory the guest shall have: vmm/target.h. */
+struct target;
+struct target *vm_get_target(struct vm *vm);
 
 /* Thread id of a vCPU's thread (QMP query-cpus-fast; libvirt pins by it), or 0 before vm_start().
  */

@@ -4,6 +4,7 @@
  * short rounds (the machine may be shared).
  */
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,6 +55,7 @@ static double now_ns(void)
 struct job {
 	struct mm *mm;
 	unsigned int order;
+	int cpu; /* of the caches; -1: as usual, without a lock */
 	long pairs;
 	double ns; /* per pair */
 };
@@ -63,6 +65,7 @@ static void *pair_thread(void *arg)
 	struct job *job = arg;
 	double best = 1e9;
 
+	mm_set_cpu(job->cpu);
 	for (long round = 0; round < job->pairs / ROUND; round++) {
 		double start = now_ns();
 
@@ -81,7 +84,7 @@ static void *pair_thread(void *arg)
 	return NULL;
 }
 
-static double pairs(struct mm *mm, unsigned int order, unsigned int threads, long nr)
+static double pairs(struct mm *mm, unsigned int order, unsigned int threads, long nr, bool lock)
 {
 	double best = 1e9;
 
@@ -91,7 +94,9 @@ static double pairs(struct mm *mm, unsigned int order, unsigned int threads, lon
 		double worst = 0;
 
 		for (unsigned int i = 0; i < threads; i++) {
-			jobs[i] = (struct job){ .mm = mm, .order = order, .pairs = nr };
+			jobs[i] = (struct job){
+				.mm = mm, .order = order, .pairs = nr, .cpu = lock ? (int)i : -1
+			};
 			pthread_create(&ids[i], NULL, pair_thread, &jobs[i]);
 		}
 		for (unsigned int i = 0; i < threads; i++) {
@@ -155,8 +160,8 @@ static void scale(unsigned int nodes, uint64_t gib_per_node, unsigned int cpus)
 	       "ns, "
 	       "order-9 pair %.1f ns\n",
 	       nodes, (unsigned long long)(nodes * gib_per_node), setup / 1e9,
-	       (double)size / (double)(frames * nodes), pairs(mm, 0, 1, 2000000),
-	       pairs(mm, 9, 1, 500000));
+	       (double)size / (double)(frames * nodes), pairs(mm, 0, 1, 2000000, false),
+	       pairs(mm, 9, 1, 500000, false));
 	mm_destroy(mm);
 	munmap(mm, size);
 }
@@ -166,11 +171,12 @@ int main(void)
 	size_t size;
 	struct mm *mm = pool_create(1, 16 * GIB_FRAMES, 2, &size);
 
-	printf("order-0 pair, 1 thread:   %6.2f ns\n", pairs(mm, 0, 1, 5000000));
-	printf("order-0 pair, 2 threads:  %6.2f ns\n", pairs(mm, 0, 2, 5000000));
-	printf("order-3 pair, 1 thread:   %6.2f ns\n", pairs(mm, 3, 1, 2000000));
-	printf("order-5 pair, 1 thread:   %6.2f ns\n", pairs(mm, 5, 1, 1000000));
-	printf("order-9 pair, 1 thread:   %6.2f ns\n", pairs(mm, 9, 1, 1000000));
+	printf("order-0 pair, 1 thread:   %6.2f ns\n", pairs(mm, 0, 1, 5000000, false));
+	printf("order-0 pair, 2 threads:  %6.2f ns\n", pairs(mm, 0, 2, 5000000, false));
+	printf("  the same with a lock:   %6.2f ns\n", pairs(mm, 0, 1, 5000000, true));
+	printf("order-3 pair, 1 thread:   %6.2f ns\n", pairs(mm, 3, 1, 2000000, false));
+	printf("order-5 pair, 1 thread:   %6.2f ns\n", pairs(mm, 5, 1, 1000000, false));
+	printf("order-9 pair, 1 thread:   %6.2f ns\n", pairs(mm, 9, 1, 1000000, false));
 	printf("512 allocs, then frees:   %6.2f ns a pair\n", bulk_singles(mm));
 	printf("bulk calls of 512:        %6.2f ns a pair\n", bulk_calls(mm));
 	mm_destroy(mm);

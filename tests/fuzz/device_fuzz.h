@@ -46,6 +46,18 @@ static inline void fuzz_next(void *opaque)
 	event_loop_post(loop, fuzz_next, fuzz);
 }
 
+/* The device's sum is what is RAM, and not beyond its region. */
+static inline void fuzz_check_mem(struct fuzz *fuzz)
+{
+	struct virtio_mem_stats stats;
+
+	virtio_mem_stats(fuzz->drv.th->set.mem[0], &stats);
+	if (stats.plugged != guest_memory_size(&fuzz->drv.th->mem) - HOST_FRAMES * FRAME_SIZE)
+		host_bug("blocks and guest memory do not agree");
+	if (stats.usable < stats.requested || stats.usable > stats.region_size)
+		host_bug("usable region out of bounds");
+}
+
 /* What must hold after anything a guest did. Ends the machine. */
 static inline void fuzz_finish(struct fuzz *fuzz)
 {
@@ -54,25 +66,31 @@ static inline void fuzz_finish(struct fuzz *fuzz)
 	struct device *dev;
 
 	virtio_balloon_stats(balloon, &stats);
-	if (stats.inflated > HOST_FRAMES * FRAME_SIZE)
+	if (stats.inflated > HOST_ALL_FRAMES * FRAME_SIZE)
 		host_bug("more in the balloon than there is memory");
-	if (stats.frames_released + stats.frames_partial > HOST_FRAMES)
+	if (stats.frames_released + stats.frames_partial > HOST_ALL_FRAMES)
 		host_bug("more frames than there are");
+	fuzz_check_mem(fuzz);
+	fuzz->drv.th->release_broken = false; /* so that a reset can unplug */
 	for (dev = fuzz->drv.th->set.last; dev; dev = dev->next)
 		dev->ops->reset(dev);
 	virtio_balloon_stats(balloon, &stats);
 	if (stats.inflated || stats.frames_released || stats.broken || stats.driver_ready)
 		host_bug("a reset left something behind");
+	if (guest_memory_size(&fuzz->drv.th->mem) != HOST_FRAMES * FRAME_SIZE)
+		host_bug("a reset left blocks plugged");
 	host_destroy(fuzz->drv.th);
 }
 
-static inline void fuzz_run(const uint8_t *data, size_t size, struct test_host *th,
+/* The device under test is the one in slot. */
+static inline void fuzz_run(const uint8_t *data, size_t size, unsigned int slot,
 			    void (*setup)(struct fuzz *fuzz), void (*step)(struct fuzz *fuzz))
 {
 	struct fuzz fuzz = { .data = data, .left = size, .step = step };
+	struct test_host *th = host_create(false);
 
-	if (!driver_probe(&fuzz.drv, th, 1))
-		host_bug("no balloon in slot 1");
+	if (!driver_probe(&fuzz.drv, th, slot))
+		host_bug("no device in the slot");
 	if (setup)
 		setup(&fuzz);
 	event_loop_post(th->host.loop, fuzz_next, &fuzz);

@@ -72,6 +72,6 @@ static void step(struct fuzz *fuzz)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	fuzz_run(data, size, host_create(false), NULL, step);
+	fuzz_run(data, size, 1, NULL, step);
 	return 0;
 }

@@ -10,7 +10,8 @@ static void start(struct fuzz *fuzz)
 {
 	uint8_t choice = (uint8_t)fuzz_take(fuzz, 1);
 
-	driver_start(&fuzz->drv, F_VERSION_1 | (choice & 1), (uint16_t)(1u << (choice >> 1 & 7)));
+	driver_start(&fuzz->drv, F_VERSION_1 | (choice & 0x3f),
+		     (uint16_t)(8u << (fuzz_take(fuzz, 1) & 3)));
 }
 
 /* A message of pages in a row, which is what reaches the maps. */
@@ -38,6 +39,57 @@ static void set_desc(struct fuzz *fuzz, unsigned int queue)
 	driver_set_desc(&fuzz->drv, queue, n & (fuzz->drv.queues[queue].size - 1), desc);
 }
 
+/* A report or hint of one to three buffers, in RAM or beside it. */
+static void send_free_pages(struct fuzz *fuzz, unsigned int queue)
+{
+	unsigned int nr = 1 + (unsigned int)fuzz_take(fuzz, 1) % 3;
+
+	for (unsigned int i = 0; i < nr; i++) {
+		struct vring_desc desc = { .addr = fuzz_take(fuzz, 2) << 9,
+					   .len = (uint32_t)fuzz_take(fuzz, 2) << 9,
+					   .flags = VRING_DESC_F_WRITE,
+					   .next = (uint16_t)(i + 1) };
+
+		if (i + 1 < nr)
+			desc.flags |= VRING_DESC_F_NEXT;
+		driver_set_desc(&fuzz->drv, queue, (uint16_t)i, desc);
+	}
+	driver_publish(&fuzz->drv, queue, 0);
+	driver_kick(&fuzz->drv, queue);
+}
+
+/* A command id as the configuration says, or statistics. */
+static void send_word(struct fuzz *fuzz, unsigned int queue)
+{
+	uint32_t id = (uint32_t)host_read(fuzz->drv.th, fuzz->drv.device + 8, 4);
+	uint32_t len = (uint32_t)fuzz_take(fuzz, 1);
+
+	if (len & 0x80)
+		id = 0;
+	memcpy(guest_ptr(&fuzz->drv.th->mem, DRIVER_BUFFERS, 4), &id, 4);
+	driver_send(&fuzz->drv, queue, DRIVER_BUFFERS, len & 0x40 ? len & 0x3f : 4);
+}
+
+/* What the host may ask for. */
+static void host_asks(struct fuzz *fuzz)
+{
+	struct virtio_balloon *balloon = fuzz->drv.th->set.balloon;
+	struct virtio_balloon_guest_stats stats;
+	uint8_t what = (uint8_t)fuzz_take(fuzz, 1);
+
+	if (what & 1)
+		virtio_balloon_start_hint(balloon, NULL);
+	if (what & 2)
+		virtio_balloon_stop_hint(balloon);
+	if (what & 4)
+		virtio_balloon_set_stats_interval(balloon, what >> 4);
+	virtio_balloon_guest_stats(balloon, &stats);
+	if (stats.valid >> BALLOON_STATS)
+		host_bug("a statistic that does not exist");
+	for (unsigned int i = 0; i < HOST_FRAMES; i++)
+		fuzz->drv.th->untouched[i] = what >> (i % 8) & 1;
+}
+
 static void poke(struct fuzz *fuzz)
 {
 	uint32_t offset = (uint32_t)fuzz_take(fuzz, 2);
@@ -49,7 +101,7 @@ static void poke(struct fuzz *fuzz)
 static void step(struct fuzz *fuzz)
 {
 	uint8_t op = (uint8_t)fuzz_take(fuzz, 1);
-	unsigned int queue = op >> 7;
+	unsigned int queue = (op >> 4) % DRIVER_QUEUES;
 	struct test_host *th = fuzz->drv.th;
 
 	switch (op & 15) {
@@ -93,7 +145,15 @@ static void step(struct fuzz *fuzz)
 	case 13:
 		cfg_write(&fuzz->drv, PCI_COMMAND, op >> 4, 2);
 		break;
+	case 14:
+		if (op & 0x80)
+			send_word(fuzz, 2 + (op >> 4 & 1));
+		else
+			send_free_pages(fuzz, 3 + (op >> 4 & 1));
+		break;
 	default:
+		if (op & 0x80)
+			host_asks(fuzz);
 		driver_avail(&fuzz->drv, queue)->flags = op >> 6;
 		break;
 	}
@@ -101,6 +161,6 @@ static void step(struct fuzz *fuzz)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	fuzz_run(data, size, host_create(false), start, step);
+	fuzz_run(data, size, 1, start, step);
 	return 0;
 }

@@ -32,7 +32,7 @@ from libvirt_daemons import LibvirtDaemons, LibvirtError
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 KERNELS = os.path.join(ROOT, "build/kernels")
-LOGS = os.path.join(ROOT, "build/test-logs")
+LOGS = os.environ.get("FRAMEVISOR_TEST_LOGS") or os.path.join(ROOT, f"build/test-logs/run-{os.getpid()}")
 VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/virtiofsd")
 
 

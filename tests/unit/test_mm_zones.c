@@ -3,6 +3,7 @@
  * watermark.c, page_alloc.c, slowpath.c, hotplug.c, report.c). */
 #include <errno.h>
 
+#include "framevisor/fault_inject.h"
 #include "tests/unit/mm_pool.h"
 
 static void test_gfp_zone(void **state)
@@ -194,6 +195,80 @@ static void test_oom_handler(void **state)
 	free(pool.metadata);
 }
 
+static uint64_t reserved(struct pool *pool)
+{
+	return mm_node_data(pool->mm, 0)->node_zones[ZONE_NORMAL].nr_reserved_highatomic;
+}
+
+/* A request of order 2 that cannot wait reserves a pageblock; order 0 of others cannot have it,
+ * until nothing else is left. */
+static void test_highatomic(void **state)
+{
+	static struct page *pages[8192];
+	struct pool pool;
+	struct page *page;
+	unsigned int nr = 0;
+
+	(void)state;
+	pool_create_simple(&pool, 8192, 1);
+	page = mm_alloc_pages(pool.mm, GFP_ATOMIC, 2);
+	assert_int_equal(reserved(&pool), 0); /* served at the low mark: no need */
+	mm_free_pages(pool.mm, page, 2);
+	while ((pages[nr] = mm_alloc_pages(pool.mm, GFP_NOWAIT, 0)) != NULL)
+		nr++;
+	for (unsigned int i = 0; i < 8; i++) /* room, but still below low */
+		mm_free_pages(pool.mm, pages[--nr], 0);
+	mm_drain_all_pages(pool.mm);
+	page = mm_alloc_pages(pool.mm, GFP_ATOMIC, 2);
+	assert_non_null(page);
+	assert_int_equal(reserved(&pool), 64);
+	pool_validate(&pool);
+	mm_free_pages(pool.mm, page, 2);
+	for (unsigned int i = 0; i < 200; i++)
+		mm_free_pages(pool.mm, pages[--nr], 0);
+	pool_validate(&pool);
+	/* Kept while others can be served, given up for an allocation that can wait. */
+	while ((pages[nr] = mm_alloc_pages(pool.mm, GFP_NOWAIT, 0)) != NULL)
+		nr++;
+	assert_int_equal(reserved(&pool), 64);
+	mm_alloc_pages(pool.mm, GFP_KERNEL | __GFP_NOWARN, 0);
+	assert_int_equal(reserved(&pool), 0);
+	pool_validate(&pool);
+	mm_destroy(pool.mm);
+	free(pool.metadata);
+}
+
+/* Which allocations fail on purpose. */
+static void test_fault_injection(void **state)
+{
+	const struct mm_fault third = { .nth = 3 };
+	const struct mm_fault every = { .nth = 1, .interval = 2, .times = 2, .orders = 1u << 1 };
+	struct page *pages[8];
+	struct pool pool;
+
+	(void)state;
+	pool_create_simple(&pool, 256, 1);
+	mm_free_pages(pool.mm, mm_alloc_pages(pool.mm, GFP_KERNEL, 0), 0);
+	mm_set_fault(pool.mm, &third);
+	for (unsigned int i = 0; i < 8; i++) {
+		pages[i] = mm_alloc_pages(pool.mm, GFP_KERNEL, 0);
+		assert_int_equal(pages[i] == NULL, i == 2);
+	}
+	for (unsigned int i = 0; i < 8; i++)
+		mm_free_pages(pool.mm, pages[i], 0);
+	mm_set_fault(pool.mm, &every);
+	for (unsigned int i = 0; i < 8; i++) {
+		pages[i] = mm_alloc_pages(pool.mm, GFP_KERNEL, i % 2);
+		assert_int_equal(pages[i] == NULL, i == 1 || i == 5);
+	}
+	assert_int_equal(mm_faults_injected(pool.mm), 2);
+	for (unsigned int i = 0; i < 8; i++)
+		mm_free_pages(pool.mm, pages[i], i % 2);
+	mm_set_fault(pool.mm, NULL);
+	assert_int_equal(pool_free_frames(&pool), 256);
+	pool_destroy(&pool);
+}
+
 static void test_hotplug(void **state)
 {
 	struct mm_config config = {
@@ -249,11 +324,12 @@ static void test_reports(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_gfp_zone),      cmocka_unit_test(test_zones_of_a_node),
-		cmocka_unit_test(test_zone_fallback), cmocka_unit_test(test_numa),
-		cmocka_unit_test(test_watermarks),    cmocka_unit_test(test_reserves),
-		cmocka_unit_test(test_oom_handler),   cmocka_unit_test(test_hotplug),
-		cmocka_unit_test(test_reports),
+		cmocka_unit_test(test_gfp_zone),        cmocka_unit_test(test_zones_of_a_node),
+		cmocka_unit_test(test_zone_fallback),   cmocka_unit_test(test_numa),
+		cmocka_unit_test(test_watermarks),      cmocka_unit_test(test_reserves),
+		cmocka_unit_test(test_oom_handler),     cmocka_unit_test(test_hotplug),
+		cmocka_unit_test(test_reports),         cmocka_unit_test(test_highatomic),
+		cmocka_unit_test(test_fault_injection),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

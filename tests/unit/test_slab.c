@@ -309,6 +309,43 @@ static void test_leaks(void **state)
 	pool_destroy(pool);
 }
 
+/* Frames that only hold empty slabs and objects in sheaves come back under pressure. */
+static void test_shrinker(void **state)
+{
+	struct pool *pool = pool_create(1, 32, 2, 0);
+	struct kmem_cache *caches[8];
+	void *objects[8][6];
+	struct page *hog[32];
+	int nr = 0;
+	int more = 0;
+
+	(void)state;
+	for (int i = 0; i < 8; i++)
+		caches[i] = kmem_cache_create(pool->mm, "press", 200000, 0, 0, NULL);
+	for (int n = 0; n < 6; n++) {
+		for (int i = 0; i < 8; i++)
+			objects[i][n] = kmem_cache_alloc(caches[i], GFP_KERNEL);
+	}
+	for (int n = 0; n < 6; n++) {
+		for (int i = 0; i < 8; i++)
+			kmem_cache_free(caches[i], objects[i][n]);
+	}
+	assert_true(kmem_cache_frames(pool->mm) > 1);
+	while ((hog[nr] = mm_alloc_pages(pool->mm, GFP_ATOMIC | __GFP_NOWARN, 0)))
+		nr++;
+	assert_true(kmem_cache_frames(pool->mm) > 1);
+	while ((hog[nr + more] = mm_alloc_pages(
+			pool->mm, GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN | __GFP_HIGH, 0)))
+		more++;
+	assert_true(more > 0);
+	assert_int_equal(kmem_cache_frames(pool->mm), 1);
+	for (nr += more; nr;)
+		mm_free_pages(pool->mm, hog[--nr], 0);
+	for (int i = 0; i < 8; i++)
+		assert_int_equal(kmem_cache_destroy(caches[i]), 0);
+	pool_destroy(pool);
+}
+
 static void test_exhaustion(void **state)
 {
 	struct pool *pool = pool_create(1, 16, 2, 0);
@@ -561,10 +598,10 @@ int main(void)
 		cmocka_unit_test(test_zero_and_bulk), cmocka_unit_test(test_hwcache_align),
 		cmocka_unit_test(test_colouring),     cmocka_unit_test(test_shared_frames),
 		cmocka_unit_test(test_shrink),        cmocka_unit_test(test_leaks),
-		cmocka_unit_test(test_exhaustion),    cmocka_unit_test(test_nodes),
-		cmocka_unit_test(test_helping_node),  cmocka_unit_test(test_slabinfo),
-		cmocka_unit_test(test_stress),        cmocka_unit_test(test_stress_locked),
-		cmocka_unit_test(test_first_use),
+		cmocka_unit_test(test_shrinker),      cmocka_unit_test(test_exhaustion),
+		cmocka_unit_test(test_nodes),         cmocka_unit_test(test_helping_node),
+		cmocka_unit_test(test_slabinfo),      cmocka_unit_test(test_stress),
+		cmocka_unit_test(test_stress_locked), cmocka_unit_test(test_first_use),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,56 +7,6 @@
  */
 #include "vm_memory_fixture.h"
 
-/* Frames in the hands of the test itself: what this VM may still have. */
-struct hoard {
-	struct frame_run runs[RAM_FRAMES];
-	unsigned int nr_runs;
-	uint64_t nr_frames;
-};
-
-static void hoard_take_all(struct hoard *hoard)
-{
-	for (;;) {
-		unsigned int nr_runs = RAM_FRAMES - hoard->nr_runs;
-		int64_t got = owner_client_grant(client, RAM_FRAMES, 0,
-						 &hoard->runs[hoard->nr_runs], &nr_runs);
-
-		if (got == -ENOMEM || hoard->nr_runs == RAM_FRAMES)
-			return;
-		assert_true(got > 0);
-		hoard->nr_runs += nr_runs;
-		hoard->nr_frames += (uint64_t)got;
-		if (hoard->nr_runs == RAM_FRAMES)
-			return;
-	}
-}
-
-static void hoard_return(struct hoard *hoard)
-{
-	if (hoard->nr_runs)
-		assert_int_equal(owner_client_return(client, hoard->runs, hoard->nr_runs), 0);
-	hoard->nr_runs = 0;
-	hoard->nr_frames = 0;
-}
-
-/* What the owner says we have is what we say: bound and stock, and what a test holds. */
-static void assert_conserved(struct fixture *f, const struct hoard *hoard)
-{
-	struct vm_memory_stats stats;
-
-	vm_memory_stats(f->mem, &stats);
-	assert_int_equal(stats.ram, RAM_FRAMES);
-	assert_true(stats.bound + stats.stock <= stats.ram);
-	assert_int_equal(held_frames("vm"),
-			 stats.bound + stats.stock + (hoard ? hoard->nr_frames : 0));
-}
-
-/* Waits for the loop to finish a refill: the numbers stand still. */
-static void settle(void)
-{
-	sleep_ms(50);
-}
-
 static void test_touch(void **state)
 {
 	struct fixture f;
@@ -228,21 +178,6 @@ static void test_release_under_load(void **state)
 			assert_int_equal(frame_words(&f, i)[8 * t], 0);
 	close_memory(&f);
 	assert_int_equal(held_frames("vm"), 0);
-}
-
-struct toucher {
-	struct fixture *f;
-	unsigned int frame;
-	atomic_bool done;
-};
-
-static void *touch_one(void *opaque)
-{
-	struct toucher *t = opaque;
-
-	frame_words(t->f, t->frame)[3] = 77;
-	atomic_store(&t->done, true);
-	return NULL;
 }
 
 static void test_pool_empty(void **state)

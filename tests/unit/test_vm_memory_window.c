@@ -13,7 +13,9 @@ static void test_bad_ranges(void **state)
 
 	(void)state;
 	for (unsigned int i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-		struct vm_memory_config config = { &bad[i], 1, client, NULL };
+		struct vm_memory_config config = { .ranges = &bad[i],
+						   .nr_ranges = 1,
+						   .client = client };
 		struct error err = { 0 };
 
 		assert_null(vm_memory_create(&config, &err));
@@ -31,7 +33,7 @@ static void test_window_placement(void **state)
 		{ .gpa = gib + 6 * FRAME_SIZE, .size = gib + FRAME_SIZE },
 		{ .gpa = 5 * gib, .size = 2 * gib },
 	};
-	struct vm_memory_config config = { ranges, 3, client, NULL };
+	struct vm_memory_config config = { .ranges = ranges, .nr_ranges = 3, .client = client };
 	struct error err = { 0 };
 	struct vm_memory *mem = vm_memory_create(&config, &err);
 	struct guest_memory *gm;

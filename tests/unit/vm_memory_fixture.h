@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -40,6 +41,7 @@
 #define HIGH_GPA    UINT64_C(0x100000000)
 
 static enum hugepages_mode mode;
+static uint64_t pool_bytes; /* of a pool of fixed size */
 
 /* This process is one VM for the owner: one connection for all tests of a group. */
 static struct owner_client *client;
@@ -59,6 +61,7 @@ static inline struct owner_client *connect_owner(const char *name)
 		.vm_name = name,
 		.ram_frames = RAM_FRAMES,
 		.hugepages = mode,
+		.pool_bytes = pool_bytes,
 	};
 	struct error err = { 0 };
 	struct owner_client *new = owner_client_connect(&config, &err);
@@ -74,17 +77,20 @@ static inline void *run_loop(void *loop)
 	return NULL;
 }
 
-/* Also used in forked processes, so without assertions. */
-static inline bool try_open(struct fixture *f, struct owner_client *owner)
+/* Also used in forked processes, so without assertions. Ranges, client and loop are set here. */
+static inline bool try_open_config(struct fixture *f, struct owner_client *owner,
+				   struct vm_memory_config config)
 {
 	static const struct vm_memory_range ranges[] = {
 		{ .gpa = 0, .size = LOW_FRAMES * FRAME_SIZE },
 		{ .gpa = HIGH_GPA, .size = HIGH_FRAMES * FRAME_SIZE },
 	};
-	struct vm_memory_config config = { .ranges = ranges, .nr_ranges = 2, .client = owner };
 	struct error err = { 0 };
 
 	f->loop = event_loop_create();
+	config.ranges = ranges;
+	config.nr_ranges = 2;
+	config.client = owner;
 	config.loop = f->loop;
 	f->mem = f->loop ? vm_memory_create(&config, &err) : NULL;
 	if (!f->mem) {
@@ -95,14 +101,42 @@ static inline bool try_open(struct fixture *f, struct owner_client *owner)
 	return pthread_create(&f->loop_thread, NULL, run_loop, f->loop) == 0;
 }
 
+static inline bool try_open(struct fixture *f, struct owner_client *owner)
+{
+	return try_open_config(f, owner, (struct vm_memory_config){ 0 });
+}
+
 static inline void open_memory(struct fixture *f)
 {
 	assert_true(try_open(f, client));
 	assert_non_null(f->gm->frame_ops);
 }
 
+/* Bytes in the file under the window, which must stay empty: what a touch put there would be memory
+ * that nobody accounts for, and would be there again after it was taken away. */
+static inline int64_t hole_bytes(void)
+{
+	char path[64], target[PATH_MAX];
+	int64_t bytes = -1;
+
+	for (int fd = 3; fd < 256; fd++) {
+		struct stat st;
+		ssize_t len;
+
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		len = readlink(path, target, sizeof(target) - 1);
+		if (len <= 0)
+			continue;
+		target[len] = '\0';
+		if (strstr(target, "framevisor-hole") && fstat(fd, &st) == 0)
+			bytes = (bytes < 0 ? 0 : bytes) + (int64_t)st.st_blocks * 512;
+	}
+	return bytes;
+}
+
 static inline void close_memory(struct fixture *f)
 {
+	assert_int_equal(hole_bytes(), 0);
 	event_loop_quit(f->loop);
 	pthread_join(f->loop_thread, NULL);
 	vm_memory_destroy(f->mem);
@@ -158,6 +192,82 @@ static inline int64_t held_frames(const char *name)
 	}
 	json_decref(reply);
 	return held;
+}
+
+/* Frames in the hands of the test itself: what this VM may still have. */
+struct hoard {
+	struct frame_run runs[RAM_FRAMES];
+	unsigned int nr_runs;
+	uint64_t nr_frames;
+};
+
+static inline void hoard_take_all(struct hoard *hoard)
+{
+	for (;;) {
+		unsigned int nr_runs = RAM_FRAMES - hoard->nr_runs;
+		int64_t got = owner_client_grant(client, RAM_FRAMES, 0,
+						 &hoard->runs[hoard->nr_runs], &nr_runs);
+
+		if (got == -ENOMEM || hoard->nr_runs == RAM_FRAMES)
+			return;
+		assert_true(got > 0);
+		hoard->nr_runs += nr_runs;
+		hoard->nr_frames += (uint64_t)got;
+		if (hoard->nr_runs == RAM_FRAMES)
+			return;
+	}
+}
+
+static inline void hoard_return(struct hoard *hoard)
+{
+	if (hoard->nr_runs)
+		assert_int_equal(owner_client_return(client, hoard->runs, hoard->nr_runs), 0);
+	hoard->nr_runs = 0;
+	hoard->nr_frames = 0;
+}
+
+/* What the owner says we have is what we say: bound and stock, and what a test holds; and that is
+ * not more than the guest may have. A refill may be under way, so both get some time to agree. */
+static inline void assert_conserved(struct fixture *f, const struct hoard *hoard)
+{
+	uint64_t since = now_ms();
+	struct vm_memory_stats stats;
+	uint64_t ours;
+	int64_t held;
+
+	do {
+		vm_memory_stats(f->mem, &stats);
+		assert_int_equal(stats.ram, RAM_FRAMES);
+		assert_true(stats.bound + stats.stock <= stats.ram + stats.plugged);
+		ours = stats.bound + stats.stock + (hoard ? hoard->nr_frames : 0);
+		held = held_frames("vm");
+		if (held == (int64_t)ours)
+			return;
+		sleep_ms(10);
+	} while (now_ms() - since < 3000);
+	fail_msg("the owner counts %lld frames as ours, we %llu", (long long)held,
+		 (unsigned long long)ours);
+}
+
+/* Waits for the loop to finish a refill: the numbers stand still. */
+static inline void settle(void)
+{
+	sleep_ms(50);
+}
+
+struct toucher {
+	struct fixture *f;
+	unsigned int frame;
+	atomic_bool done;
+};
+
+static inline void *touch_one(void *opaque)
+{
+	struct toucher *t = opaque;
+
+	frame_words(t->f, t->frame)[3] = 77;
+	atomic_store(&t->done, true);
+	return NULL;
 }
 
 /* framevisord lies in the build folder, two above this program. */

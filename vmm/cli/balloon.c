@@ -40,9 +40,12 @@ static void *defaults(void)
 struct reading {
 	uint64_t target, actual;
 	uint64_t inflated;
-	uint64_t held;     /* frames of the pool that the VM has */
-	uint64_t given_up; /* frames that the balloon holds completely */
-	uint64_t partial;  /* frames that it holds in part */
+	uint64_t held;      /* frames of the pool that the VM has */
+	uint64_t ballooned; /* frames that the balloon holds completely */
+	uint64_t partial;   /* frames that it holds in part */
+	uint64_t plugged;   /* frames of virtio-mem */
+	char state[32];     /* of the target */
+	char text[128];     /* the same for people */
 };
 
 struct job {
@@ -65,35 +68,58 @@ static int64_t now_ms(void)
 static void take_reading(const json_t *memory, struct reading *reading)
 {
 	*reading = (struct reading){
-		.target = cli_json_u64(memory, "balloon.target"),
-		.actual = cli_json_u64(memory, "balloon.actual"),
+		.target = cli_json_u64(memory, "target.size"),
+		.actual = cli_json_u64(memory, "target.actual"),
 		.inflated = cli_json_u64(memory, "balloon.inflated"),
 		.held = cli_json_u64(memory, "frames.bound") + cli_json_u64(memory, "frames.stock"),
-		.given_up = cli_json_u64(memory, "balloon.frames-released"),
+		.ballooned = cli_json_u64(memory, "balloon.frames-released"),
 		.partial = cli_json_u64(memory, "balloon.frames-partial"),
+		.plugged = cli_json_u64(memory, "frames.plugged"),
 	};
+	snprintf(reading->state, sizeof(reading->state), "%s",
+		 cli_json_string(memory, "target.state"));
+	snprintf(reading->text, sizeof(reading->text), "%s",
+		 cli_json_string(memory, "target.text"));
+}
+
+/* Whether the device that has to do it can. Nothing has been asked of it yet. */
+static int check_device(const struct job *job, const json_t *memory, const char *device,
+			struct error *err)
+{
+	bool balloon = strcmp(device, "balloon") == 0;
+	char path[64];
+
+	snprintf(path, sizeof(path), "%s.broken", device);
+	if (cli_json_bool(memory, path))
+		return error_set(err, EIO,
+				 "the %s of '%s' is out of order: its guest broke the protocol",
+				 device, job->name);
+	snprintf(path, sizeof(path), "%s.driver-ready", device);
+	if (cli_json_bool(memory, path))
+		return 0;
+	return error_set(err, ENODEV,
+			 "the guest of '%s' has no %s driver loaded (Linux: module %s), so %s",
+			 job->name, device, balloon ? "virtio_balloon" : "virtio_mem",
+			 balloon ? "its memory cannot be taken back"
+				 : "it cannot be given more memory than it boots with");
 }
 
 static int check_first(struct job *job, const json_t *memory, struct error *err)
 {
-	uint64_t ram = cli_json_u64(memory, "memory");
+	uint64_t boot = cli_json_u64(memory, "memory");
+	uint64_t max = cli_json_u64(memory, "target.max");
 	char size[SIZE_TEXT_MAX], has[SIZE_TEXT_MAX];
+	int ret = 0;
 
-	if (job->size > ram)
-		return error_set(err, EINVAL, "%s is more than the %s that '%s' was started with",
+	if (job->size > max)
+		return error_set(err, EINVAL, "%s is more than the %s that '%s' may have",
 				 size_format(job->size, size, sizeof(size)),
-				 size_format(ram, has, sizeof(has)), job->name);
-	if (cli_json_bool(memory, "balloon.broken"))
-		return error_set(
-			err, EIO,
-			"the balloon of '%s' is out of order: its guest broke the protocol",
-			job->name);
-	if (!cli_json_bool(memory, "balloon.driver-ready"))
-		return error_set(err, ENODEV,
-				 "the guest of '%s' has no balloon driver loaded (Linux: module "
-				 "virtio_balloon), so its memory cannot be taken back",
-				 job->name);
-	return 0;
+				 size_format(max, has, sizeof(has)), job->name);
+	if (job->size > boot)
+		ret = check_device(job, memory, "virtio-mem", err);
+	if (ret == 0 && (job->size < boot || cli_json_u64(memory, "balloon.actual") < boot))
+		ret = check_device(job, memory, "balloon", err);
+	return ret;
 }
 
 static int read_memory(struct job *job, struct reading *reading, struct error *err)
@@ -124,26 +150,58 @@ static int set_size(struct job *job, struct error *err)
 	return ret < 0 ? ret : read_memory(job, &job->now, err);
 }
 
+static void format_frames(uint64_t frames, char *buf, size_t size)
+{
+	char text[SIZE_TEXT_MAX];
+
+	snprintf(buf, size, "%" PRIu64 " %s (%s)", frames, frames == 1 ? "frame" : "frames",
+		 size_format(frames_to_bytes(frames), text, sizeof(text)));
+}
+
+/*
+ * Frames that the guest has given up since the beginning, over both devices; below 0 it has got
+ * some. A frame that is unplugged, or in the balloon completely, is in the pool. How many the VM
+ * holds besides depends on what it has touched: a guest that has just booted never held most of
+ * what it gives up.
+ */
+static int64_t frames_back(const struct job *job)
+{
+	return (int64_t)(job->now.ballooned + job->before.plugged) -
+	       (int64_t)(job->before.ballooned + job->now.plugged);
+}
+
 static void show_progress(struct job *job)
 {
-	char from[SIZE_TEXT_MAX], to[SIZE_TEXT_MAX], at[SIZE_TEXT_MAX];
-	int64_t now = now_ms();
+	char from[SIZE_TEXT_MAX], to[SIZE_TEXT_MAX], at[SIZE_TEXT_MAX], frames[64];
+	int64_t now = now_ms(), back = frames_back(job);
 
 	if (!job->tty && now - job->last_line < PLAIN_LINE_MS)
 		return;
 	job->last_line = now;
-	fprintf(stderr, "%s%s: %s -> %s: now %s, %" PRIu64 " frames given up%s",
-		job->tty ? "\r" : "", job->name,
+	format_frames(back > 0 ? (uint64_t)back : (uint64_t)-back, frames, sizeof(frames));
+	fprintf(stderr, "%s%s: %s -> %s: now %s, %s %s%s", job->tty ? "\r" : "", job->name,
 		size_format(job->before.actual, from, sizeof(from)),
 		size_format(job->now.target, to, sizeof(to)),
-		size_format(job->now.actual, at, sizeof(at)), job->now.given_up,
-		job->tty ? "\033[K" : "\n");
+		size_format(job->now.actual, at, sizeof(at)), frames,
+		back >= 0 ? "back" : "the guest's again", job->tty ? "\033[K" : "\n");
 }
 
 static void end_progress(const struct job *job)
 {
 	if (job->tty)
 		fputs("\r\033[K", stderr);
+}
+
+/* Nothing will move unless the guest or its user does something first. */
+static bool hopeless(const struct reading *reading)
+{
+	static const char *const states[] = { "paused", "no-balloon-driver", "no-virtio-mem-driver",
+					      "balloon-broken", "virtio-mem-broken" };
+
+	for (size_t i = 0; i < sizeof(states) / sizeof(states[0]); i++)
+		if (strcmp(reading->state, states[i]) == 0)
+			return true;
+	return false;
 }
 
 /*
@@ -165,43 +223,29 @@ static int wait_until_there(struct job *job, struct error *err)
 		if (ret < 0)
 			return ret;
 		if (job->now.actual != last.actual || job->now.inflated != last.inflated ||
-		    job->now.given_up != last.given_up)
+		    job->now.ballooned != last.ballooned || job->now.plugged != last.plugged)
 			moved = now_ms();
 		still = now_ms() - moved;
 		if (job->now.actual == job->now.target && still >= SETTLE_MS)
 			return 0;
-		if (still >= (int64_t)options.timeout * 1000)
+		if (hopeless(&job->now) || still >= (int64_t)options.timeout * 1000)
 			return -ETIMEDOUT;
 		show_progress(job);
 	}
 }
 
-static void format_frames(uint64_t frames, char *buf, size_t size)
-{
-	char text[SIZE_TEXT_MAX];
-
-	snprintf(buf, size, "%" PRIu64 " %s (%s)", frames, frames == 1 ? "frame" : "frames",
-		 size_format(frames_to_bytes(frames), text, sizeof(text)));
-}
-
-/*
- * A frame that the balloon holds completely is in the pool. How many the VM holds besides depends
- * on what it has touched: a guest that has just booted never held most of what it gives up.
- */
 static void report(const struct job *job)
 {
 	const struct reading *before = &job->before, *now = &job->now;
 	char from[SIZE_TEXT_MAX], to[SIZE_TEXT_MAX], frames[64];
 	char held[SIZE_TEXT_MAX], held_before[SIZE_TEXT_MAX];
-	bool shrunk = now->given_up >= before->given_up;
-	uint64_t moved =
-		shrunk ? now->given_up - before->given_up : before->given_up - now->given_up;
+	int64_t back = frames_back(job);
 
-	format_frames(moved, frames, sizeof(frames));
+	format_frames(back > 0 ? (uint64_t)back : (uint64_t)-back, frames, sizeof(frames));
 	printf("%s: %s -> %s: %s %s, %" PRIu64 " %s partly ballooned; holds %s, before %s\n",
 	       job->name, size_format(before->actual, from, sizeof(from)),
 	       size_format(now->actual, to, sizeof(to)), frames,
-	       shrunk ? "back in the pool" : "the guest's again", now->partial,
+	       back >= 0 ? "back in the pool" : "the guest's again", now->partial,
 	       now->partial == 1 ? "frame" : "frames",
 	       size_format(frames_to_bytes(now->held), held, sizeof(held)),
 	       size_format(frames_to_bytes(before->held), held_before, sizeof(held_before)));
@@ -209,13 +253,16 @@ static void report(const struct job *job)
 
 static json_t *report_json(const struct job *job)
 {
-	return json_pack("{s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "name", job->name, "before",
-			 (json_int_t)job->before.actual, "target", (json_int_t)job->now.target,
-			 "actual", (json_int_t)job->now.actual, "frames-held-before",
-			 (json_int_t)job->before.held, "frames-held", (json_int_t)job->now.held,
-			 "frames-given-up-before", (json_int_t)job->before.given_up,
-			 "frames-given-up", (json_int_t)job->now.given_up, "frames-partial",
-			 (json_int_t)job->now.partial);
+	return json_pack("{s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:s}", "name", job->name,
+			 "before", (json_int_t)job->before.actual, "target",
+			 (json_int_t)job->now.target, "actual", (json_int_t)job->now.actual,
+			 "frames-held-before", (json_int_t)job->before.held, "frames-held",
+			 (json_int_t)job->now.held, "frames-back", (json_int_t)frames_back(job),
+			 "frames-ballooned-before", (json_int_t)job->before.ballooned,
+			 "frames-ballooned", (json_int_t)job->now.ballooned, "frames-partial",
+			 (json_int_t)job->now.partial, "frames-plugged-before",
+			 (json_int_t)job->before.plugged, "frames-plugged",
+			 (json_int_t)job->now.plugged, "state", job->now.state);
 }
 
 static int fell_short(const struct job *job, struct error *err)
@@ -223,10 +270,9 @@ static int fell_short(const struct job *job, struct error *err)
 	char to[SIZE_TEXT_MAX], at[SIZE_TEXT_MAX];
 
 	return error_set(err, ETIMEDOUT,
-			 "'%s' stopped at %s on the way to %s (no progress for %" PRIu64
-			 " s); the target stays set",
-			 job->name, size_format(job->now.actual, at, sizeof(at)),
-			 size_format(job->now.target, to, sizeof(to)), options.timeout);
+			 "'%s' stopped at %s on the way to %s: %s; the target stays set", job->name,
+			 size_format(job->now.actual, at, sizeof(at)),
+			 size_format(job->now.target, to, sizeof(to)), job->now.text);
 }
 
 static int do_job(struct job *job, struct error *err)
@@ -245,7 +291,7 @@ static int do_job(struct job *job, struct error *err)
 	}
 	if (options.json)
 		cli_print_json(report_json(job), err);
-	else if (ret == 0 && !options.no_wait)
+	else if (!options.no_wait) /* what came back so far, too */
 		report(job);
 	return ret;
 }
@@ -278,10 +324,17 @@ const struct cli_verb cli_balloon = {
 	.max_operands = 2,
 	.summary = "change how much memory a VM has",
 	.details =
-		"SIZE is what the guest keeps, at most what it was started with; the rest is "
-		"taken\n"
-		"into the balloon, and each frame that is in it completely goes back to the pool.\n"
-		"Waits until the guest is there and reports what came back.",
+		"SIZE is what the guest shall have, up to what run's --mem allows. Memory beyond "
+		"what\n"
+		"it booted with is unplugged first (virtio-mem), then the balloon takes the rest; "
+		"when\n"
+		"the VM grows, the balloon gives back first. Each frame that is unplugged, or in "
+		"the\n"
+		"balloon completely, goes back to the pool at once. Waits until the guest is there "
+		"and\n"
+		"reports what came back; when the guest stops short, it says how far it came and "
+		"why.\n"
+		"The target stays set: the guest may follow later.",
 	.examples = "  framevisor balloon web 256M\n  framevisor balloon web 1G --no-wait",
 	.options = table,
 	.nr_options = sizeof(table) / sizeof(table[0]),

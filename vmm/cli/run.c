@@ -2,23 +2,25 @@
 /* framevisor run: options to a request. What happens then is in run_vm.c. */
 #include <errno.h>
 #include <inttypes.h>
+#include <linux/virtio_balloon.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "framevisor/frame.h"
 #include "framevisor/log.h"
 #include "framevisor/rundir.h"
 #include "vmm/cli/cli.h"
+#include "vmm/cli/mem_option.h"
 #include "vmm/cli/run.h"
 
-#define MEM_MIN     (2 * FRAME_SIZE)
-#define MEM_DEFAULT (UINT64_C(512) << 20)
+#define MEM_DEFAULT "512M"
 
 struct run_options {
 	const char *name;
 	uint64_t cpus;
-	uint64_t mem;
+	const char *mem;
 	const char *kernel;
 	const char *initrd;
 	const char *append;
@@ -26,6 +28,9 @@ struct run_options {
 	uint64_t pool;
 	const char *console;
 	const char *log;
+	int free_page_reporting; /* 0: on, 1: off */
+	int deflate_on_oom;
+	bool prealloc;
 	bool detach;
 	bool no_reboot;
 	bool paused;
@@ -39,8 +44,17 @@ static const struct cli_option table[] = {
 	  offsetof(struct run_options, name), 0, 0 },
 	{ "cpus", 'c', CLI_UINT, "N", "virtual CPUs (default: 1)",
 	  offsetof(struct run_options, cpus), 1, VM_CPUS_MAX },
-	{ "mem", 'm', CLI_SIZE, "SIZE", "memory, in steps of 2 MiB (default: 512M)",
+	{ "mem", 'm', CLI_STRING, "SIZE[,OPTION...]",
+	  "memory (default: 512M); max=SIZE, boot=SIZE, elastic=on",
 	  offsetof(struct run_options, mem), 0, 0 },
+	{ "prealloc", 0, CLI_FLAG, NULL, "take all frames of the boot memory before it starts",
+	  offsetof(struct run_options, prealloc), 0, 0 },
+	{ "free-page-reporting", 0, CLI_CHOICE, "on|off",
+	  "what the guest frees comes back by itself (default: on)",
+	  offsetof(struct run_options, free_page_reporting), 0, 0 },
+	{ "deflate-on-oom", 0, CLI_CHOICE, "on|off",
+	  "a guest out of memory may take from the balloon (default: on)",
+	  offsetof(struct run_options, deflate_on_oom), 0, 0 },
 	{ "kernel", 'k', CLI_STRING, "FILE", "Linux kernel (bzImage); needed",
 	  offsetof(struct run_options, kernel), 0, 0 },
 	{ "initrd", 'i', CLI_STRING, "FILE", "initial RAM disk",
@@ -77,17 +91,38 @@ static void *defaults(void)
 	return &options;
 }
 
-static int check_memory(uint64_t mem, struct error *err)
+/* A line each second, or one that is rewritten where a person looks. */
+static bool show_prealloc(void *opaque, uint64_t done, uint64_t total)
 {
-	char text[SIZE_TEXT_MAX];
+	static time_t last;
+	bool tty = isatty(STDERR_FILENO);
+	time_t now = time(NULL);
 
-	if (mem < MEM_MIN)
-		return error_set(err, EINVAL, "--mem %s is too small; a VM has at least 4M",
-				 size_format(mem, text, sizeof(text)));
-	if (!frame_aligned(mem))
-		return error_set(err, EINVAL,
-				 "--mem %s is not a multiple of 2 MiB, the size of a frame",
-				 size_format(mem, text, sizeof(text)));
+	(void)opaque;
+	if (tty || (now != last && done < total))
+		fprintf(stderr, "%sframevisor: preparing memory: %" PRIu64 " of %" PRIu64 " MiB%s",
+			tty ? "\r" : "", done * (FRAME_SIZE >> 20), total * (FRAME_SIZE >> 20),
+			!tty || done == total ? "\n" : "");
+	last = now;
+	return true;
+}
+
+static int fill_memory(struct vm_config *config, struct error *err)
+{
+	struct mem_option mem = { 0 };
+	int ret = mem_option_parse(options.mem, &mem, err);
+
+	if (ret < 0)
+		return ret;
+	config->mem_bytes = mem.boot;
+	config->mem_target = mem.size;
+	config->mem_max = mem.max;
+	config->prealloc = options.prealloc;
+	config->prealloc_progress = show_prealloc;
+	if (options.free_page_reporting)
+		config->balloon_without |= UINT64_C(1) << VIRTIO_BALLOON_F_REPORTING;
+	if (options.deflate_on_oom)
+		config->balloon_without |= UINT64_C(1) << VIRTIO_BALLOON_F_DEFLATE_ON_OOM;
 	return 0;
 }
 
@@ -109,7 +144,7 @@ static int fill_request(struct run_request *request, struct error *err)
 
 	if (!options.kernel)
 		return error_set(err, EINVAL, "--kernel is needed; see 'framevisor run --help'");
-	if (check_memory(options.mem, err) < 0 || choose_name(options.name, config->name, err) < 0)
+	if (fill_memory(config, err) < 0 || choose_name(options.name, config->name, err) < 0)
 		return -EINVAL;
 	if (options.log && !options.detach)
 		return error_set(err, EINVAL, "--log goes with --detach; use 2>FILE without it");
@@ -118,7 +153,6 @@ static int fill_request(struct run_request *request, struct error *err)
 				 "--detach has no stdio; use --console FILE, or 'framevisor "
 				 "console NAME' later");
 	config->cpus = (unsigned int)options.cpus;
-	config->mem_bytes = options.mem;
 	config->kernel = options.kernel;
 	config->initrd = options.initrd;
 	config->append = options.append;
@@ -154,6 +188,14 @@ const struct cli_verb cli_run = {
 		"The VM's memory comes from the pool, frame by frame, as the guest touches it; if "
 		"no\n"
 		"pool runs, one is started, and it ends with its last VM.\n\n"
+		"--mem 512M is memory from boot to end; 'framevisor balloon' shrinks it.\n"
+		"--mem 512M,max=4G can grow to 4G: what is beyond 512M is plugged in blocks of 2 "
+		"MiB.\n"
+		"--mem 2G,boot=512M boots with 512M and plugs the rest at once, because what was\n"
+		"plugged is taken back best; --mem 2G,elastic=on chooses the boot part. The guest "
+		"needs\n"
+		"the driver virtio_mem for it. Linux is told to keep plugged memory movable\n"
+		"(memhp_default_state=online_movable), unless --append says otherwise.\n\n"
 		"In the foreground the serial console is on this terminal. Ctrl-] is the escape "
 		"key:\n"
 		"Ctrl-] q ends the VM, Ctrl-] p presses its power button, Ctrl-] Ctrl-] sends one "
@@ -170,6 +212,7 @@ const struct cli_verb cli_run = {
 		"the VM did not start or broke. A signal during the start undoes it and gives 128\n"
 		"plus its number.",
 	.examples = "  framevisor run --kernel vmlinuz --initrd initrd.img --append console=ttyS0\n"
+		    "  framevisor run --kernel vmlinuz --mem 2G,elastic=on\n"
 		    "  framevisor run --name web --cpus 2 --mem 1G --kernel vmlinuz --detach",
 	.options = table,
 	.nr_options = sizeof(table) / sizeof(table[0]),

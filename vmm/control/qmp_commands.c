@@ -12,15 +12,7 @@
 
 #include "framevisor/frame.h"
 #include "framevisor/qmp_server.h"
-
-struct vm_control {
-	struct vm *vm;
-	struct qmp_server *server;
-	struct timespec started;
-	bool host_reset; /* system_reset is being executed: the RESET event is not the guest's */
-	void (*on_error)(void *opaque);
-	void *opaque;
-};
+#include "vmm/control/vm_control_internal.h"
 
 const char *vm_control_state_name(enum vm_state state)
 {
@@ -205,110 +197,17 @@ static int cmd_quit(void *opaque, json_t *args, json_t **reply, struct qmp_error
 	return 0;
 }
 
-/* --- memory --- */
-
-/* The guest's logical size: its RAM without what is in the balloon. A guest may claim more in the
- * balloon than it has; it is not believed. */
-static uint64_t size_without(uint64_t ram, uint64_t balloon)
-{
-	return balloon < ram ? ram - balloon : 0;
-}
-
-static uint64_t balloon_actual(struct vm *vm)
-{
-	struct virtio_balloon_stats stats;
-
-	virtio_balloon_stats(vm_get_balloon(vm), &stats);
-	return size_without(vm_get_config(vm)->mem_bytes, stats.actual);
-}
-
-/* value: the size that the guest shall have left. More than its RAM means all of it, as in QEMU. */
-static int cmd_balloon(void *opaque, json_t *args, json_t **reply, struct qmp_error *err)
-{
-	struct vm_control *control = opaque;
-	uint64_t ram = vm_get_config(control->vm)->mem_bytes;
-	struct error error = { 0 };
-	uint64_t value;
-
-	(void)reply;
-	if (qmp_arg_u64(args, "value", &value, err) < 0)
-		return -EINVAL;
-	if (value == 0)
-		return qmp_error_set(err, QMP_GENERIC_ERROR,
-				     "parameter 'value' must be greater than 0: it is the memory "
-				     "that the guest keeps, in bytes");
-	if (!vm_get_balloon(control->vm))
-		return qmp_error_set(err, QMP_DEVICE_NOT_ACTIVE, "the VM has no balloon");
-	if (virtio_balloon_set_target(vm_get_balloon(control->vm), size_without(ram, value),
-				      &error) < 0)
-		return qmp_error_from(err, &error);
-	return 0;
-}
-
-static int cmd_query_balloon(void *opaque, json_t *args, json_t **reply, struct qmp_error *err)
-{
-	struct vm_control *control = opaque;
-
-	(void)args;
-	if (!vm_get_balloon(control->vm))
-		return qmp_error_set(err, QMP_DEVICE_NOT_ACTIVE, "the VM has no balloon");
-	*reply = json_pack("{s:I}", "actual", (json_int_t)balloon_actual(control->vm));
-	return 0;
-}
-
-static json_t *frames_json(struct vm *vm)
-{
-	struct vm_memory_stats stats;
-
-	vm_memory_stats(vm_get_memory(vm), &stats);
-	return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "ram", (json_int_t)stats.ram, "bound",
-			 (json_int_t)stats.bound, "stock", (json_int_t)stats.stock, "released",
-			 (json_int_t)stats.released, "faults", (json_int_t)stats.faults,
-			 "touched-released", (json_int_t)stats.touched_released, "waits",
-			 (json_int_t)stats.waits);
-}
-
-static json_t *balloon_json(struct vm *vm)
-{
-	uint64_t ram = vm_get_config(vm)->mem_bytes;
-	struct virtio_balloon_stats stats;
-
-	if (!vm_get_balloon(vm))
-		return json_null();
-	virtio_balloon_stats(vm_get_balloon(vm), &stats);
-	return json_pack(
-		"{s:b,s:b,s:I,s:I,s:I,s:I,s:I,s:I}", "driver-ready", stats.driver_ready, "broken",
-		stats.broken, "target", (json_int_t)size_without(ram, stats.target), "actual",
-		(json_int_t)size_without(ram, stats.actual), "inflated", (json_int_t)stats.inflated,
-		"frames-released", (json_int_t)stats.frames_released, "frames-partial",
-		(json_int_t)stats.frames_partial, "release-errors",
-		(json_int_t)stats.release_errors);
-}
-
-/*
- * Where the VM's memory is. "frames" counts frames of frame-size bytes. In "balloon", target and
- * actual are sizes of the guest as in query-balloon, inflated is what the balloon holds.
- */
-static int cmd_query_memory(void *opaque, json_t *args, json_t **reply, struct qmp_error *err)
-{
-	struct vm_control *control = opaque;
-
-	(void)args;
-	(void)err;
-	*reply = json_pack("{s:I,s:I,s:o,s:o}", "frame-size", (json_int_t)FRAME_SIZE, "memory",
-			   (json_int_t)vm_get_config(control->vm)->mem_bytes, "frames",
-			   frames_json(control->vm), "balloon", balloon_json(control->vm));
-	return 0;
-}
-
 static const struct qmp_command vm_commands[] = {
-	{ .name = "balloon", .handler = cmd_balloon },
+	{ .name = "balloon", .handler = vm_cmd_balloon },
 	{ .name = "cont", .handler = cmd_cont },
-	{ .name = "query-balloon", .handler = cmd_query_balloon },
+	{ .name = "query-balloon", .handler = vm_cmd_query_balloon },
 	{ .name = "query-cpus-fast", .handler = cmd_query_cpus_fast },
-	{ .name = "query-framevisor-memory", .handler = cmd_query_memory },
+	{ .name = "framevisor-free-page-hint", .handler = vm_cmd_free_page_hint },
+	{ .name = "query-framevisor-memory", .handler = vm_cmd_query_memory },
 	{ .name = "query-framevisor-vm", .handler = cmd_query_vm },
 	{ .name = "query-kvm", .handler = cmd_query_kvm },
+	{ .name = "query-memory-devices", .handler = vm_cmd_query_memory_devices },
+	{ .name = "query-memory-size-summary", .handler = vm_cmd_query_memory_size_summary },
 	{ .name = "query-name", .handler = cmd_query_name },
 	{ .name = "query-status", .handler = cmd_query_status },
 	{ .name = "quit", .handler = cmd_quit },
@@ -357,9 +256,16 @@ static void on_vm_event(void *opaque, enum vm_event event)
 		qmp_server_event(server, "POWERDOWN", NULL);
 		break;
 	case VM_EVENT_BALLOON:
-		qmp_server_event_limited(
-			server, "BALLOON_CHANGE",
-			json_pack("{s:I}", "actual", (json_int_t)balloon_actual(control->vm)));
+		vm_control_size_event(control);
+		break;
+	case VM_EVENT_MEM:
+		vm_control_mem_event(control);
+		break;
+	case VM_EVENT_OVER_LIMIT:
+		qmp_server_event_limited(server, "FRAMEVISOR_OVER_LIMIT", NULL);
+		break;
+	case VM_EVENT_POOL_EMPTY:
+		qmp_server_event_limited(server, "FRAMEVISOR_POOL_EMPTY", NULL);
 		break;
 	case VM_EVENT_ERROR:
 		qmp_server_event(server, "STOP", NULL);

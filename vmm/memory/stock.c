@@ -1,76 +1,196 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The stock: zeroed frames that the pool owner granted ahead of need, so that a first touch does
- * not wait for another process. It is refilled in batches by the loop's thread when it runs low,
- * and by the fault thread itself when it is empty.
+ * not wait for another process. The loop's thread refills it when it runs low; the fault thread
+ * asks by itself, for little, only when it is empty.
  */
 #include <errno.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "framevisor/log.h"
 #include "vmm/memory/internal.h"
 
-/* A 32nd of the RAM: a 512 MiB guest is never more than 16 MiB ahead, a large one asks rarely. */
+/* A 32nd of what the guest may have: a 512 MiB guest is never more than 16 MiB ahead, a large one
+ * asks rarely. */
 #define STOCK_RAM_SHARE 32
 #define STOCK_BATCH_MIN 4
+/* While touches come fast, up to an 8th: the neighbours of a sequential touch come out of it. */
+#define STOCK_BUSY_SHARE 8
+/* Refills that follow each other so closely mean that touches come fast. */
+#define STOCK_BUSY_MS 20
+/* Without a touch for so long the stock goes back to its ordinary size. */
+#define STOCK_IDLE_MS 1000
+/* Frames per request of the loop: a touch that meets an empty stock waits for the request under
+ * way, and a frame that the owner still has to zero takes 84 us. */
+#define STOCK_STEP 16
 
-static void refill_event(void *opaque, uint32_t events)
+static uint64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+static uint32_t clamp_batch(uint32_t batch, uint32_t min)
+{
+	if (batch < min)
+		return min;
+	return batch < STOCK_BATCH_MAX ? batch : STOCK_BATCH_MAX;
+}
+
+void stock_set_size(struct vm_memory *mem)
+{
+	struct stock *stock = &mem->stock;
+
+	stock->batch_idle = clamp_batch(mem->usable / STOCK_RAM_SHARE, STOCK_BATCH_MIN);
+	stock->batch_busy = clamp_batch(mem->usable / STOCK_BUSY_SHARE, stock->batch_idle);
+	if (stock->batch < stock->batch_idle || stock->batch > stock->batch_busy)
+		stock->batch = stock->batch_idle;
+}
+
+/* Below it the loop refills. Lock held. */
+static uint32_t low_mark(const struct stock *stock)
+{
+	return STOCK_RESERVE + stock->batch / 2;
+}
+
+/* Lets the batch follow the pace of the touches. Returns what the stock should hold. */
+static uint32_t adapt_batch(struct vm_memory *mem)
+{
+	struct stock *stock = &mem->stock;
+	uint64_t now = now_ms();
+	uint32_t target;
+
+	pthread_mutex_lock(&mem->lock);
+	if (stock->refill_due) {
+		if (stock->refilled_ms && now - stock->refilled_ms < STOCK_BUSY_MS) {
+			stock->batch *= 2;
+			if (stock->batch > stock->batch_busy)
+				stock->batch = stock->batch_busy;
+		}
+		stock->refilled_ms = now;
+	}
+	target = STOCK_RESERVE + stock->batch;
+	pthread_mutex_unlock(&mem->lock);
+	return target;
+}
+
+static void on_idle(void *opaque)
 {
 	struct vm_memory *mem = opaque;
+	struct stock *stock = &mem->stock;
+	uint32_t keep;
+	bool idle;
+
+	pthread_mutex_lock(&mem->lock);
+	idle = stock->idle_faults == mem->stats.faults;
+	stock->idle_faults = mem->stats.faults;
+	if (idle)
+		stock->batch = stock->batch_idle;
+	keep = STOCK_RESERVE + stock->batch_idle;
+	pthread_mutex_unlock(&mem->lock);
+	if (idle)
+		stock_return(mem, keep);
+	else
+		event_timer_arm(stock->idle, STOCK_IDLE_MS, 0);
+}
+
+/* Fills the stock to its mark. Nothing to report if that fails: a touch that finds it empty asks
+ * again and says so, and the next frame that is taken wakes the loop again. */
+static void refill(struct vm_memory *mem)
+{
+	struct stock *stock = &mem->stock;
+	uint32_t target = adapt_batch(mem);
+	bool low;
+
+	do {
+		pthread_mutex_lock(&mem->lock);
+		low = stock->refill_due && stock->nr_frames < target;
+		stock->refill_due = low;
+		pthread_mutex_unlock(&mem->lock);
+	} while (low && stock_fill(mem, target, STOCK_STEP) > 0);
+	pthread_mutex_lock(&mem->lock);
+	stock->refill_due = false;
+	pthread_mutex_unlock(&mem->lock);
+}
+
+static void on_loop_event(void *opaque, uint32_t events)
+{
+	struct vm_memory *mem = opaque;
+	struct stock *stock = &mem->stock;
 	uint64_t count;
 
 	(void)events;
-	if (read(mem->stock.refill_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
-		log_error("stock refill event: errno %d", errno);
-	/* Nothing to report: a fault that finds the stock empty asks again and says so. */
-	stock_refill(mem, 0);
+	if (read(stock->loop_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
+		log_error("stock event: errno %d", errno);
+	atomic_store(&mem->loop_tid, gettid());
 	pthread_mutex_lock(&mem->lock);
-	mem->stock.refill_asked = false;
+	stock->loop_asked = false;
 	pthread_mutex_unlock(&mem->lock);
+	fault_report(mem);
+
+	refill(mem);
+	event_timer_arm(stock->idle, STOCK_IDLE_MS, 0);
 }
 
 int stock_create(struct vm_memory *mem, struct event_loop *loop, struct error *err)
 {
 	struct stock *stock = &mem->stock;
 
-	stock->batch = mem->nr_frames / STOCK_RAM_SHARE;
-	if (stock->batch < STOCK_BATCH_MIN)
-		stock->batch = STOCK_BATCH_MIN;
-	if (stock->batch > STOCK_BATCH_MAX)
-		stock->batch = STOCK_BATCH_MAX;
-	stock->low = stock->batch / 2;
+	stock_set_size(mem);
 	if (!loop)
 		return 0;
 
-	stock->refill_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (stock->refill_fd < 0)
+	stock->loop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (stock->loop_fd < 0)
 		return error_set_errno(err, errno, "cannot create an eventfd for the frame stock");
-	stock->source = event_loop_add(loop, stock->refill_fd, EPOLLIN, refill_event, mem);
+	stock->idle = event_timer_create(loop, on_idle, mem);
+	if (stock->idle)
+		stock->source = event_loop_add(loop, stock->loop_fd, EPOLLIN, on_loop_event, mem);
 	if (!stock->source)
 		return error_set_errno(err, errno, "cannot watch the frame stock");
 	return 0;
 }
 
-/* Empties the stock into the caller's hands and gives it back to the owner. */
-static void stock_return(struct vm_memory *mem)
+/* Moves runs from the stock to runs[], so that keep frames are left at least. Returns how many. */
+static unsigned int stock_pop(struct vm_memory *mem, uint32_t keep, struct frame_run *runs)
 {
-	struct frame_run runs[STOCK_RUNS_MAX];
-	unsigned int nr_runs;
-	int ret;
+	struct stock *stock = &mem->stock;
+	unsigned int nr_runs = 0;
 
 	pthread_mutex_lock(&mem->lock);
-	nr_runs = mem->stock.nr_runs;
-	for (unsigned int i = 0; i < nr_runs; i++)
-		runs[i] = mem->stock.runs[i];
-	mem->stock.nr_runs = 0;
-	mem->stock.nr_frames = 0;
+	while (stock->nr_runs > 0 && stock->nr_frames > keep) {
+		struct frame_run *last = &stock->runs[stock->nr_runs - 1];
+		uint32_t nr = stock->nr_frames - keep;
+
+		if (nr > last->nr)
+			nr = last->nr;
+		runs[nr_runs] = *last;
+		runs[nr_runs].nr = nr;
+		runs[nr_runs++].first += last->nr - nr;
+		last->nr -= nr;
+		stock->nr_frames -= nr;
+		if (last->nr == 0)
+			stock->nr_runs--;
+	}
 	pthread_mutex_unlock(&mem->lock);
+	return nr_runs;
+}
+
+void stock_return(struct vm_memory *mem, uint32_t keep)
+{
+	struct frame_run runs[STOCK_RUNS_MAX];
+	unsigned int nr_runs = stock_pop(mem, keep, runs);
+	int ret;
 
 	if (nr_runs == 0)
 		return;
 	ret = owner_client_return(mem->client, runs, nr_runs);
+	/* A dead owner finds the frames free when this process has ended. */
 	if (ret && ret != -EPIPE)
 		log_error("cannot give unused frames back to the pool: errno %d", -ret);
 }
@@ -79,56 +199,98 @@ void stock_destroy(struct vm_memory *mem)
 {
 	event_source_remove(mem->stock.source);
 	mem->stock.source = NULL;
-	if (mem->stock.refill_fd >= 0)
-		close(mem->stock.refill_fd);
-	mem->stock.refill_fd = -1;
-	stock_return(mem);
+	event_timer_destroy(mem->stock.idle);
+	mem->stock.idle = NULL;
+	if (mem->stock.loop_fd >= 0)
+		close(mem->stock.loop_fd);
+	mem->stock.loop_fd = -1;
+	stock_return(mem, 0);
 }
 
 void vm_memory_drain_stock(struct vm_memory *mem)
 {
-	stock_return(mem);
+	stock_return(mem, 0);
+}
+
+uint32_t stock_available(const struct vm_memory *mem, bool reserve)
+{
+	const struct stock *stock = &mem->stock;
+	uint64_t wanted = mem->usable > mem->stats.bound ? mem->usable - mem->stats.bound : 0;
+
+	/* What is left in the stock is all that the guest lacks: nothing to keep back. */
+	if (reserve || wanted <= stock->nr_frames)
+		return stock->nr_frames;
+	return stock->nr_frames > STOCK_RESERVE ? stock->nr_frames - STOCK_RESERVE : 0;
+}
+
+/* The run that fits max best: the shortest that is long enough, or else the longest. */
+static struct frame_run *best_run(struct stock *stock, uint32_t max)
+{
+	struct frame_run *best = &stock->runs[stock->nr_runs - 1];
+
+	for (unsigned int i = 0; i < stock->nr_runs && best->nr != max; i++) {
+		struct frame_run *run = &stock->runs[i];
+
+		if (best->nr < max ? run->nr > best->nr : run->nr >= max && run->nr < best->nr)
+			best = run;
+	}
+	return best;
 }
 
 uint32_t stock_take(struct vm_memory *mem, uint32_t max, struct frame_run *run)
 {
 	struct stock *stock = &mem->stock;
-	struct frame_run *top;
+	struct frame_run *best;
 
 	if (stock->nr_runs == 0)
 		return 0;
-	top = &stock->runs[stock->nr_runs - 1];
-	*run = *top;
+	best = best_run(stock, max);
+	*run = *best;
 	if (run->nr > max)
 		run->nr = max;
-	top->first += run->nr;
-	top->nr -= run->nr;
-	if (top->nr == 0)
-		stock->nr_runs--;
+	best->first += run->nr;
+	best->nr -= run->nr;
+	if (best->nr == 0)
+		*best = stock->runs[--stock->nr_runs];
 	stock->nr_frames -= run->nr;
-
-	/* An eventfd and not event_loop_post(): that allocates, and the fault thread must not. */
-	if (stock->nr_frames < stock->low && stock->refill_fd >= 0 && !stock->refill_asked) {
-		uint64_t one = 1;
-
-		stock->refill_asked = write(stock->refill_fd, &one, sizeof(one)) == sizeof(one);
-	}
+	if (stock->nr_frames < low_mark(stock))
+		stock->refill_due = true;
 	return run->nr;
 }
 
 void stock_put(struct vm_memory *mem, const struct frame_run *run)
 {
 	struct stock *stock = &mem->stock;
-	struct frame_run *top = stock->nr_runs ? &stock->runs[stock->nr_runs - 1] : NULL;
 
 	stock->nr_frames += run->nr;
-	if (top && top->node == run->node && run->first + run->nr == top->first) {
-		top->first -= run->nr;
-		top->nr += run->nr;
-		return;
+	for (unsigned int i = 0; i < stock->nr_runs; i++) {
+		struct frame_run *old = &stock->runs[i];
+
+		if (old->node == run->node && run->first + run->nr == old->first) {
+			old->first = run->first;
+			old->nr += run->nr;
+			return;
+		}
 	}
-	/* There is room: the run was taken off under the same hold of the lock. */
 	stock->runs[stock->nr_runs++] = *run;
+}
+
+void stock_wake_loop(struct vm_memory *mem)
+{
+	struct stock *stock = &mem->stock;
+	uint64_t one = 1;
+	bool wake;
+
+	/* An eventfd and not event_loop_post(): that allocates, and the fault thread must not. And
+	 * after the touch was answered: waking a thread costs more than binding a frame. */
+	pthread_mutex_lock(&mem->lock);
+	wake = stock->loop_fd >= 0 && !stock->loop_asked &&
+	       (stock->refill_due || mem->event_due[0] || mem->event_due[1]);
+	if (wake)
+		stock->loop_asked = true;
+	pthread_mutex_unlock(&mem->lock);
+	if (wake && write(stock->loop_fd, &one, sizeof(one)) < 0 && errno != EAGAIN)
+		log_error("cannot wake the loop: errno %d", errno);
 }
 
 /* Checks what the owner sent before it becomes a file offset. */
@@ -138,62 +300,94 @@ static bool run_valid(const struct vm_memory *mem, const struct frame_run *run)
 	       run->first <= UINT32_MAX && run->nr <= UINT32_MAX - run->first;
 }
 
-/* How many frames to ask for: nr (0: a batch), but never more than the guest can still use. */
-static uint32_t refill_size(struct vm_memory *mem, uint32_t nr)
+/* How many frames to ask for: never more than the guest can still use. -EDQUOT: it has them all,
+ * and nothing is in the stock. */
+static int64_t fill_size(struct vm_memory *mem, uint32_t nr)
 {
 	const struct stock *stock = &mem->stock;
-	uint64_t missing;
+	int64_t size = 0;
+	int64_t missing;
+	bool empty;
 
 	pthread_mutex_lock(&mem->lock);
-	missing = mem->nr_frames - mem->stats.bound;
-	missing -= missing < stock->nr_frames ? missing : stock->nr_frames;
-	if (nr == 0) /* somebody else may have refilled it just now */
-		nr = stock->nr_frames < stock->low ? stock->batch : 0;
-	if (stock->nr_runs > STOCK_RUNS_MAX - STOCK_BATCH_MAX)
-		nr = 0;
+	empty = stock->nr_frames == 0;
+	missing = (int64_t)mem->usable - (int64_t)mem->stats.bound - stock->nr_frames;
+	/* Somebody else may have refilled it just now. */
+	if (stock->nr_frames < nr && stock->nr_runs <= STOCK_REFILL_RUNS)
+		size = nr - stock->nr_frames;
 	pthread_mutex_unlock(&mem->lock);
-	if (nr > missing)
-		nr = (uint32_t)missing;
-	return nr < OWNER_GRANT_MAX ? nr : OWNER_GRANT_MAX;
+	if (size == 0)
+		return 0;
+	if (missing <= 0)
+		return empty ? -EDQUOT : 0;
+	return size < missing ? size : missing;
 }
 
-static int refill_locked(struct vm_memory *mem, uint32_t nr)
+static int64_t fill_locked(struct vm_memory *mem, uint32_t nr)
 {
 	struct stock *stock = &mem->stock;
 	struct frame_run runs[STOCK_BATCH_MAX];
 	unsigned int nr_runs = STOCK_BATCH_MAX;
-	unsigned int valid = 0;
-	int64_t got;
-
-	got = owner_client_grant(mem->client, nr, 0, runs, &nr_runs);
-	if (got < 0)
-		return (int)got;
+	uint32_t valid = 0;
+	int64_t got = owner_client_grant(mem->client, nr, 0, runs, &nr_runs);
 
 	pthread_mutex_lock(&mem->lock);
-	for (unsigned int i = 0; i < nr_runs; i++) {
+	stock->plenty = got >= nr;
+	for (unsigned int i = 0; got > 0 && i < nr_runs; i++) {
 		if (run_valid(mem, &runs[i])) {
 			stock->runs[stock->nr_runs++] = runs[i];
 			stock->nr_frames += runs[i].nr;
-			valid++;
+			valid += runs[i].nr;
 		} else {
 			log_error("the pool owner granted frames that cannot be (node %u, first "
 				  "%llu)",
 				  runs[i].node, (unsigned long long)runs[i].first);
 		}
 	}
+	if (valid)
+		stock->owner_gone = false;
 	pthread_mutex_unlock(&mem->lock);
-	return valid > 0 ? 0 : -ENOMEM;
+	if (got < 0)
+		return got;
+	return valid > 0 ? (int64_t)valid : -ENOMEM;
 }
 
-int stock_refill(struct vm_memory *mem, uint32_t nr)
+int64_t stock_fill(struct vm_memory *mem, uint32_t nr, uint32_t step)
 {
-	int ret = 0;
+	int64_t ret;
 
 	/* One at a time: two could together ask for more than is missing. */
 	pthread_mutex_lock(&mem->refill_lock);
-	nr = refill_size(mem, nr);
-	if (nr > 0)
-		ret = refill_locked(mem, nr);
+	ret = fill_size(mem, nr);
+	if (ret > step)
+		ret = step;
+	if (ret > 0)
+		ret = fill_locked(mem, ret < OWNER_GRANT_MAX ? (uint32_t)ret : OWNER_GRANT_MAX);
 	pthread_mutex_unlock(&mem->refill_lock);
 	return ret;
+}
+
+void stock_keep(struct vm_memory *mem, const struct frame_run *runs, unsigned int nr_runs)
+{
+	struct stock *stock = &mem->stock;
+
+	for (unsigned int i = 0; i < nr_runs; i++) {
+		bool kept = false;
+
+		/* What comes out of the stock is zeroed; these hold what the guest left in them. */
+		if (window_zero(mem, &runs[i]) == 0) {
+			pthread_mutex_lock(&mem->lock);
+			kept = stock->nr_runs < STOCK_RUNS_MAX;
+			if (kept) {
+				stock->runs[stock->nr_runs++] = runs[i];
+				stock->nr_frames += runs[i].nr;
+			}
+			pthread_mutex_unlock(&mem->lock);
+		}
+		if (!kept)
+			log_error("%u frames are out of use until this VM ends", runs[i].nr);
+	}
+	pthread_mutex_lock(&mem->lock);
+	stock->owner_gone = true;
+	pthread_mutex_unlock(&mem->lock);
 }

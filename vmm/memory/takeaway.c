@@ -35,66 +35,95 @@ static void outgoing_add(struct outgoing *out, uint16_t node, uint64_t pool_fram
 		(struct frame_run){ .first = pool_frame, .nr = 1, .node = node };
 }
 
+/* Frames that the owner does not take stay here: nobody may lose sight of them. */
 static int outgoing_flush(struct vm_memory *mem, struct outgoing *out)
 {
-	int ret = 0;
+	int ret;
 
-	if (out->nr_runs > 0)
-		ret = owner_client_return(mem->client, out->runs, out->nr_runs);
+	if (out->nr_runs == 0)
+		return 0;
+	ret = owner_client_return(mem->client, out->runs, out->nr_runs);
+	if (ret) {
+		log_error("the pool owner does not take frames back (%s): they are kept for this "
+			  "guest",
+			  strerror(-ret));
+		stock_keep(mem, out->runs, out->nr_runs);
+	}
 	out->nr_runs = 0;
 	return ret;
 }
 
+/* Holes between bound frames are replaced along with them as long as they are no longer than this:
+ * each mremap interrupts all CPUs of the guest, while an empty frame in it costs next to nothing.
+ */
+#define TAKE_GAP_MAX 32
+
+/* What the guest said, also of a frame that is not there. Lock held. */
+static void give_up(struct vm_memory *mem, struct guest_frame *frame)
+{
+	if (frame->flags & (GUEST_FRAME_RELEASED | GUEST_FRAME_UNPLUGGED))
+		return;
+	frame->flags |= GUEST_FRAME_RELEASED;
+	mem->stats.released++;
+}
+
 /*
- * Finds the first run of bound frames in [first, end), at most max long, and marks it TAKING.
- * Every frame up to its end is marked as given up, those that are not there as well: that is what
- * the guest said. Returns the run's length and moves *first to its start; 0 if there is none.
+ * Finds the first run of bound frames in [first, end), at most max long, small gaps included, and
+ * marks it TAKING. Every frame up to its end is marked as given up. Returns the run's length and
+ * moves *first to its start; 0 if there is none.
  */
 static uint32_t mark_taking(struct vm_memory *mem, uint32_t *first, uint32_t end, uint32_t max)
 {
+	uint32_t number = *first;
 	uint32_t nr = 0;
-	uint32_t number;
 
 	pthread_mutex_lock(&mem->lock);
-	for (number = *first; number < end && nr < max; number++) {
+	while (number < end && mem->frames[number].state != FRAME_BOUND)
+		give_up(mem, &mem->frames[number++]);
+	*first = number;
+	for (; number < end && number - *first < max && number - *first <= nr + TAKE_GAP_MAX;
+	     number++) {
+		give_up(mem, &mem->frames[number]);
+		if (mem->frames[number].state == FRAME_BOUND)
+			nr = number - *first + 1;
+	}
+	for (number = *first; number < *first + nr; number++) {
 		struct guest_frame *frame = &mem->frames[number];
 
-		if (frame->state != FRAME_BOUND && nr > 0)
-			break;
-		if (!(frame->flags & GUEST_FRAME_RELEASED)) {
-			frame->flags |= GUEST_FRAME_RELEASED;
-			mem->stats.released++;
-		}
-		if (frame->state != FRAME_BOUND)
-			continue;
-		if (nr == 0)
-			*first = number;
-		frame->state = FRAME_TAKING;
-		nr++;
+		frame->state = frame->state == FRAME_BOUND ? FRAME_TAKING : FRAME_TAKING_HOLE;
 	}
 	pthread_mutex_unlock(&mem->lock);
 	return nr;
 }
 
-/* Ends TAKING: with the frames gone (to out), or as before if they could not be taken. */
-static void unmark_taking(struct vm_memory *mem, uint32_t first, uint32_t nr, struct outgoing *out)
+/* Ends TAKING: with the frames gone (to out), or as before if they could not be taken. Returns how
+ * many are gone. */
+static uint32_t unmark_taking(struct vm_memory *mem, uint32_t first, uint32_t nr,
+			      struct outgoing *out)
 {
+	uint32_t taken = 0;
+
 	pthread_mutex_lock(&mem->lock);
 	for (uint32_t number = first; number < first + nr; number++) {
 		struct guest_frame *frame = &mem->frames[number];
 
-		if (out) {
+		if (frame->state == FRAME_TAKING_HOLE) {
+			frame->state = FRAME_HOLE;
+		} else if (out) {
 			outgoing_add(out, frame->node, frame->pool_frame);
 			frame->state = FRAME_HOLE;
 			mem->stats.bound--;
+			taken++;
 		} else {
 			frame->state = FRAME_BOUND;
+			if (frame->flags & GUEST_FRAME_RELEASED)
+				mem->stats.released--;
 			frame->flags &= (uint8_t)~GUEST_FRAME_RELEASED;
-			mem->stats.released--;
 		}
 	}
 	pthread_mutex_unlock(&mem->lock);
 	fault_kick(mem);
+	return taken;
 }
 
 /* Replaces a run of TAKING frames by a hole. */
@@ -114,9 +143,7 @@ static int take_run(struct vm_memory *mem, uint32_t first, uint32_t nr)
 	return ret;
 }
 
-/* Takes [first, first + nr) of one range away. Returns frames given back, or a negative errno. */
-static int64_t release_frames(struct vm_memory *mem, uint32_t first, uint32_t nr,
-			      struct outgoing *out)
+static int64_t take_frames(struct vm_memory *mem, uint32_t first, uint32_t nr, struct outgoing *out)
 {
 	uint32_t end = first + nr;
 	int64_t taken = 0;
@@ -129,12 +156,11 @@ static int64_t release_frames(struct vm_memory *mem, uint32_t first, uint32_t nr
 		if (run == 0)
 			break;
 		ret = take_run(mem, first, run);
-		unmark_taking(mem, first, run, ret ? NULL : out);
+		taken += unmark_taking(mem, first, run, ret ? NULL : out);
 		if (ret) {
 			log_error("cannot take %u frames from the guest: %s", run, strerror(-ret));
 			return ret;
 		}
-		taken += run;
 		first += run;
 		if (out->nr_runs == OWNER_RUNS_MAX) {
 			ret = outgoing_flush(mem, out);
@@ -145,39 +171,46 @@ static int64_t release_frames(struct vm_memory *mem, uint32_t first, uint32_t nr
 	return taken;
 }
 
+int64_t takeaway_take(struct vm_memory *mem, uint32_t first, uint32_t nr)
+{
+	struct outgoing out = { .nr_runs = 0 };
+	int64_t taken;
+	bool gone;
+	int ret;
+
+	pthread_mutex_lock(&mem->lock);
+	gone = mem->stock.owner_gone;
+	pthread_mutex_unlock(&mem->lock);
+	if (gone) /* nobody is there to take them: better with the guest than here */
+		return -EPIPE;
+	taken = take_frames(mem, first, nr, &out);
+	/* What was taken goes back whatever happened after it. */
+	ret = outgoing_flush(mem, &out);
+	fault_kick(mem); /* who waits for the pool may find these frames there */
+	return taken >= 0 && ret ? ret : taken;
+}
+
 static int64_t release(void *opaque, uint64_t gpa, uint64_t nr_frames)
 {
 	struct vm_memory *mem = opaque;
-	struct outgoing out = { .nr_runs = 0 };
 	int64_t taken = 0;
-	int ret = 0;
+	int64_t got = 0;
 
 	pthread_mutex_lock(&mem->take_lock);
-	while (nr_frames > 0 && ret == 0) {
+	while (nr_frames > 0) {
 		uint32_t first, nr;
-		int64_t got;
 
-		ret = window_frames(mem, gpa, nr_frames, &first, &nr);
-		if (ret)
-			break;
-		got = release_frames(mem, first, nr, &out);
+		got = window_frames(mem, gpa, nr_frames, &first, &nr);
+		if (got == 0)
+			got = takeaway_take(mem, first, nr);
 		if (got < 0)
-			ret = (int)got;
-		else
-			taken += got;
+			break;
+		taken += got;
 		nr_frames -= nr;
 		gpa += frames_to_bytes(nr);
 	}
-	/* What was taken goes back whatever happened after it. */
-	if (out.nr_runs > 0) {
-		int flushed = outgoing_flush(mem, &out);
-
-		if (flushed && ret == 0)
-			ret = flushed;
-	}
 	pthread_mutex_unlock(&mem->take_lock);
-	fault_kick(mem); /* who waits for the pool may find these frames there */
-	return ret ? ret : taken;
+	return got < 0 ? got : taken;
 }
 
 /* Binds holes from *number on with one run of the stock. Returns how many frames it went on, or
@@ -185,14 +218,16 @@ static int64_t release(void *opaque, uint64_t gpa, uint64_t nr_frames)
 static int64_t back_run(struct vm_memory *mem, uint32_t number, uint32_t end)
 {
 	struct frame_run run;
+	uint32_t available = stock_available(mem, false);
 	uint32_t nr = 0;
 	int ret;
 
-	if (mem->frames[number].state != FRAME_HOLE)
-		return 1;
-	while (number + nr < end && mem->frames[number + nr].state == FRAME_HOLE)
+	while (number + nr < end && mem->frames[number + nr].state == FRAME_HOLE &&
+	       !(mem->frames[number + nr].flags & GUEST_FRAME_UNPLUGGED))
 		nr++;
-	if (stock_take(mem, nr, &run) == 0)
+	if (nr == 0)
+		return 1;
+	if (stock_take(mem, nr < available ? nr : available, &run) == 0)
 		return -ENODATA;
 	ret = window_bind(mem, number, &run);
 	if (ret) {
@@ -208,7 +243,6 @@ int takeaway_back(struct vm_memory *mem, uint32_t first, uint32_t nr)
 {
 	uint32_t end = first + nr;
 	int64_t got;
-	int ret;
 
 	pthread_mutex_lock(&mem->lock);
 	while (first < end) {
@@ -222,12 +256,13 @@ int takeaway_back(struct vm_memory *mem, uint32_t first, uint32_t nr)
 			return (int)got;
 		}
 		pthread_mutex_unlock(&mem->lock);
-		ret = stock_refill(mem, end - first);
-		if (ret)
-			return ret;
+		got = stock_fill(mem, end - first + STOCK_RESERVE, OWNER_GRANT_MAX);
+		if (got < 0)
+			return got == -EDQUOT ? -ENOMEM : (int)got;
 		pthread_mutex_lock(&mem->lock);
 	}
 	pthread_mutex_unlock(&mem->lock);
+	stock_wake_loop(mem);
 	return 0;
 }
 
@@ -254,6 +289,8 @@ static int back(void *opaque, uint64_t gpa, uint64_t nr_frames)
 const struct guest_frame_ops takeaway_frame_ops = {
 	.release = release,
 	.back = back,
+	.plug = hotplug_plug,
+	.unplug = hotplug_unplug,
 };
 
 void takeaway_return_all(struct vm_memory *mem)

@@ -44,9 +44,11 @@ int uffd_open(struct vm_memory *mem)
 	const uint64_t missing =
 		mem->hugetlb ? UFFD_FEATURE_MISSING_HUGETLBFS : UFFD_FEATURE_MISSING_SHMEM;
 	/* UFFDIO_API refuses an unknown feature and succeeds only once: from the most down. */
+	const uint64_t remap = missing | UFFD_FEATURE_EVENT_REMAP;
 	const uint64_t wanted[] = {
-		missing | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_MINOR_HUGETLBFS,
-		missing | UFFD_FEATURE_EVENT_REMAP,
+		remap | UFFD_FEATURE_MINOR_HUGETLBFS | UFFD_FEATURE_THREAD_ID,
+		remap | UFFD_FEATURE_THREAD_ID,
+		remap,
 		missing,
 	};
 
@@ -62,6 +64,7 @@ int uffd_open(struct vm_memory *mem)
 		if (ioctl(mem->uffd, UFFDIO_API, &api) == 0) {
 			mem->minor = wanted[i] & UFFD_FEATURE_MINOR_HUGETLBFS;
 			mem->remap = wanted[i] & UFFD_FEATURE_EVENT_REMAP;
+			mem->tids = wanted[i] & UFFD_FEATURE_THREAD_ID;
 			return 0;
 		}
 	}

@@ -35,17 +35,24 @@ static uint64_t place(uint64_t offset, const struct vm_memory_range *range)
 /* Fills ranges[] with offsets instead of addresses; returns the window's size or -EINVAL. */
 static int64_t layout_ranges(struct vm_memory *mem, const struct vm_memory_config *config)
 {
+	unsigned int nr_ranges = config->nr_ranges + config->nr_hotplug;
 	uint64_t offset = 0;
 	uint64_t frames = 0;
 
-	if (config->nr_ranges == 0 || config->nr_ranges > GUEST_REGIONS_MAX)
+	if (config->nr_ranges == 0 || config->nr_ranges > GUEST_REGIONS_MAX ||
+	    config->nr_hotplug > GUEST_REGIONS_MAX - config->nr_ranges)
 		return -EINVAL;
-	for (unsigned int i = 0; i < config->nr_ranges; i++) {
-		const struct vm_memory_range *range = &config->ranges[i];
+	for (unsigned int i = 0; i < nr_ranges; i++) {
+		bool boot = i < config->nr_ranges;
+		const struct vm_memory_range *range =
+			boot ? &config->ranges[i] : &config->hotplug[i - config->nr_ranges];
+		uint64_t align = boot ? FRAME_SIZE : VM_MEMORY_SLOT_SIZE;
 
-		if (range->size == 0 || !frame_aligned(range->size) || !frame_aligned(range->gpa) ||
+		if (range->size == 0 || (range->size | range->gpa) & (align - 1) ||
 		    range->size > (UINT64_C(1) << 46) || range->gpa > (UINT64_C(1) << 52))
 			return -EINVAL;
+		if (i == config->nr_ranges)
+			mem->nr_boot_frames = (uint32_t)frames;
 		offset = place(offset, range);
 		mem->ranges[i] = (struct window_range){
 			.gpa = range->gpa,
@@ -58,8 +65,11 @@ static int64_t layout_ranges(struct vm_memory *mem, const struct vm_memory_confi
 		if (frames >= NO_FRAME)
 			return -EINVAL;
 	}
-	mem->nr_ranges = config->nr_ranges;
+	mem->nr_ranges = nr_ranges;
+	mem->nr_boot_ranges = config->nr_ranges;
 	mem->nr_frames = (uint32_t)frames;
+	if (config->nr_hotplug == 0)
+		mem->nr_boot_frames = mem->nr_frames;
 	return (int64_t)offset;
 }
 
@@ -117,6 +127,43 @@ static int create_hole(struct vm_memory *mem, struct error *err)
 	return 0;
 }
 
+/* Pluggable: nothing of it is plugged. */
+static int add_region(struct vm_memory *mem, struct window_range *range)
+{
+	uint64_t len = frames_to_bytes(range->nr_frames);
+
+	if (range->first < mem->nr_boot_frames)
+		return guest_memory_add_region(&mem->guest, range->gpa, len, range->hva);
+	range->plugged = calloc(GUEST_PLUGGED_WORDS(len), sizeof(*range->plugged));
+	if (!range->plugged)
+		return -ENOMEM;
+	for (uint32_t n = 0; n < range->nr_frames; n++)
+		mem->frames[range->first + n].flags = GUEST_FRAME_UNPLUGGED;
+	return guest_memory_add_pluggable(&mem->guest, range->gpa, len, range->hva, range->plugged);
+}
+
+/* Maps the hole over a range, still an offset, and makes it known. */
+static int open_range(struct vm_memory *mem, struct window_range *range, struct error *err)
+{
+	uint64_t len = frames_to_bytes(range->nr_frames);
+	int ret;
+
+	range->hva = mem->reserved + (uintptr_t)range->hva;
+	if (mmap(range->hva, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED,
+		 mem->hole_fd, (off_t)frames_to_bytes(range->first)) == MAP_FAILED)
+		return error_set_errno(err, errno, "cannot map the guest memory window");
+	ret = add_region(mem, range);
+	if (ret)
+		return error_set_errno(err, -ret, "guest memory range at 0x%llx",
+				       (unsigned long long)range->gpa);
+	if (mem->uffd < 0)
+		return 0;
+	ret = uffd_register(mem->uffd, range->hva, len, UFFDIO_REGISTER_MODE_MISSING);
+	if (ret)
+		return error_set_errno(err, -ret, "cannot register guest memory with userfaultfd");
+	return 0;
+}
+
 int window_create(struct vm_memory *mem, const struct vm_memory_config *config, struct error *err)
 {
 	int64_t size = layout_ranges(mem, config);
@@ -125,7 +172,8 @@ int window_create(struct vm_memory *mem, const struct vm_memory_config *config, 
 	if (size < 0)
 		return error_set(
 			err, EINVAL,
-			"guest memory ranges must be non-empty multiples of 2 MiB, at most %d",
+			"guest memory ranges must be non-empty multiples of 2 MiB (128 MiB for "
+			"what can be plugged), at most %d",
 			GUEST_REGIONS_MAX);
 	check_map_count(mem);
 	mem->frames = calloc(mem->nr_frames, sizeof(*mem->frames));
@@ -140,27 +188,9 @@ int window_create(struct vm_memory *mem, const struct vm_memory_config *config, 
 	if (ret)
 		return ret;
 
-	for (unsigned int i = 0; i < mem->nr_ranges; i++) {
-		struct window_range *range = &mem->ranges[i];
-		uint64_t len = frames_to_bytes(range->nr_frames);
-
-		range->hva = mem->reserved + (uintptr_t)range->hva;
-		if (mmap(range->hva, len, PROT_READ | PROT_WRITE,
-			 MAP_SHARED | MAP_NORESERVE | MAP_FIXED, mem->hole_fd,
-			 (off_t)frames_to_bytes(range->first)) == MAP_FAILED)
-			return error_set_errno(err, errno, "cannot map the guest memory window");
-		ret = guest_memory_add_region(&mem->guest, range->gpa, len, range->hva);
-		if (ret)
-			return error_set_errno(err, -ret, "guest memory range at 0x%llx",
-					       (unsigned long long)range->gpa);
-		if (mem->uffd < 0)
-			continue;
-		ret = uffd_register(mem->uffd, range->hva, len, UFFDIO_REGISTER_MODE_MISSING);
-		if (ret)
-			return error_set_errno(err, -ret,
-					       "cannot register guest memory with userfaultfd");
-	}
-	return 0;
+	for (unsigned int i = 0; i < mem->nr_ranges && ret == 0; i++)
+		ret = open_range(mem, &mem->ranges[i], err);
+	return ret;
 }
 
 void window_destroy(struct vm_memory *mem)
@@ -171,6 +201,10 @@ void window_destroy(struct vm_memory *mem)
 	if (mem->hole_fd >= 0)
 		close(mem->hole_fd);
 	mem->hole_fd = -1;
+	for (unsigned int i = 0; i < mem->nr_ranges; i++) {
+		free(mem->ranges[i].plugged);
+		mem->ranges[i].plugged = NULL;
+	}
 }
 
 uint32_t window_frame_at(const struct vm_memory *mem, uint64_t hva)
@@ -185,13 +219,27 @@ uint32_t window_frame_at(const struct vm_memory *mem, uint64_t hva)
 	return NO_FRAME;
 }
 
+const struct window_range *window_range_of(const struct vm_memory *mem, uint32_t frame)
+{
+	const struct window_range *range = &mem->ranges[mem->nr_ranges - 1];
+
+	while (frame < range->first)
+		range--;
+	return range;
+}
+
 uint8_t *window_frame_hva(const struct vm_memory *mem, uint32_t frame)
 {
-	unsigned int i = mem->nr_ranges - 1;
+	const struct window_range *range = window_range_of(mem, frame);
 
-	while (frame < mem->ranges[i].first)
-		i--;
-	return mem->ranges[i].hva + frames_to_bytes(frame - mem->ranges[i].first);
+	return range->hva + frames_to_bytes(frame - range->first);
+}
+
+uint64_t window_frame_gpa(const struct vm_memory *mem, uint32_t frame)
+{
+	const struct window_range *range = window_range_of(mem, frame);
+
+	return range->gpa + frames_to_bytes(frame - range->first);
 }
 
 int window_frames(const struct vm_memory *mem, uint64_t gpa, uint64_t nr_frames, uint32_t *first,
@@ -336,5 +384,19 @@ int window_continue(const struct vm_memory *mem, uint32_t first, uint32_t nr)
 			uffd_wake(mem->uffd, hva, FRAME_SIZE);
 		hva += FRAME_SIZE;
 	}
+	return 0;
+}
+
+int window_zero(const struct vm_memory *mem, const struct frame_run *run)
+{
+	uint64_t len = frames_to_bytes(run->nr);
+	void *map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED,
+			 owner_client_node_fd(mem->client, run->node),
+			 (off_t)frames_to_bytes(run->first));
+
+	if (map == MAP_FAILED)
+		return -errno;
+	memset(map, 0, len);
+	munmap(map, len);
 	return 0;
 }

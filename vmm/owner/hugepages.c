@@ -19,12 +19,13 @@
 
 #define PATH_LEN (HUGEPAGES_PATH_MAX + 96)
 
-enum hugepages_file { NR_HUGEPAGES, FREE_HUGEPAGES, RESV_HUGEPAGES };
+enum hugepages_file { NR_HUGEPAGES, FREE_HUGEPAGES, RESV_HUGEPAGES, SURPLUS_HUGEPAGES };
 
 static const char *const file_names[] = {
 	[NR_HUGEPAGES] = "nr_hugepages",
 	[FREE_HUGEPAGES] = "free_hugepages",
 	[RESV_HUGEPAGES] = "resv_hugepages",
+	[SURPLUS_HUGEPAGES] = "surplus_hugepages",
 };
 
 static void node_path(const struct hugepages *hp, unsigned int nid, enum hugepages_file file,
@@ -64,6 +65,25 @@ static int read_count(const struct hugepages *hp, unsigned int nid, enum hugepag
 		return ret;
 	global_path(hp, file, path);
 	return host_read_u64(path, value);
+}
+
+/*
+ * What is written to nr_hugepages is a number of persistent pages; what is read from it includes the
+ * surplus, for example pages of a dead owner that its last VM still uses. A raise turns those into
+ * persistent ones first, so only the persistent number says what has to be lowered again.
+ */
+static int read_persistent(const struct hugepages *hp, unsigned int nid, uint64_t *persistent,
+			   uint64_t *total)
+{
+	uint64_t surplus;
+	int ret = read_count(hp, nid, NR_HUGEPAGES, total);
+
+	if (ret < 0)
+		return ret;
+	if (read_count(hp, nid, SURPLUS_HUGEPAGES, &surplus) < 0 || surplus > *total)
+		surplus = 0;
+	*persistent = *total - surplus;
+	return 0;
 }
 
 static int write_nr(const struct hugepages *hp, unsigned int nid, uint64_t value)
@@ -132,9 +152,9 @@ static int write_record(const struct hugepages *hp)
 
 static void lower_node(const struct hugepages *hp, unsigned int nid, uint64_t nr)
 {
-	uint64_t now;
+	uint64_t now, total;
 
-	if (nr == 0 || read_count(hp, nid, NR_HUGEPAGES, &now) < 0)
+	if (nr == 0 || read_persistent(hp, nid, &now, &total) < 0)
 		return;
 	write_nr(hp, nid, now > nr ? now - nr : 0);
 }
@@ -142,9 +162,9 @@ static void lower_node(const struct hugepages *hp, unsigned int nid, uint64_t nr
 /* How much of an interrupted raise took place: what the node has more than before it. */
 static uint64_t settle_pending(const struct hugepages *hp, const struct hugepages_node *node)
 {
-	uint64_t now;
+	uint64_t now, total;
 
-	if (!node->pending || read_count(hp, node->nid, NR_HUGEPAGES, &now) < 0 ||
+	if (!node->pending || read_persistent(hp, node->nid, &now, &total) < 0 ||
 	    now <= node->before)
 		return 0;
 	return now - node->before < node->pending ? now - node->before : node->pending;
@@ -259,30 +279,32 @@ uint64_t hugepages_usable(const struct hugepages *hp, unsigned int i)
 uint64_t hugepages_raise(struct hugepages *hp, unsigned int i, uint64_t nr)
 {
 	struct hugepages_node *node = &hp->node[i];
-	uint64_t before, after, gained;
+	uint64_t before, after, total_before, total_after;
 
-	if (nr == 0 || read_count(hp, node->nid, NR_HUGEPAGES, &before) < 0)
+	if (nr == 0 || read_persistent(hp, node->nid, &before, &total_before) < 0)
 		return 0;
-	node->pending = nr;
+	node->pending = total_before + nr - before;
 	node->before = before;
 	/* Without a record nobody could give them back after us. */
 	if (write_record(hp) < 0) {
 		node->pending = 0;
 		return 0;
 	}
-	write_nr(hp, node->nid, before + nr);
-	if (read_count(hp, node->nid, NR_HUGEPAGES, &after) < 0)
+	write_nr(hp, node->nid, total_before + nr);
+	if (read_persistent(hp, node->nid, &after, &total_after) < 0) {
 		after = before;
-	gained = after > before ? after - before : 0;
-	if (gained > nr)
-		gained = nr;
-	node->raised += gained;
+		total_after = total_before;
+	}
+	if (after > before)
+		node->raised += after - before < node->pending ? after - before : node->pending;
 	node->pending = 0;
 	if (hugepages_raised(hp))
 		write_record(hp);
 	else
 		unlink(hp->record);
-	return gained;
+	if (total_after <= total_before)
+		return 0;
+	return total_after - total_before < nr ? total_after - total_before : nr;
 }
 
 void hugepages_lower(struct hugepages *hp, unsigned int i, uint64_t nr)

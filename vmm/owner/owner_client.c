@@ -28,7 +28,8 @@
 struct owner_client {
 	pthread_mutex_t lock; /* over the conversation on fd */
 	int fd;
-	bool broken; /* the owner ended, or said something that makes no sense */
+	uint64_t limit; /* frames that this VM may hold */
+	bool broken;    /* the owner ended, or said something that makes no sense */
 	bool hugetlb;
 	int uffd;
 	struct packet_limits limits;
@@ -234,6 +235,7 @@ struct owner_client *owner_client_connect(const struct owner_client_config *conf
 	}
 	pthread_mutex_init(&client->lock, NULL);
 	client->fd = -1;
+	client->limit = config->ram_frames;
 	client->uffd = create_uffd();
 	ret = connect_or_start(client, config, err);
 	if (ret == 0 && config->hugepages == HUGEPAGES_REQUIRE && !client->hugetlb)
@@ -354,4 +356,35 @@ int64_t owner_client_grant(struct owner_client *client, uint64_t nr, uint64_t no
 	if (room < granted->nr_runs)
 		owner_client_return(client, granted->runs + room, granted->nr_runs - room);
 	return frames;
+}
+
+int owner_client_resize(struct owner_client *client, uint64_t ram_frames, struct error *err)
+{
+	struct owner_resize request = { .ram_frames = ram_frames };
+	union owner_packet reply;
+	int ret;
+
+	reply.resized.message[0] = '\0';
+	fill_header(&request.header, OWNER_RESIZE, sizeof(request));
+	ret = transact(client, &request, sizeof(request), &reply, OWNER_RESIZED);
+	if (ret == -EPIPE || ret == -EPROTO)
+		return error_set_errno(err, -ret, "the pool owner does not answer");
+	if (ret < 0)
+		return reply.resized.message[0]
+			       ? error_set(err, -ret, "%s", reply.resized.message)
+			       : error_set_errno(err, -ret, "cannot ask the pool owner for more");
+	pthread_mutex_lock(&client->lock);
+	client->limit = reply.resized.ram_frames;
+	pthread_mutex_unlock(&client->lock);
+	return 0;
+}
+
+uint64_t owner_client_limit(struct owner_client *client)
+{
+	uint64_t limit;
+
+	pthread_mutex_lock(&client->lock);
+	limit = client->limit;
+	pthread_mutex_unlock(&client->lock);
+	return limit;
 }

@@ -85,6 +85,15 @@ static int check_runs(const struct owner_runs *runs, size_t len, const struct pa
 	return 0;
 }
 
+static int check_resize(const struct owner_resize *resize, size_t len, const char **why)
+{
+	if (len != sizeof(*resize))
+		return bad(why, "RESIZE has a wrong length");
+	if (resize->ram_frames == 0 || resize->ram_frames > RAM_FRAMES_MAX)
+		return bad(why, "RESIZE to an impossible size");
+	return 0;
+}
+
 int packet_check_request(const union owner_packet *packet, size_t len,
 			 const struct packet_limits *limits, const char **why)
 {
@@ -104,6 +113,8 @@ int packet_check_request(const union owner_packet *packet, size_t len,
 		if (ret == 0 && packet->runs.nr_runs == 0)
 			return bad(why, "RETURN of nothing");
 		return ret;
+	case OWNER_RESIZE:
+		return check_resize(&packet->resize, len, why);
 	default:
 		return bad(why, "not a request");
 	}
@@ -118,6 +129,15 @@ static int check_welcome(const struct owner_welcome *welcome, size_t len, const 
 	if (welcome->header.status == 0 &&
 	    (welcome->nr_nodes == 0 || welcome->nr_nodes > OWNER_NODES_MAX))
 		return bad(why, "WELCOME has an impossible number of nodes");
+	return 0;
+}
+
+static int check_resized(const struct owner_resized *resized, size_t len, const char **why)
+{
+	if (len != sizeof(*resized))
+		return bad(why, "RESIZED has a wrong length");
+	if (!memchr(resized->message, '\0', sizeof(resized->message)))
+		return bad(why, "RESIZED has an endless message");
 	return 0;
 }
 
@@ -140,6 +160,8 @@ int packet_check_reply(const union owner_packet *packet, size_t len, enum owner_
 	case OWNER_RETURNED:
 		return len == sizeof(packet->returned) ? 0
 						       : bad(why, "RETURNED has a wrong length");
+	case OWNER_RESIZED:
+		return check_resized(&packet->resized, len, why);
 	default:
 		return bad(why, "not a reply");
 	}

@@ -17,6 +17,8 @@ union owner_packet {
 	struct owner_grant grant;
 	struct owner_runs runs;
 	struct owner_returned returned;
+	struct owner_resize resize;
+	struct owner_resized resized;
 	uint8_t bytes[sizeof(struct owner_runs) + 1];
 };
 

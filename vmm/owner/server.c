@@ -126,14 +126,16 @@ static void admit_waiting(struct server *server)
 static void refuse_grown(struct server *server)
 {
 	struct client *client = server->clients;
+	enum session_result result;
 	struct session_reply reply;
 
 	while (client && client->session.id != server->grow_id)
 		client = client->next;
 	if (!client || client->session.state != SESSION_WAITING)
 		return;
-	session_refuse(&client->session, &server->grow_error, &reply);
-	client_reply(client, SESSION_REPLY_AND_CUT, &reply, NULL);
+	result = session_refuse(&client->session, &server->grow_error, &reply);
+	event_source_modify(client->source, EPOLLIN);
+	client_reply(client, result, &reply, NULL);
 }
 
 static void on_grown(void *opaque)

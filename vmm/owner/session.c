@@ -6,6 +6,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "framevisor/frame.h"
+#include "framevisor/size.h"
+
 void session_init(struct session *session, struct pool *pool, uint32_t id)
 {
 	memset(session, 0, sizeof(*session));
@@ -39,30 +42,73 @@ static void welcome(struct session *session, struct session_reply *reply)
 	}
 }
 
-void session_refuse(struct session *session, const struct error *err, struct session_reply *reply)
+static enum session_result resized(struct session *session, const struct error *err,
+				   struct session_reply *reply)
+{
+	struct owner_resized *msg = &reply->packet.resized;
+
+	session->state = SESSION_READY;
+	begin_reply(reply, OWNER_RESIZED, sizeof(*msg));
+	msg->header.status = err ? -err->code : 0;
+	msg->ram_frames = session->ram_frames;
+	if (err)
+		snprintf(msg->message, sizeof(msg->message), "%.*s", (int)sizeof(msg->message) - 1,
+			 err->message);
+	return SESSION_REPLY;
+}
+
+enum session_result session_refuse(struct session *session, const struct error *err,
+				   struct session_reply *reply)
 {
 	struct owner_welcome *msg = &reply->packet.welcome;
 
+	if (session->committed)
+		return resized(session, err, reply);
 	session->state = SESSION_ENDED;
 	begin_reply(reply, OWNER_WELCOME, sizeof(*msg));
 	msg->header.status = -err->code;
 	snprintf(msg->message, sizeof(msg->message), "%.*s", (int)sizeof(msg->message) - 1,
 		 err->message);
+	return SESSION_REPLY_AND_CUT;
+}
+
+/* A VM that runs already is told its own numbers, not only those of what it asks more. */
+static enum session_result refuse_growth(struct session *session, struct session_reply *reply)
+{
+	char now[SIZE_TEXT_MAX], wanted[SIZE_TEXT_MAX], size[SIZE_TEXT_MAX], used[SIZE_TEXT_MAX];
+	struct error err = { 0 };
+	struct pool_info info;
+
+	pool_info(session->pool, &info);
+	size_format(frames_to_bytes(session->ram_frames), now, sizeof(now));
+	size_format(frames_to_bytes(session->wanted_frames), wanted, sizeof(wanted));
+	size_format(frames_to_bytes(info.max_frames), size, sizeof(size));
+	size_format(frames_to_bytes(info.committed + info.reserve), used, sizeof(used));
+	error_set(&err, ENOMEM,
+		  "VM '%s' cannot grow from %s to %s: the pool of at most %s has %s promised or in "
+		  "reserve; stop or shrink a VM first",
+		  session->name, now, wanted, size, used);
+	return session_refuse(session, &err, reply);
 }
 
 enum session_result session_admit(struct session *session, struct session_reply *reply,
 				  uint64_t *missing)
 {
+	uint64_t more = session->committed ? session->wanted_frames - session->ram_frames
+					   : session->ram_frames;
 	struct error err = { 0 };
-	int ret = pool_admit(session->pool, session->name, session->ram_frames, missing, &err);
+	int ret = pool_admit(session->pool, session->name, more, missing, &err);
 
 	if (ret == -EAGAIN) {
 		session->state = SESSION_WAITING;
 		return SESSION_WAIT;
 	}
-	if (ret < 0) {
-		session_refuse(session, &err, reply);
-		return SESSION_REPLY_AND_CUT;
+	if (ret < 0)
+		return session->committed ? refuse_growth(session, reply)
+					  : session_refuse(session, &err, reply);
+	if (session->committed) {
+		session->ram_frames = session->wanted_frames;
+		return resized(session, NULL, reply);
 	}
 	session->state = SESSION_READY;
 	session->committed = true;
@@ -127,6 +173,24 @@ static enum session_result handle_return(struct session *session, const struct o
 	return SESSION_REPLY;
 }
 
+static enum session_result handle_resize(struct session *session, const struct owner_resize *resize,
+					 struct session_reply *reply, uint64_t *missing)
+{
+	struct error err = { 0 };
+
+	session->wanted_frames = resize->ram_frames;
+	if (session->wanted_frames > session->ram_frames)
+		return session_admit(session, reply, missing);
+	if (session->wanted_frames < session->held) {
+		error_set(&err, EBUSY, "VM '%s' holds more frames than it would be left with",
+			  session->name);
+		return resized(session, &err, reply);
+	}
+	pool_release(session->pool, session->ram_frames - session->wanted_frames);
+	session->ram_frames = session->wanted_frames;
+	return resized(session, NULL, reply);
+}
+
 static enum session_result cut(struct session *session)
 {
 	session->state = SESSION_ENDED;
@@ -149,6 +213,10 @@ enum session_result session_handle(struct session *session, const union owner_pa
 	}
 	if (packet->header.type == OWNER_GRANT)
 		return handle_grant(session, &packet->grant, reply);
+	if (packet->header.type == OWNER_RESIZE) {
+		*why = NULL;
+		return handle_resize(session, &packet->resize, reply, missing);
+	}
 	return handle_return(session, &packet->runs, reply, why);
 }
 

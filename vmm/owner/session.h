@@ -15,7 +15,7 @@
 
 enum session_state {
 	SESSION_NEW,     /* no HELLO yet */
-	SESSION_WAITING, /* said HELLO; the pool has to grow first */
+	SESSION_WAITING, /* said HELLO or RESIZE; the pool has to grow first */
 	SESSION_READY,   /* has its WELCOME */
 	SESSION_ENDED,   /* no more packets; may still hold frames */
 };
@@ -28,6 +28,7 @@ struct session {
 	char name[OWNER_NAME_MAX];
 	bool want_uffd;
 	uint64_t ram_frames;
+	uint64_t wanted_frames; /* RESIZE: the limit asked for */
 	bool committed; /* ram_frames are promised to it: from WELCOME to session_release() */
 	uint64_t held;
 	uint64_t nr_granted, nr_returned; /* frames, since the start */
@@ -54,11 +55,13 @@ enum session_result session_handle(struct session *session, const union owner_pa
 				   size_t len, struct session_reply *reply, uint64_t *missing,
 				   const char **why);
 
-/* Decides over a waiting session: WELCOME, a refusal, or SESSION_WAIT with *missing again. */
+/* Decides over a waiting session: WELCOME or RESIZED, a refusal, or SESSION_WAIT with *missing
+ * again. */
 enum session_result session_admit(struct session *session, struct session_reply *reply,
 				  uint64_t *missing);
-/* A WELCOME that is a refusal. */
-void session_refuse(struct session *session, const struct error *err, struct session_reply *reply);
+/* Refuses a waiting session: a WELCOME that ends it, or a RESIZED that leaves it as it was. */
+enum session_result session_refuse(struct session *session, const struct error *err,
+				   struct session_reply *reply);
 
 /* Takes back all frames and the commitment. The client can no longer touch a frame. */
 uint64_t session_release(struct session *session);

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT */
+/* What the files with a VM's QMP commands share. */
+#ifndef VMM_CONTROL_VM_CONTROL_INTERNAL_H
+#define VMM_CONTROL_VM_CONTROL_INTERNAL_H
+
+#include <stdbool.h>
+#include <time.h>
+
+#include "framevisor/qmp_server.h"
+#include "vmm/control/vm_control.h"
+
+struct vm_control {
+	struct vm *vm;
+	struct qmp_server *server;
+	struct timespec started;
+	bool host_reset; /* system_reset is being executed: the RESET event is not the guest's */
+	void (*on_error)(void *opaque);
+	void *opaque;
+};
+
+/* qmp_commands_memory.c: handlers (opaque is the struct vm_control) ... */
+int vm_cmd_balloon(void *opaque, json_t *args, json_t **reply, struct qmp_error *err);
+int vm_cmd_free_page_hint(void *opaque, json_t *args, json_t **reply, struct qmp_error *err);
+int vm_cmd_query_balloon(void *opaque, json_t *args, json_t **reply, struct qmp_error *err);
+int vm_cmd_query_memory(void *opaque, json_t *args, json_t **reply, struct qmp_error *err);
+int vm_cmd_query_memory_devices(void *opaque, json_t *args, json_t **reply, struct qmp_error *err);
+int vm_cmd_query_memory_size_summary(void *opaque, json_t *args, json_t **reply,
+				     struct qmp_error *err);
+/* ... and events: BALLOON_CHANGE, MEMORY_DEVICE_SIZE_CHANGE. */
+void vm_control_size_event(struct vm_control *control);
+void vm_control_mem_event(struct vm_control *control);
+
+#endif

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Memory that is plugged and unplugged while the guest runs, block by block (a block is a frame).
+ *
+ * Plugged means: the owner has promised the VM that many frames, KVM has a slot there, a first
+ * touch gets a frame. Unplugged means the opposite, but slots come and go in larger pieces, so a
+ * guest can reach unplugged frames beside plugged ones, which it has no right to do. Such a touch
+ * gets a zeroed frame that counts as one of the VM's: as long as it has not got all it may have,
+ * nobody else is the poorer for it. Beyond that it waits, and the user is told
+ * (VM_MEMORY_EVENT_OVER_LIMIT). The frame goes back with the slot, at the latest.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "framevisor/log.h"
+#include "vmm/memory/internal.h"
+
+/* How far ahead the owner's promise is asked for, and how much of it is kept after an unplug: a
+ * slot's worth, so that a driver that plugs block by block does not ask for each. */
+#define LIMIT_STEP SLOT_FRAMES
+
+/* The frames of [gpa, +nr_frames), which must lie in one pluggable range. */
+static int pluggable(const struct vm_memory *mem, uint64_t gpa, uint64_t nr_frames, uint32_t *first)
+{
+	uint32_t nr;
+	int ret = window_frames(mem, gpa, nr_frames, first, &nr);
+
+	if (ret)
+		return ret;
+	return nr == nr_frames && nr > 0 && *first >= mem->nr_boot_frames ? 0 : -EINVAL;
+}
+
+/* Frames of [first, +nr) that are plugged. They change under take_lock only, which we hold. */
+static uint32_t count_plugged(struct vm_memory *mem, uint32_t first, uint32_t nr)
+{
+	uint32_t plugged = 0;
+
+	pthread_mutex_lock(&mem->lock);
+	for (uint32_t n = first; n < first + nr; n++)
+		plugged += !(mem->frames[n].flags & GUEST_FRAME_UNPLUGGED);
+	pthread_mutex_unlock(&mem->lock);
+	return plugged;
+}
+
+/* Marks frames, in our records and in the accessors' view. take_lock held. */
+static void set_plugged(struct vm_memory *mem, uint32_t first, uint32_t nr, bool plugged)
+{
+	pthread_mutex_lock(&mem->lock);
+	for (uint32_t n = first; n < first + nr; n++) {
+		struct guest_frame *frame = &mem->frames[n];
+		struct hotplug_slot *slot = &mem->slots[(n - mem->nr_boot_frames) / SLOT_FRAMES];
+
+		if (plugged != !!(frame->flags & GUEST_FRAME_UNPLUGGED))
+			continue;
+		frame->flags ^= GUEST_FRAME_UNPLUGGED;
+		slot->plugged = (uint16_t)(slot->plugged + (plugged ? 1 : -1));
+		mem->usable += plugged ? 1 : UINT32_MAX;
+		if (frame->flags & GUEST_FRAME_RELEASED) {
+			frame->flags &= (uint8_t)~GUEST_FRAME_RELEASED;
+			mem->stats.released--;
+		}
+	}
+	mem->stats.plugged = mem->usable - mem->nr_boot_frames;
+	stock_set_size(mem);
+	pthread_mutex_unlock(&mem->lock);
+	guest_memory_set_plugged(&mem->guest, window_frame_gpa(mem, first), nr, plugged);
+}
+
+/* Sees to it that the owner has promised need frames; with err, whoever asked is told why not. */
+static int raise_limit(struct vm_memory *mem, uint64_t need, struct error *err)
+{
+	uint64_t ahead = need + LIMIT_STEP - 1 - (need - 1) % LIMIT_STEP;
+	struct error why = { 0 };
+	int ret;
+
+	if (need <= owner_client_limit(mem->client))
+		return 0;
+	if (ahead > mem->nr_frames)
+		ahead = mem->nr_frames;
+	ret = owner_client_resize(mem->client, ahead, &why);
+	if (ret == -ENOMEM && ahead > need) {
+		error_clear(&why);
+		ret = owner_client_resize(mem->client, need, &why);
+	}
+	if (ret && err)
+		error_set(err, -ret, "%s", why.message);
+	else if (ret && !mem->said_refused)
+		log_warn("%s", why.message);
+	mem->said_refused = ret != 0;
+	return ret;
+}
+
+/* Gives up what the owner has promised beyond what is plugged, but for what is kept at hand. */
+static void lower_limit(struct vm_memory *mem)
+{
+	uint64_t limit = owner_client_limit(mem->client);
+	uint64_t target, held;
+
+	pthread_mutex_lock(&mem->lock);
+	target = mem->usable + LIMIT_STEP - 1 - (mem->usable - 1) % LIMIT_STEP;
+	held = mem->stats.bound + mem->stock.nr_frames;
+	pthread_mutex_unlock(&mem->lock);
+	if (target < mem->first_limit)
+		target = mem->first_limit;
+	if (held > target)
+		stock_return(mem, 0);
+	/* Refused while the guest holds more (frames it touched without having them): then later.
+	 */
+	if (target < limit)
+		owner_client_resize(mem->client, target, NULL);
+}
+
+int hotplug_plug(void *opaque, uint64_t gpa, uint64_t nr_frames)
+{
+	struct vm_memory *mem = opaque;
+	uint32_t first, more;
+	int ret;
+
+	pthread_mutex_lock(&mem->take_lock);
+	ret = pluggable(mem, gpa, nr_frames, &first);
+	if (ret == 0) {
+		more = (uint32_t)nr_frames - count_plugged(mem, first, (uint32_t)nr_frames);
+		ret = raise_limit(mem, (uint64_t)mem->usable + more, NULL);
+	}
+	if (ret == 0) {
+		ret = slots_make(mem, first, (uint32_t)nr_frames);
+		if (ret)
+			lower_limit(mem);
+		else
+			set_plugged(mem, first, (uint32_t)nr_frames, true);
+	}
+	pthread_mutex_unlock(&mem->take_lock);
+	if (ret == 0)
+		fault_kick(mem); /* who was beyond the limit may be within it now */
+	return ret;
+}
+
+/* Takes plugged pieces of [first, +nr) one after the other; what goes wrong undoes the marks. */
+static int unplug_frames(struct vm_memory *mem, uint32_t first, uint32_t nr)
+{
+	int64_t taken;
+
+	set_plugged(mem, first, nr, false);
+	taken = takeaway_take(mem, first, nr);
+	if (taken < 0) {
+		set_plugged(mem, first, nr, true);
+		return (int)taken;
+	}
+	slots_prune(mem, first, nr);
+	lower_limit(mem);
+	return 0;
+}
+
+int hotplug_unplug(void *opaque, uint64_t gpa, uint64_t nr_frames)
+{
+	struct vm_memory *mem = opaque;
+	uint32_t first;
+	int ret;
+
+	pthread_mutex_lock(&mem->take_lock);
+	ret = pluggable(mem, gpa, nr_frames, &first);
+	if (ret == 0)
+		ret = unplug_frames(mem, first, (uint32_t)nr_frames);
+	pthread_mutex_unlock(&mem->take_lock);
+	return ret;
+}
+
+int vm_memory_reserve(struct vm_memory *mem, uint64_t nr_plugged, struct error *err)
+{
+	int ret;
+
+	if (nr_plugged > mem->nr_frames - mem->nr_boot_frames)
+		return error_set(err, EINVAL, "only %u frames can be plugged",
+				 mem->nr_frames - mem->nr_boot_frames);
+	pthread_mutex_lock(&mem->take_lock);
+	ret = raise_limit(mem, mem->nr_boot_frames + nr_plugged, err);
+	pthread_mutex_unlock(&mem->take_lock);
+	return ret;
+}

@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: MIT */
+/* A VM's target and the devices that bring it about: see target.h; the policy is in
+ * target_policy.c. */
+#include "vmm/target.h"
+
+#include <errno.h>
+#include <linux/virtio_balloon.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "framevisor/frame.h"
+#include "framevisor/log.h"
+#include "framevisor/vm_memory.h"
+
+#define LOOK_SOON_MS  20
+#define LOOK_MOVES_MS 200
+#define LOOK_AGAIN_MS 1000
+/* Without an answer for so long the guest does not say what it has available. */
+#define STATS_WAIT_MS 1500
+/* How long one request for new statistics may take. */
+#define REFRESH_MS 3000
+/* Left to the guest when the balloon grows: this, or a part of its memory. */
+#define MARGIN_MIN   (UINT64_C(16) << 20)
+#define MARGIN_SHARE 32
+/* And then it grows in steps of this at least, so that it comes to rest. */
+#define STEP_MIN (UINT64_C(4) << 20)
+
+struct target {
+	struct target_config config;
+	uint64_t size;
+	struct event_timer *timer;
+
+	/* The balloon as it was seen last, and since when. */
+	uint64_t seen_actual, seen_inflated;
+	uint64_t balloon_moved_ms;
+
+	/* Statistics: who wants them, and what they allow. */
+	unsigned int poll_seconds; /* by target_poll_stats() */
+	bool inflating;
+	uint64_t inflating_since_ms;
+	uint64_t refresh_until_ms;
+	uint64_t limit; /* from the newest statistics while the balloon grows */
+	bool limit_known;
+	uint64_t last_actual; /* in the balloon, at the last look */
+};
+
+static uint64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static void gather(struct target *target, struct target_parts *parts)
+{
+	const struct target_config *config = &target->config;
+	uint64_t now = now_ms();
+
+	*parts = (struct target_parts){
+		.running = config->running(config->opaque),
+		.boot = config->boot,
+		.size = target->size,
+		.balloon_limit = UINT64_MAX,
+		.has_mem = config->mem,
+	};
+	virtio_balloon_stats(config->balloon, &parts->balloon);
+	if (config->mem)
+		virtio_mem_stats(config->mem, &parts->mem);
+	if (parts->balloon.actual != target->seen_actual ||
+	    parts->balloon.inflated != target->seen_inflated) {
+		target->seen_actual = parts->balloon.actual;
+		target->seen_inflated = parts->balloon.inflated;
+		target->balloon_moved_ms = now;
+	}
+	parts->balloon_idle_ms = now - target->balloon_moved_ms;
+}
+
+/* ---- Statistics ---- */
+
+/* One interval for all who want it. Asking anew asks the guest at once. */
+static void set_interval(struct target *target, bool at_once)
+{
+	bool fast = target->inflating || now_ms() < target->refresh_until_ms;
+	unsigned int seconds = fast ? 1 : target->poll_seconds;
+	struct virtio_balloon_guest_stats stats;
+
+	virtio_balloon_guest_stats(target->config.balloon, &stats);
+	if (at_once || stats.interval != seconds)
+		virtio_balloon_set_stats_interval(target->config.balloon, seconds);
+}
+
+/*
+ * What the balloon may grow to, by what the guest says it has available. Numbers from before it
+ * began to grow do not count, and those that do are true for the balloon as it was when they came:
+ * so the limit is computed once for each answer.
+ */
+static uint64_t find_limit(struct target *target, const struct target_parts *parts)
+{
+	uint64_t margin = (parts->boot + parts->mem.plugged) / MARGIN_SHARE;
+	struct virtio_balloon_guest_stats stats;
+	uint64_t now = now_ms(), available;
+
+	if (!(parts->balloon.accepted >> VIRTIO_BALLOON_F_STATS_VQ & 1))
+		return UINT64_MAX;
+	virtio_balloon_guest_stats(target->config.balloon, &stats);
+	if (!(stats.valid >> BALLOON_STAT_AVAILABLE & 1) ||
+	    stats.age_ms > now - target->inflating_since_ms) {
+		if (now - target->inflating_since_ms > STATS_WAIT_MS)
+			return UINT64_MAX;
+		return target->limit_known ? target->limit : parts->balloon.actual;
+	}
+	/* A number that is new: the timer looks more often than the guest answers. */
+	if (!target->limit_known || stats.age_ms < LOOK_MOVES_MS) {
+		if (margin < MARGIN_MIN)
+			margin = MARGIN_MIN;
+		available = stats.values[BALLOON_STAT_AVAILABLE];
+		available = available > margin ? (available - margin) & ~(STEP_MIN - 1) : 0;
+		/* The number came after the last look; the balloon may have grown since. */
+		target->limit = available + (parts->balloon.actual < target->last_actual
+						     ? parts->balloon.actual
+						     : target->last_actual);
+		target->limit_known = true;
+	}
+	return target->limit;
+}
+
+/* Whether the balloon has to grow, and what it may grow to then. */
+static void limit_balloon(struct target *target, struct target_parts *parts)
+{
+	struct target_plan plan;
+	bool inflating;
+
+	target_decide(parts, &plan);
+	inflating = parts->running && parts->balloon.driver_ready &&
+		    plan.balloon > parts->balloon.actual;
+	if (inflating && !target->inflating) {
+		target->inflating_since_ms = now_ms();
+		target->limit_known = false;
+	}
+	if (inflating != target->inflating) {
+		target->inflating = inflating;
+		set_interval(target, inflating);
+	}
+	if (inflating)
+		parts->balloon_limit = find_limit(target, parts);
+}
+
+/* ---- Towards the target ---- */
+
+static void tell_devices(struct target *target, const struct target_parts *parts,
+			 const struct target_plan *plan)
+{
+	struct error err = { 0 };
+
+	if (parts->has_mem && plan->requested != parts->mem.requested &&
+	    virtio_mem_set_requested(target->config.mem, plan->requested, &err) < 0)
+		log_error("%s", err.message);
+	if (plan->balloon != parts->balloon.target) {
+		if (virtio_balloon_set_target(target->config.balloon, plan->balloon, &err) < 0)
+			log_error("%s", err.message);
+		target->balloon_moved_ms = now_ms();
+	}
+}
+
+static void look(void *opaque)
+{
+	struct target *target = opaque;
+	struct target_parts parts;
+	struct target_plan plan;
+	enum target_state state;
+
+	gather(target, &parts);
+	limit_balloon(target, &parts);
+	target_decide(&parts, &plan);
+	tell_devices(target, &parts, &plan);
+	set_interval(target, false);
+	target->last_actual = parts.balloon.actual;
+
+	gather(target, &parts);
+	state = target_judge(&parts);
+	if (state == TARGET_MOVING || target->inflating)
+		event_timer_arm(target->timer, LOOK_MOVES_MS, 0);
+	else if (state != TARGET_REACHED || now_ms() < target->refresh_until_ms)
+		event_timer_arm(target->timer, LOOK_AGAIN_MS, 0);
+}
+
+void target_changed(struct target *target)
+{
+	if (target)
+		event_timer_arm(target->timer, LOOK_SOON_MS, 0);
+}
+
+int target_set(struct target *target, uint64_t bytes, struct error *err)
+{
+	const struct target_config *config = &target->config;
+	uint64_t unit = bytes > config->boot ? FRAME_SIZE : GUEST_PAGE_SIZE;
+	struct target_parts parts;
+	uint64_t want;
+	int ret = 0;
+
+	if (bytes > config->max)
+		bytes = config->max;
+	bytes = (bytes + unit - 1) & ~(unit - 1);
+	gather(target, &parts);
+	want = bytes > config->boot ? bytes - config->boot : 0;
+	if (want > parts.mem.plugged)
+		ret = vm_memory_reserve(config->memory, bytes_to_frames(want), err);
+	if (ret < 0)
+		return ret;
+	target->size = bytes;
+	target->balloon_moved_ms = now_ms();
+	target->inflating = false; /* begin anew, with fresh numbers */
+	look(target);
+	return 0;
+}
+
+void target_info(struct target *target, struct target_info *info)
+{
+	struct target_parts parts;
+
+	gather(target, &parts);
+	*info = (struct target_info){
+		.size = target->size,
+		.actual = target_actual(&parts),
+		.max = target->config.max,
+		.state = target_judge(&parts),
+	};
+}
+
+void target_poll_stats(struct target *target, unsigned int seconds)
+{
+	target->poll_seconds = seconds;
+	set_interval(target, true);
+}
+
+void target_refresh_stats(struct target *target)
+{
+	target->refresh_until_ms = now_ms() + REFRESH_MS;
+	set_interval(target, true);
+	target_changed(target);
+}
+
+struct target *target_create(const struct target_config *config, struct error *err)
+{
+	struct target *target = calloc(1, sizeof(*target));
+
+	if (!target) {
+		error_set(err, ENOMEM, "out of memory");
+		return NULL;
+	}
+	target->config = *config;
+	target->timer = event_timer_create(config->loop, look, target);
+	if (!target->timer) {
+		error_set_errno(err, errno, "cannot create a timer");
+		free(target);
+		return NULL;
+	}
+	if (target_set(target, config->size, err) < 0) {
+		target_destroy(target);
+		return NULL;
+	}
+	return target;
+}
+
+void target_destroy(struct target *target)
+{
+	if (!target)
+		return;
+	event_timer_destroy(target->timer);
+	free(target);
+}

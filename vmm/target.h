@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One number per VM: its target, what the guest shall have. Here is how it is split between
+ * virtio-mem and virtio-balloon.
+ *
+ * Shrinking: virtio-mem first. The guest migrates for it, so that whole blocks come back even when
+ * its memory is fragmented. The balloon takes the rest, and stands in for blocks that the guest
+ * cannot give up: when virtio-mem has not moved for TARGET_STALL_MS, or has no driver, the balloon
+ * takes what is still too much, and gives it back when blocks go later.
+ *
+ * Growing: the balloon first, because what it gives back is the guest's at once; then virtio-mem.
+ *
+ * The balloon is never told to take more than the guest says is available (MemAvailable, less a
+ * margin), as far as the guest says so. Until the target is reached the parts are looked at again
+ * when they move, and every second: the guest may have freed memory meanwhile.
+ *
+ * Threads: the loop's.
+ */
+#ifndef VMM_TARGET_H
+#define VMM_TARGET_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "framevisor/error.h"
+#include "framevisor/event_loop.h"
+#include "framevisor/virtio_balloon.h"
+#include "framevisor/virtio_mem.h"
+
+#define TARGET_STALL_MS 3000
+
+/* How far it is. From TARGET_PAUSED on: and why no further. */
+enum target_state {
+	TARGET_REACHED,
+	TARGET_MOVING,
+	TARGET_PAUSED,         /* the VM does not run */
+	TARGET_NO_BALLOON,     /* no driver for the balloon */
+	TARGET_NO_MEM,         /* no driver for virtio-mem */
+	TARGET_BALLOON_BROKEN, /* DEVICE_NEEDS_RESET */
+	TARGET_MEM_BROKEN,
+	TARGET_POOL,      /* the pool does not admit more */
+	TARGET_AVAILABLE, /* the guest has nothing more available */
+	TARGET_BUSY,      /* the guest's driver does not get further: memory in use or unmovable */
+	TARGET_STATES,
+};
+/* Their names in QMP ("reached", "no-balloon-driver", ...), and a half sentence for people. */
+extern const char *const target_state_names[TARGET_STATES];
+extern const char *const target_state_texts[TARGET_STATES];
+
+/* What there is to decide by. In bytes where nothing else is said. */
+struct target_parts {
+	bool running;
+	uint64_t boot; /* RAM that is always there */
+	uint64_t size; /* the target */
+
+	struct virtio_balloon_stats balloon;
+	uint64_t balloon_idle_ms; /* since the balloon moved or was told something else */
+	/* Beyond this the balloon would take what the guest needs; UINT64_MAX: it does not say. */
+	uint64_t balloon_limit;
+
+	bool has_mem;
+	struct virtio_mem_stats mem;
+};
+
+/* What to tell the devices. */
+struct target_plan {
+	uint64_t balloon;   /* to be in the balloon */
+	uint64_t requested; /* to be plugged */
+};
+
+/* Pure functions: policy without devices. */
+void target_decide(const struct target_parts *parts, struct target_plan *plan);
+enum target_state target_judge(const struct target_parts *parts);
+/* Boot memory and what is plugged, without what is in the balloon. */
+uint64_t target_actual(const struct target_parts *parts);
+
+struct vm_memory;
+struct target;
+
+struct target_config {
+	struct event_loop *loop;
+	uint64_t boot, max, size; /* bytes: boot memory, ceiling, the first target */
+	struct vm_memory *memory;
+	struct virtio_balloon *balloon;
+	struct virtio_mem *mem; /* NULL: max is boot */
+	bool (*running)(void *opaque);
+	void *opaque;
+};
+
+/* Tells the devices the first target. Returns NULL with err set. */
+struct target *target_create(const struct target_config *config, struct error *err);
+void target_destroy(struct target *target); /* NULL is ignored */
+
+/*
+ * Sets the target. More than the ceiling means the ceiling (as in QEMU). Rounded up to guest pages,
+ * beyond the boot memory to frames. When it grows, the pool is asked to promise the memory first.
+ * Returns 0 or a negative errno with err set: nothing has changed.
+ */
+int target_set(struct target *target, uint64_t bytes, struct error *err);
+
+/* Something about the devices or the VM changed: look soon. */
+void target_changed(struct target *target);
+
+struct target_info {
+	uint64_t size, actual, max; /* bytes */
+	enum target_state state;
+};
+void target_info(struct target *target, struct target_info *info);
+
+/*
+ * The guest's statistics: polled every so many seconds (0: not), and now, once. The target polls by
+ * itself while it needs to know, which is why nobody else talks to the balloon about it.
+ */
+void target_poll_stats(struct target *target, unsigned int seconds);
+void target_refresh_stats(struct target *target);
+
+#endif

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: MIT */
+/* How a target is split between virtio-mem and the balloon: see target.h. No device is touched. */
+#include "vmm/target.h"
+
+#include <errno.h>
+
+const char *const target_state_names[TARGET_STATES] = {
+	[TARGET_REACHED] = "reached",
+	[TARGET_MOVING] = "moving",
+	[TARGET_PAUSED] = "paused",
+	[TARGET_NO_BALLOON] = "no-balloon-driver",
+	[TARGET_NO_MEM] = "no-virtio-mem-driver",
+	[TARGET_BALLOON_BROKEN] = "balloon-broken",
+	[TARGET_MEM_BROKEN] = "virtio-mem-broken",
+	[TARGET_POOL] = "pool-full",
+	[TARGET_AVAILABLE] = "guest-needs-memory",
+	[TARGET_BUSY] = "guest-busy",
+};
+
+const char *const target_state_texts[TARGET_STATES] = {
+	[TARGET_REACHED] = "the guest is there",
+	[TARGET_MOVING] = "the guest is on its way",
+	[TARGET_PAUSED] = "the VM does not run",
+	[TARGET_NO_BALLOON] = "the guest has no balloon driver loaded (Linux: virtio_balloon)",
+	[TARGET_NO_MEM] = "the guest has no driver for hot-plug memory loaded (Linux: virtio_mem)",
+	[TARGET_BALLOON_BROKEN] = "the balloon is out of order: its guest broke the protocol",
+	[TARGET_MEM_BROKEN] = "virtio-mem is out of order: its guest broke the protocol",
+	[TARGET_POOL] = "the pool has no more memory for it",
+	[TARGET_AVAILABLE] = "the guest needs the rest: it has nothing more available",
+	[TARGET_BUSY] = "the guest does not get further: its memory is in use or cannot be moved",
+};
+
+static uint64_t less(uint64_t a, uint64_t b)
+{
+	return a > b ? a - b : 0;
+}
+
+uint64_t target_actual(const struct target_parts *parts)
+{
+	/* A guest may claim more in the balloon than it has; it is not believed. */
+	return less(parts->boot + parts->mem.plugged, parts->balloon.actual);
+}
+
+static bool balloon_works(const struct target_parts *parts)
+{
+	return parts->balloon.driver_ready && !parts->balloon.broken;
+}
+
+/* Blocks may still come or go. */
+static bool mem_moves(const struct target_parts *parts)
+{
+	return parts->has_mem && parts->mem.driver_ready && !parts->mem.broken &&
+	       parts->mem.idle_ms < TARGET_STALL_MS;
+}
+
+/* The balloon is giving memory back that the target leaves to the guest. */
+static bool balloon_deflates(const struct target_parts *parts)
+{
+	return balloon_works(parts) && parts->balloon.actual &&
+	       parts->balloon_idle_ms < TARGET_STALL_MS;
+}
+
+static uint64_t decide_requested(const struct target_parts *parts)
+{
+	uint64_t want = less(parts->size, parts->boot);
+
+	if (want > parts->mem.plugged && balloon_deflates(parts))
+		return parts->mem.plugged;
+	return want;
+}
+
+static uint64_t decide_balloon(const struct target_parts *parts)
+{
+	uint64_t want_plugged = less(parts->size, parts->boot);
+	uint64_t excess = less(parts->boot + parts->mem.plugged, parts->size);
+	uint64_t balloon = excess, limit = parts->balloon_limit;
+
+	/* Blocks are still going: hold what is there, and give back what they make superfluous. */
+	if (parts->mem.plugged > want_plugged && mem_moves(parts) && parts->balloon.target < excess)
+		balloon = parts->balloon.target;
+	/* What is in it already does not come out because the guest is short: that is the guest's
+	 * to do (deflate on OOM). */
+	if (limit < parts->balloon.actual)
+		limit = parts->balloon.actual;
+	return balloon < limit ? balloon : limit;
+}
+
+void target_decide(const struct target_parts *parts, struct target_plan *plan)
+{
+	plan->requested = parts->has_mem ? decide_requested(parts) : 0;
+	plan->balloon = decide_balloon(parts);
+}
+
+static enum target_state judge_plug(const struct target_parts *parts)
+{
+	if (parts->mem.broken)
+		return TARGET_MEM_BROKEN;
+	if (!parts->mem.driver_ready)
+		return TARGET_NO_MEM;
+	if (parts->mem.last_error == -ENOMEM)
+		return TARGET_POOL;
+	return parts->mem.idle_ms < TARGET_STALL_MS ? TARGET_MOVING : TARGET_BUSY;
+}
+
+static enum target_state judge_balloon(const struct target_parts *parts)
+{
+	if (parts->balloon.broken)
+		return TARGET_BALLOON_BROKEN;
+	if (!parts->balloon.driver_ready)
+		return TARGET_NO_BALLOON;
+	if (parts->balloon_idle_ms < TARGET_STALL_MS)
+		return TARGET_MOVING;
+	/* It has what it was told: it was told no more because the guest needs the rest. */
+	if (parts->balloon.actual >= parts->balloon.target)
+		return TARGET_AVAILABLE;
+	return TARGET_BUSY;
+}
+
+enum target_state target_judge(const struct target_parts *parts)
+{
+	uint64_t actual = target_actual(parts);
+
+	if (actual == parts->size)
+		return TARGET_REACHED;
+	if (!parts->running)
+		return TARGET_PAUSED;
+	if (actual > parts->size) {
+		if (parts->mem.plugged > less(parts->size, parts->boot) && mem_moves(parts))
+			return TARGET_MOVING;
+		return judge_balloon(parts);
+	}
+	if (parts->balloon.actual > less(parts->boot + parts->mem.plugged, parts->size)) {
+		enum target_state state = judge_balloon(parts);
+
+		return state == TARGET_AVAILABLE ? TARGET_BUSY : state;
+	}
+	return judge_plug(parts);
+}
