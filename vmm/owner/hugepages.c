@@ -68,9 +68,9 @@ static int read_count(const struct hugepages *hp, unsigned int nid, enum hugepag
 }
 
 /*
- * What is written to nr_hugepages is a number of persistent pages; what is read from it includes the
- * surplus, for example pages of a dead owner that its last VM still uses. A raise turns those into
- * persistent ones first, so only the persistent number says what has to be lowered again.
+ * What is written to nr_hugepages is a number of persistent pages; what is read from it includes
+ * the surplus, for example pages of a dead owner that its last VM still uses. A raise turns those
+ * into persistent ones first, so only the persistent number says what has to be lowered again.
  */
 static int read_persistent(const struct hugepages *hp, unsigned int nid, uint64_t *persistent,
 			   uint64_t *total)
