@@ -14,6 +14,7 @@
 #include "framevisor/mm.h"
 #include "framevisor/mmzone.h"
 #include "framevisor/page_alloc.h"
+#include "framevisor/vmstat.h"
 #include "mm/lock.h"
 
 #define likely(x)   __builtin_expect(!!(x), 1)
@@ -24,13 +25,16 @@
 struct mm_settings {
 	uint64_t min_free_kbytes; /* in force */
 	uint64_t user_min_free_kbytes;
-	uint32_t watermark_scale_factor; /* in 1/10000 of a zone */
-	uint32_t watermark_boost_factor;
-	uint32_t lowmem_reserve_ratio[MAX_NR_ZONES];
+	uint64_t watermark_scale_factor; /* in 1/10000 of a zone */
+	uint64_t watermark_boost_factor;
+	uint64_t lowmem_reserve_ratio[MAX_NR_ZONES];
+	uint64_t extfrag_threshold;        /* fragmentation index, in 1/1000 */
+	uint64_t compaction_proactiveness; /* 0: never ahead of need, to 100 */
 };
 
 struct page_owner_record;
 struct mm_reclaim_ops;
+struct mm_migrate_ops;
 
 struct mm_fault_state {
 	bool active; /* read without the lock */
@@ -74,6 +78,8 @@ struct mm {
 	struct list_head shrinkers;
 	const struct mm_reclaim_ops *reclaim_ops;
 	void *reclaim_opaque;
+	const struct mm_migrate_ops *migrate_ops;
+	void *migrate_opaque;
 
 	struct mm_fault_state fault;
 	mm_oom_fn oom_fn;
@@ -81,6 +87,7 @@ struct mm {
 	mm_message_fn message_fn;
 	void *message_opaque;
 	uint64_t nr_bad_pages; /* reports so far */
+	uint64_t vm_events[NR_VM_EVENT_ITEMS];
 
 	struct slab_state *slab; /* slab_frame.c; NULL until first used */
 	struct vmap_state *vmap; /* vmalloc.c; NULL until first used */
@@ -216,6 +223,9 @@ uint64_t move_freepages_block(struct mm *mm, struct zone *zone, struct page *pag
 			      enum migratetype mt);
 unsigned int choose_pageblock_order(uint64_t frames);
 
+/* vmstat.c */
+void count_vm_events(struct mm *mm, enum vm_event_item item, uint64_t nr);
+
 /* highatomic.c */
 void reserve_highatomic(struct mm *mm, struct zone *zone, struct page *page);
 bool unreserve_highatomic(struct mm *mm, const struct alloc_context *ac, bool force);
@@ -235,6 +245,7 @@ struct page *pcp_alloc_hit(struct mm *mm, struct zone *zone, unsigned int order,
 struct page *pcp_alloc(struct mm *mm, struct zone *zone, unsigned int order,
 		       const struct alloc_context *ac, unsigned int alloc_flags);
 void pcp_free(struct mm *mm, struct zone *zone, struct page *page, unsigned int order, bool cold);
+void drain_idle_pages(pg_data_t *pgdat);
 uint32_t pcp_hot_frames(const struct per_cpu_pages *pcp);
 
 /* pcp_hot.c */
@@ -264,6 +275,7 @@ unsigned int gfp_to_alloc_flags(gfp_t gfp, unsigned int order);
 
 /* page_free.c */
 void free_run(struct mm *mm, struct zone *zone, uint64_t pfn, uint64_t nr, bool zeroed);
+void free_to_buddy(struct mm *mm, struct page *page, unsigned int order);
 
 /* page_check.c */
 const char *why_not_freeable(const struct page *page, unsigned int order);

@@ -2,12 +2,17 @@
 /*
  * kswapd: a thread per node that reclaims before memory runs out. An allocation that finds a zone
  * below its low mark wakes it; it works until one zone that the allocation could use is above its
- * high mark, and rests when nothing can be reclaimed.
+ * high mark, and rests when nothing can be reclaimed. Twice a second it looks after fragmentation
+ * and after the caches of CPUs that went idle.
  */
 #include <errno.h>
 #include <time.h>
 
+#include "mm/compaction_internal.h"
 #include "mm/vmscan_internal.h"
+
+/* Kernel: HPAGE_FRAG_CHECK_INTERVAL_MSEC. */
+#define TICK_NS 500000000
 
 /* Kernel: pgdat_balanced(): any eligible zone at its high mark is enough. */
 bool pgdat_balanced(const pg_data_t *pgdat, unsigned int order, enum zone_type highest_zoneidx)
@@ -54,8 +59,11 @@ static void clear_boost(pg_data_t *pgdat)
 static void balance_pgdat(struct mm *mm, pg_data_t *pgdat, unsigned int order,
 			  enum zone_type highest_zoneidx)
 {
-	struct scan_control sc = { .gfp = GFP_KERNEL, .priority = DEF_PRIORITY };
+	struct scan_control sc = { .gfp = GFP_KERNEL, .priority = DEF_PRIORITY, .kswapd = true };
+	unsigned int asked = order;
 	uint64_t reclaimed = 0;
+
+	count_vm_events(mm, PAGEOUTRUN, 1);
 
 	set_zone_flag(pgdat, ZONE_FLAG_RECLAIMING, true);
 	/* What lies idle in caches costs nobody anything. */
@@ -69,11 +77,36 @@ static void balance_pgdat(struct mm *mm, pg_data_t *pgdat, unsigned int order,
 		mm_drain_all_pages(mm);
 		if (sc.nr_reclaimed < sc.nr_to_reclaim)
 			sc.priority--;
+		/* Enough to make a block of: now they have to be moved together. */
+		if (order > 0 && reclaimed >= compact_gap(order))
+			order = 0;
 	}
 	set_zone_flag(pgdat, ZONE_FLAG_RECLAIMING, false);
 	clear_boost(pgdat);
 	if (reclaimed == 0 && !pgdat_balanced(pgdat, order, highest_zoneidx))
 		__atomic_add_fetch(&pgdat->kswapd_failures, 1, __ATOMIC_RELAXED);
+	kcompactd_do_work(pgdat, asked, highest_zoneidx);
+}
+
+/* Waits until something is asked, or for a tick. Returns whether it was the tick. */
+static bool wait_for_work(pg_data_t *pgdat)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_nsec += TICK_NS;
+	if (until.tv_nsec >= 1000000000) {
+		until.tv_nsec -= 1000000000;
+		until.tv_sec++;
+	}
+	return pthread_cond_timedwait(&pgdat->kswapd_wait, &pgdat->kswapd_lock, &until) ==
+	       ETIMEDOUT;
+}
+
+static void tick(pg_data_t *pgdat)
+{
+	drain_idle_pages(pgdat);
+	kcompactd_proactive(pgdat);
 }
 
 static void *kswapd(void *arg)
@@ -86,7 +119,11 @@ static void *kswapd(void *arg)
 		int highest = pgdat->kswapd_highest_zoneidx;
 
 		if (order < 0) {
-			pthread_cond_wait(&pgdat->kswapd_wait, &pgdat->kswapd_lock);
+			if (wait_for_work(pgdat)) {
+				pthread_mutex_unlock(&pgdat->kswapd_lock);
+				tick(pgdat);
+				pthread_mutex_lock(&pgdat->kswapd_lock);
+			}
 			continue;
 		}
 		pgdat->kswapd_order = -1;
@@ -122,12 +159,16 @@ void wakeup_kswapd(struct zone *zone, unsigned int order, enum zone_type highest
 
 static int start_one(pg_data_t *pgdat)
 {
+	pthread_condattr_t attr;
 	int ret;
 
 	if (pgdat->kswapd_running)
 		return 0;
 	pthread_mutex_init(&pgdat->kswapd_lock, NULL);
-	pthread_cond_init(&pgdat->kswapd_wait, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&pgdat->kswapd_wait, &attr);
+	pthread_condattr_destroy(&attr);
 	pgdat->kswapd_order = -1;
 	pgdat->kswapd_stop = false;
 	ret = pthread_create(&pgdat->kswapd, NULL, kswapd, pgdat);

@@ -43,6 +43,17 @@ void lru_unlink(struct mm *mm, struct page *page)
 	page_test_and_clear(page, PAGE_FLAG(lru));
 }
 
+/* A block that was isolated from a list. */
+void lru_putback(struct mm *mm, struct page *page, enum lru_list lru)
+{
+	pg_data_t *pgdat = mm->node[page_to_nid(page)];
+
+	spin_lock(&pgdat->lru_lock);
+	page_test_and_clear(page, PAGE_FLAG(isolated));
+	lru_link(mm, page, lru);
+	spin_unlock(&pgdat->lru_lock);
+}
+
 void mm_lru_add(struct mm *mm, struct page *page)
 {
 	pg_data_t *pgdat = mm->node[page_to_nid(page)];
@@ -80,6 +91,7 @@ void mm_mark_page_accessed(struct mm *mm, struct page *page)
 		lru_unlink(mm, page);
 		page_test_and_clear(page, PAGE_FLAG(referenced));
 		lru_link(mm, page, LRU_ACTIVE);
+		count_vm_events(mm, PGACTIVATE, order_frames(page_order(page)));
 	}
 	spin_unlock(&pgdat->lru_lock);
 }

@@ -220,6 +220,8 @@ struct mm *mm_init(const struct mm_config *config, void *metadata, size_t size)
 		.watermark_scale_factor = 10,
 		.watermark_boost_factor = 15000,
 		.lowmem_reserve_ratio = { 256, 256, 32, 0, 0 },
+		.extfrag_threshold = 500,
+		.compaction_proactiveness = 20,
 	};
 	list_init(&mm->shrinkers);
 	hot_init(mm);

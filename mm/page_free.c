@@ -73,6 +73,19 @@ static void free_unref(struct mm *mm, struct page *page, unsigned int order, boo
 	spin_unlock(&zone->lock);
 }
 
+/* Past the caches: the caller wants large free blocks, not frames at hand. */
+void free_to_buddy(struct mm *mm, struct page *page, unsigned int order)
+{
+	struct zone *zone;
+
+	if (!put_page_testzero(mm, page) || !free_pages_prepare(mm, page, order, false))
+		return;
+	zone = page_zone(mm, page);
+	spin_lock(&zone->lock);
+	free_one_page(mm, zone, page, order, 0);
+	spin_unlock(&zone->lock);
+}
+
 #if HAVE_PCP_HOT
 /*
  * One frame onto this CPU's stack, without a lock. False: take the usual way, nothing was changed.

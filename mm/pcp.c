@@ -467,3 +467,79 @@ void mm_drain_all_pages(struct mm *mm)
 	if (stacks)
 		hot_start(mm);
 }
+
+/* Ticks without a change until a cache counts as idle (kernel: the expire of remote caches). */
+#define PCP_IDLE_TICKS 3
+
+/* Frames that went through since the start. */
+static uint64_t pcp_activity(const struct per_cpu_pages *pcp)
+{
+	uint64_t activity = pcp->pgalloc + pcp->pgfree;
+
+	for (unsigned int mt = 0; mt < MIGRATE_PCPTYPES; mt++)
+		activity += __atomic_load_n(&pcp->hot[mt].pgalloc, __ATOMIC_RELAXED) +
+			    __atomic_load_n(&pcp->hot[mt].pgfree, __ATOMIC_RELAXED);
+	return activity;
+}
+
+/* One tick of one cache. True: it is idle and holds frames. The pcp's lock is held. */
+static bool pcp_tick(struct per_cpu_pages *pcp)
+{
+	uint64_t activity = pcp_activity(pcp);
+
+	if (activity != pcp->activity) {
+		pcp->activity = activity;
+		pcp->expire = PCP_IDLE_TICKS;
+	} else if (pcp->expire > 0) {
+		pcp->expire--;
+	}
+	/* Room that was won by a burst shrinks again (kernel: decay_pcp_high()). */
+	pcp->high = clamp_i32(pcp->high - pcp->high / 8, pcp->high_min, pcp->high_max);
+	return pcp->expire == 0 && (pcp->count > 0 || pcp_hot_frames(pcp) > 0);
+}
+
+static bool tick_zone(struct mm *mm, struct zone *zone)
+{
+	bool idle = false;
+
+	for (unsigned int cpu = 0; zone->pageset && cpu < mm->nr_cpus; cpu++) {
+		struct per_cpu_pages *pcp = &zone->pageset[cpu];
+
+		spin_lock(&pcp->lock);
+		idle |= pcp_tick(pcp);
+		spin_unlock(&pcp->lock);
+	}
+	return idle;
+}
+
+/* The stacks are stopped: who woke up since the tick keeps its frames. */
+static void drain_idle_zone(struct mm *mm, struct zone *zone)
+{
+	for (unsigned int cpu = 0; zone->pageset && cpu < mm->nr_cpus; cpu++) {
+		struct per_cpu_pages *pcp = &zone->pageset[cpu];
+
+		spin_lock(&pcp->lock);
+		if (pcp->expire == 0 && pcp_activity(pcp) == pcp->activity &&
+		    (pcp->count > 0 || pcp_hot_frames(pcp) > 0)) {
+			empty_stacks(pcp);
+			drain(mm, zone, pcp, pcp->count);
+			count_vm_events(mm, PCP_IDLE_DRAIN, 1);
+		}
+		spin_unlock(&pcp->lock);
+	}
+}
+
+/* What CPUs that went idle have in their caches is of use to others. Each tick, by kswapd. */
+void drain_idle_pages(pg_data_t *pgdat)
+{
+	bool idle = false;
+
+	for (unsigned int type = 0; type < MAX_NR_ZONES; type++)
+		idle |= tick_zone(pgdat->mm, &pgdat->node_zones[type]);
+	if (!idle)
+		return;
+	hot_stop(pgdat->mm);
+	for (unsigned int type = 0; type < MAX_NR_ZONES; type++)
+		drain_idle_zone(pgdat->mm, &pgdat->node_zones[type]);
+	hot_start(pgdat->mm);
+}

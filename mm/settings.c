@@ -9,63 +9,24 @@ struct setting {
 	const char *name;
 	unsigned int nr; /* values: 1, or one per zone */
 	uint64_t min, max;
-	/* Where value i is kept. */
-	uint64_t (*get)(const struct mm *mm, unsigned int i);
-	void (*set)(struct mm *mm, unsigned int i, uint64_t value);
+	size_t get, set; /* in struct mm_settings: what is in force, what the user said */
 };
 
-static uint64_t get_min_free(const struct mm *mm, unsigned int i)
-{
-	(void)i;
-	return mm->settings.min_free_kbytes;
-}
-
-static void set_min_free(struct mm *mm, unsigned int i, uint64_t value)
-{
-	(void)i;
-	mm->settings.user_min_free_kbytes = value;
-}
-
-static uint64_t get_scale(const struct mm *mm, unsigned int i)
-{
-	(void)i;
-	return mm->settings.watermark_scale_factor;
-}
-
-static void set_scale(struct mm *mm, unsigned int i, uint64_t value)
-{
-	(void)i;
-	mm->settings.watermark_scale_factor = (uint32_t)value;
-}
-
-static uint64_t get_boost(const struct mm *mm, unsigned int i)
-{
-	(void)i;
-	return __atomic_load_n(&mm->settings.watermark_boost_factor, __ATOMIC_RELAXED);
-}
-
-static void set_boost(struct mm *mm, unsigned int i, uint64_t value)
-{
-	(void)i;
-	__atomic_store_n(&mm->settings.watermark_boost_factor, (uint32_t)value, __ATOMIC_RELAXED);
-}
-
-static uint64_t get_ratio(const struct mm *mm, unsigned int i)
-{
-	return mm->settings.lowmem_reserve_ratio[i];
-}
-
-static void set_ratio(struct mm *mm, unsigned int i, uint64_t value)
-{
-	mm->settings.lowmem_reserve_ratio[i] = (uint32_t)value;
-}
+#define FIELD(field) offsetof(struct mm_settings, field)
 
 /* Ranges are the kernel's. min_free_kbytes 0 goes back to the rule. */
 static const struct setting settings[] = {
-	{ "min_free_kbytes", 1, 0, UINT32_MAX, get_min_free, set_min_free },
-	{ "watermark_scale_factor", 1, 1, 3000, get_scale, set_scale },
-	{ "watermark_boost_factor", 1, 0, UINT32_MAX, get_boost, set_boost },
-	{ "lowmem_reserve_ratio", MAX_NR_ZONES, 0, UINT32_MAX, get_ratio, set_ratio },
+	{ "min_free_kbytes", 1, 0, UINT32_MAX, FIELD(min_free_kbytes),
+	  FIELD(user_min_free_kbytes) },
+	{ "watermark_scale_factor", 1, 1, 3000, FIELD(watermark_scale_factor),
+	  FIELD(watermark_scale_factor) },
+	{ "watermark_boost_factor", 1, 0, UINT32_MAX, FIELD(watermark_boost_factor),
+	  FIELD(watermark_boost_factor) },
+	{ "lowmem_reserve_ratio", MAX_NR_ZONES, 0, UINT32_MAX, FIELD(lowmem_reserve_ratio),
+	  FIELD(lowmem_reserve_ratio) },
+	{ "extfrag_threshold", 1, 0, 1000, FIELD(extfrag_threshold), FIELD(extfrag_threshold) },
+	{ "compaction_proactiveness", 1, 0, 100, FIELD(compaction_proactiveness),
+	  FIELD(compaction_proactiveness) },
 };
 
 static const struct setting *find_setting(const char *name, unsigned int index)
@@ -76,15 +37,18 @@ static const struct setting *find_setting(const char *name, unsigned int index)
 	return NULL;
 }
 
+static uint64_t *field_at(struct mm *mm, size_t offset, unsigned int index)
+{
+	return (uint64_t *)(void *)((char *)&mm->settings + offset) + index;
+}
+
 int mm_setting_get(struct mm *mm, const char *name, unsigned int index, uint64_t *value)
 {
 	const struct setting *setting = find_setting(name, index);
 
 	if (!setting)
 		return -ENOENT;
-	spin_lock(&mm->hotplug_lock);
-	*value = setting->get(mm, index);
-	spin_unlock(&mm->hotplug_lock);
+	*value = __atomic_load_n(field_at(mm, setting->get, index), __ATOMIC_RELAXED);
 	return 0;
 }
 
@@ -97,7 +61,7 @@ int mm_setting_set(struct mm *mm, const char *name, unsigned int index, uint64_t
 	if (value < setting->min || value > setting->max)
 		return -EINVAL;
 	spin_lock(&mm->hotplug_lock);
-	setting->set(mm, index, value);
+	__atomic_store_n(field_at(mm, setting->set, index), value, __ATOMIC_RELAXED);
 	setup_per_zone_wmarks(mm);
 	spin_unlock(&mm->hotplug_lock);
 	return 0;

@@ -5,6 +5,7 @@
  */
 #include <time.h>
 
+#include "mm/compaction_internal.h"
 #include "mm/vmscan_internal.h"
 
 /* Kernel: gfp_to_alloc_flags(). */
@@ -124,6 +125,7 @@ static enum verdict next_round(struct mm *mm, gfp_t gfp, unsigned int order, uin
 static struct page *reclaim_and_retry(struct mm *mm, gfp_t gfp, unsigned int order,
 				      unsigned int alloc_flags, const struct alloc_context *ac)
 {
+	enum compact_priority prio = COMPACT_PRIO_SYNC_LIGHT;
 	unsigned int idle_rounds = 0;
 	struct page *page;
 
@@ -131,8 +133,12 @@ static struct page *reclaim_and_retry(struct mm *mm, gfp_t gfp, unsigned int ord
 		uint64_t progress = try_to_free_pages(mm, gfp, ac);
 
 		page = try_after_drain(mm, gfp, order, alloc_flags, ac);
+		if (!page)
+			page = direct_compact(mm, gfp, order, alloc_flags, ac, prio);
 		if (page)
 			return page;
+		/* Harder each time (kernel: should_compact_retry()). */
+		prio = COMPACT_PRIO_SYNC_FULL;
 		idle_rounds = progress && order == 0 ? 0 : idle_rounds + 1;
 		/* The very last of it before an OOM. */
 		if (!progress && unreserve_highatomic(mm, ac, true))
@@ -163,8 +169,12 @@ struct page *alloc_pages_slowpath(struct mm *mm, gfp_t gfp, unsigned int order,
 		page = try_after_drain(mm, gfp, order, alloc_flags, ac);
 	/* Reclaim that needs memory itself must not wait for reclaim. */
 	if (!page && (gfp & __GFP_DIRECT_RECLAIM) && !(gfp & __GFP_MEMALLOC) &&
-	    !reclaim_in_progress())
-		page = reclaim_and_retry(mm, gfp, order, alloc_flags, ac);
+	    !reclaim_in_progress()) {
+		/* Moving frames is cheaper than taking them away. */
+		page = direct_compact(mm, gfp, order, alloc_flags, ac, COMPACT_PRIO_ASYNC);
+		if (!page)
+			page = reclaim_and_retry(mm, gfp, order, alloc_flags, ac);
+	}
 	if (!page)
 		warn_alloc(mm, gfp, order);
 	return page;

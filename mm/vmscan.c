@@ -17,6 +17,20 @@ bool reclaim_in_progress(void)
 	return in_reclaim;
 }
 
+/* Returns what reclaim_leave() is to be given. */
+bool reclaim_enter(void)
+{
+	bool outer = in_reclaim;
+
+	in_reclaim = true;
+	return outer;
+}
+
+void reclaim_leave(bool outer)
+{
+	in_reclaim = outer;
+}
+
 void mm_set_reclaim_ops(struct mm *mm, const struct mm_reclaim_ops *ops, void *opaque)
 {
 	mm->reclaim_opaque = opaque;
@@ -42,16 +56,6 @@ static unsigned int isolate_pages(struct mm *mm, pg_data_t *pgdat, enum lru_list
 	return done;
 }
 
-static void put_back(struct mm *mm, struct page *page, enum lru_list lru)
-{
-	pg_data_t *pgdat = mm->node[page_to_nid(page)];
-
-	spin_lock(&pgdat->lru_lock);
-	page_test_and_clear(page, PAGE_FLAG(isolated));
-	lru_link(mm, page, lru);
-	spin_unlock(&pgdat->lru_lock);
-}
-
 static bool page_referenced(struct mm *mm, const struct mm_reclaim_ops *ops, struct page *page)
 {
 	bool marked = page_test_and_clear(page, PAGE_FLAG(referenced)) & PAGE_FLAG(referenced);
@@ -69,9 +73,9 @@ static void reclaim_one(struct mm *mm, const struct mm_reclaim_ops *ops, struct 
 	bool busy = page_test(page, PAGE_FLAG(pinned) | PAGE_FLAG(locked));
 
 	if (!busy && page_referenced(mm, ops, page)) {
-		put_back(mm, page, LRU_ACTIVE); /* the second chance */
+		lru_putback(mm, page, LRU_ACTIVE); /* the second chance */
 	} else if (busy || ops->reclaim(mm->reclaim_opaque, page, sc->gfp) != 0) {
-		put_back(mm, page, LRU_INACTIVE);
+		lru_putback(mm, page, LRU_INACTIVE);
 	} else {
 		page_test_and_clear(page, PAGE_FLAG(isolated) | PAGE_FLAG(active));
 		mm_free_pages(mm, page, order);
@@ -110,9 +114,14 @@ static void shrink_active(struct mm *mm, pg_data_t *pgdat, uint64_t nr)
 
 		if (got == 0)
 			break;
-		for (unsigned int i = 0; i < got; i++)
-			put_back(mm, pages[i],
-				 page_referenced(mm, ops, pages[i]) ? LRU_ACTIVE : LRU_INACTIVE);
+		for (unsigned int i = 0; i < got; i++) {
+			bool used = page_referenced(mm, ops, pages[i]);
+
+			lru_putback(mm, pages[i], used ? LRU_ACTIVE : LRU_INACTIVE);
+			if (!used)
+				count_vm_events(mm, PGDEACTIVATE,
+						order_frames(page_order(pages[i])));
+		}
 		nr -= got;
 	}
 }
@@ -165,6 +174,7 @@ static void shrink_one(struct shrinker *shrinker, struct shrink_control *control
 	if (control->nr_to_scan > freeable)
 		control->nr_to_scan = freeable;
 	sc->nr_scanned += control->nr_to_scan;
+	count_vm_events(control->mm, SLABS_SCANNED, control->nr_to_scan);
 	freed = shrinker->scan_objects(shrinker, control);
 	if (freed != SHRINK_STOP)
 		sc->nr_reclaimed += freed;
@@ -227,14 +237,16 @@ void mm_unregister_shrinker(struct mm *mm, struct shrinker *shrinker)
 /* One round over a node: shrinkers first, their objects are cheaper than a guest's frames. */
 void shrink_node(struct mm *mm, pg_data_t *pgdat, struct scan_control *sc)
 {
-	bool outer = in_reclaim;
+	bool outer = reclaim_enter();
 	uint64_t scanned = sc->nr_scanned, reclaimed = sc->nr_reclaimed;
 
-	in_reclaim = true;
 	shrink_slab(mm, pgdat, sc);
 	if (sc->nr_reclaimed < sc->nr_to_reclaim)
 		shrink_lists(mm, pgdat, sc);
-	in_reclaim = outer;
+	reclaim_leave(outer);
+	count_vm_events(mm, sc->kswapd ? PGSCAN_KSWAPD : PGSCAN_DIRECT, sc->nr_scanned - scanned);
+	count_vm_events(mm, sc->kswapd ? PGSTEAL_KSWAPD : PGSTEAL_DIRECT,
+			sc->nr_reclaimed - reclaimed);
 	__atomic_add_fetch(&pgdat->nr_scanned, sc->nr_scanned - scanned, __ATOMIC_RELAXED);
 	if (sc->nr_reclaimed > reclaimed) {
 		__atomic_add_fetch(&pgdat->nr_reclaimed, sc->nr_reclaimed - reclaimed,
@@ -261,6 +273,7 @@ uint64_t try_to_free_pages(struct mm *mm, gfp_t gfp, const struct alloc_context 
 	struct scan_control sc = { .gfp = gfp, .nr_to_reclaim = RECLAIM_BATCH };
 	nodemask_t nodes = 0;
 
+	count_vm_events(mm, PGALLOC_STALL, 1);
 	for (uint32_t i = 0; i < ac->zonelist->nr; i++)
 		nodes |= UINT64_C(1) << ac->zonelist->refs[i].nid;
 	return reclaim_nodes(mm, nodes & ac->nodemask, &sc);

@@ -19,14 +19,19 @@ struct scan_control {
 	uint64_t nr_scanned;
 	uint64_t nr_reclaimed;
 	int priority;
+	bool kswapd;
 };
 
 void lru_link(struct mm *mm, struct page *page, enum lru_list lru);
 void lru_unlink(struct mm *mm, struct page *page);
+void lru_putback(struct mm *mm, struct page *page, enum lru_list lru);
 
 void shrink_node(struct mm *mm, pg_data_t *pgdat, struct scan_control *sc);
 uint64_t try_to_free_pages(struct mm *mm, gfp_t gfp, const struct alloc_context *ac);
+/* This thread frees memory for others: until the matching leave it does not reclaim itself. */
 bool reclaim_in_progress(void);
+bool reclaim_enter(void);
+void reclaim_leave(bool outer);
 
 void wakeup_kswapd(struct zone *zone, unsigned int order, enum zone_type highest_zoneidx);
 void wake_all_kswapds(gfp_t gfp, unsigned int order, const struct alloc_context *ac);

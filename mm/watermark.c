@@ -78,7 +78,7 @@ static void setup_lowmem_reserve(struct mm *mm, pg_data_t *pgdat)
 {
 	for (unsigned int i = 0; i < MAX_NR_ZONES; i++) {
 		struct zone *zone = &pgdat->node_zones[i];
-		uint32_t ratio = mm->settings.lowmem_reserve_ratio[i];
+		uint64_t ratio = mm->settings.lowmem_reserve_ratio[i];
 		uint64_t above = 0;
 
 		for (unsigned int j = 0; j < MAX_NR_ZONES; j++) {

@@ -204,10 +204,11 @@ static int check_address_width(const struct vm *vm, struct error *err)
 		return -EINVAL;
 	bits = cpuid_phys_bits(supported);
 	free(supported);
-	/* No overflow: MEM_MAX. The region for plugging comes last. */
-	end = LAYOUT_HOTPLUG(vm->config.mem_bytes) + vm->hotplug_bytes;
-	if (!vm->hotplug_bytes && vm->config.mem_bytes > LAYOUT_LOW_RAM_END)
-		end = LAYOUT_HIGH_RAM + vm->config.mem_bytes - LAYOUT_LOW_RAM_END;
+	/* No overflow: MEM_MAX. The region for plugging comes last, unless it is below the hole. */
+	if (vm->hotplug_bytes)
+		end = layout_hotplug(vm->config.mem_bytes, vm->hotplug_bytes) + vm->hotplug_bytes;
+	else
+		end = LAYOUT_HIGH_RAM - LAYOUT_LOW_RAM_END + vm->config.mem_bytes;
 	if (bits < 62 && end > (1ull << bits)) {
 		char text[SIZE_TEXT_MAX];
 
@@ -238,7 +239,8 @@ static int open_kvm(struct vm *vm, struct error *err)
 static int create_memory(struct vm *vm, struct error *err)
 {
 	struct vm_memory_range ranges[2];
-	struct vm_memory_range hotplug = { .gpa = LAYOUT_HOTPLUG(vm->config.mem_bytes),
+	struct vm_memory_range hotplug = { .gpa = layout_hotplug(vm->config.mem_bytes,
+								 vm->hotplug_bytes),
 					   .size = vm->hotplug_bytes };
 	struct owner_client_config owner = {
 		.vm_name = vm->config.name,
@@ -292,7 +294,7 @@ static int create_host(struct vm *vm, struct error *err)
 static int create_devices(struct vm *vm, struct error *err)
 {
 	struct virtio_mem_options mem = {
-		.addr = LAYOUT_HOTPLUG(vm->config.mem_bytes),
+		.addr = layout_hotplug(vm->config.mem_bytes, vm->hotplug_bytes),
 		.region_size = vm->hotplug_bytes,
 		.has_node = true, /* as the SRAT says */
 		.node = 0,

@@ -6,28 +6,25 @@
  *   0            RAM .......... up to 3 GiB (first MiB: boot structures and ACPI tables)
  *   3 GiB        hole: PCI MMIO window, ECAM, IOAPIC, LAPIC, KVM's TSS pages
  *   4 GiB        RAM beyond the first 3 GiB
- *   above it     memory that is plugged at run time (virtio-mem), if there is any: from the next
- *                multiple of LAYOUT_HOTPLUG_ALIGN on, in units of LAYOUT_HOTPLUG_UNIT. It is in the
- *                SRAT, as hot-pluggable, and not in e820: the guest finds nothing there at boot.
+ *   hot-plug     memory that is plugged at run time (virtio-mem), if there is any: see
+ *                layout_hotplug(). It is in the SRAT, as hot-pluggable, and not in e820: the guest
+ *                finds nothing there at boot.
  *
  * The hole starts and ends on 1 GiB, so that a 1 GiB page never straddles it.
  */
 #ifndef FRAMEVISOR_LAYOUT_H
 #define FRAMEVISOR_LAYOUT_H
 
+#include <stdint.h>
+
 #define LAYOUT_LOW_RAM_END 0xc0000000ull  /* 3 GiB */
 #define LAYOUT_HIGH_RAM    0x100000000ull /* 4 GiB */
 
-/* Linux adds memory in blocks of 128 MiB, in guests of 64 GiB and more of up to 2 GiB. */
-#define LAYOUT_HOTPLUG_UNIT  0x8000000ull
-#define LAYOUT_HOTPLUG_ALIGN 0x80000000ull
-
-/* Where memory for plugging begins in a guest that boots with mem_bytes: above all of its RAM. */
-#define LAYOUT_HOTPLUG(mem_bytes)                                                                  \
-	((mem_bytes) <= LAYOUT_LOW_RAM_END                                                         \
-		 ? LAYOUT_HIGH_RAM                                                                 \
-		 : (LAYOUT_HIGH_RAM + (mem_bytes)-LAYOUT_LOW_RAM_END + LAYOUT_HOTPLUG_ALIGN - 1) & \
-			   ~(LAYOUT_HOTPLUG_ALIGN - 1))
+/* Memory for plugging comes in units of what Linux adds at a time: 128 MiB, and in guests of 64 GiB
+ * and more up to 2 GiB, to which the region above 4 GiB is aligned. */
+#define LAYOUT_HOTPLUG_UNIT       0x8000000ull
+#define LAYOUT_HOTPLUG_ALIGN_LOW  0x40000000ull
+#define LAYOUT_HOTPLUG_ALIGN_HIGH 0x80000000ull
 
 /* Below 1 MiB (all inside the first frame). */
 #define LAYOUT_GDT         0x500
@@ -66,5 +63,22 @@
 #define LAYOUT_GSI_SERIAL   4
 #define LAYOUT_GSI_SCI      9
 #define LAYOUT_GSI_MSI_BASE 24 /* first GSI number for MSI routes: the IOAPIC has 24 pins */
+
+/*
+ * Where memory for plugging begins in a guest that boots with mem_bytes: above its RAM. Below the
+ * hole if hotplug_bytes fit there, because a guest that may ever have memory beyond 4 GiB sets 64
+ * MiB aside for bounce buffers (Linux, swiotlb), and touches them.
+ */
+static inline uint64_t layout_hotplug(uint64_t mem_bytes, uint64_t hotplug_bytes)
+{
+	uint64_t low = (mem_bytes + LAYOUT_HOTPLUG_ALIGN_LOW - 1) & ~(LAYOUT_HOTPLUG_ALIGN_LOW - 1);
+
+	if (low <= LAYOUT_LOW_RAM_END && hotplug_bytes <= LAYOUT_LOW_RAM_END - low)
+		return low;
+	if (mem_bytes <= LAYOUT_LOW_RAM_END)
+		return LAYOUT_HIGH_RAM;
+	return (LAYOUT_HIGH_RAM + mem_bytes - LAYOUT_LOW_RAM_END + LAYOUT_HOTPLUG_ALIGN_HIGH - 1) &
+	       ~(LAYOUT_HOTPLUG_ALIGN_HIGH - 1);
+}
 
 #endif

@@ -66,7 +66,7 @@ enum zone_stat_item {
 	NR_FREE_HIGHATOMIC, /* of these: on highatomic lists */
 	NR_QUARANTINED,
 	NR_FREE_ISOLATE,  /* on isolate lists, and so not in NR_FREE_PAGES */
-	NR_ZEROING,       /* off the lists for a moment: being zeroed in the background */
+	NR_ZEROING,       /* free, off the lists for a moment: being zeroed, or compaction's */
 	NR_ZONE_INACTIVE, /* on LRU lists (under lru_lock) */
 	NR_ZONE_ACTIVE,
 	NR_VM_ZONE_STAT_ITEMS,
@@ -102,9 +102,10 @@ struct per_cpu_pages {
 	int32_t nr_zeroed;        /* frames of the zeroed lists */
 	int16_t free_count;       /* frames freed since the last allocation: scales the drain */
 	uint8_t alloc_factor;     /* log2 of how many batches the next refill takes */
-	uint8_t expire;           /* ticks of idleness until a node-remote cache is emptied */
+	uint8_t expire;           /* ticks of idleness until the cache is emptied */
 	uint64_t pgalloc, pgfree; /* frames */
 	uint64_t refills, drains;
+	uint64_t activity; /* frames allocated and freed, at the last tick */
 	struct list_head lists[NR_PCP_LISTS];
 } __attribute__((aligned(64)));
 
@@ -192,7 +193,8 @@ struct pglist_data {
 	uint32_t lru_lock;
 	int kswapd_order; /* -1: nothing asked */
 	int kswapd_highest_zoneidx;
-	int kswapd_failures; /* rounds without progress (atomic) */
+	int kswapd_failures;          /* rounds without progress (atomic) */
+	unsigned int proactive_defer; /* ticks without proactive compaction; kswapd's own */
 	bool kswapd_running;
 	bool kswapd_stop;
 };

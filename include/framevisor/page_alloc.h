@@ -28,6 +28,21 @@ struct page *mm_alloc_pages(struct mm *mm, gfp_t gfp, unsigned int order);
 /* The same, starting from node nid (NUMA_NO_NODE: the calling CPU's). */
 struct page *mm_alloc_pages_node(struct mm *mm, int nid, gfp_t gfp, unsigned int order);
 
+/*
+ * One frame, as mm_alloc_pages() with order 0. When gfp is known at compile time, which stack of
+ * the CPU's cache has it is known too, and most of the work is gone. Flags that no stack serves
+ * (zeroed, cold, this node only) take the usual way.
+ */
+struct page *mm_alloc_page_hot(struct mm *mm, gfp_t gfp, unsigned long slot); /* for the inline */
+static inline struct page *mm_alloc_page(struct mm *mm, gfp_t gfp)
+{
+	if (__builtin_constant_p(gfp) && !(gfp & (__GFP_ZERO | __GFP_COLD | __GFP_THISNODE)))
+		return mm_alloc_page_hot(mm, gfp,
+					 (unsigned long)gfp_zone(gfp) * MIGRATE_PCPTYPES +
+						 gfpflags_to_migratetype(gfp));
+	return mm_alloc_pages(mm, gfp, 0);
+}
+
 /* The same, only from nodes in nodemask (bit n: node n; 0 or NULL: all).
  * Kernel: __alloc_pages_nodemask(). */
 struct page *mm_alloc_pages_nodemask(struct mm *mm, gfp_t gfp, unsigned int order,
@@ -49,6 +64,8 @@ uint64_t mm_alloc_pages_bulk(struct mm *mm, gfp_t gfp, nodemask_t nodemask, uint
  * mapped, not a frame of this instance) is reported (mm_set_message_handler) and quarantined.
  */
 void mm_free_pages(struct mm *mm, struct page *page, unsigned int order);
+/* The same for one frame of order 0, by a shorter way. */
+void mm_free_page(struct mm *mm, struct page *page);
 /* The same for a block that the caller knows to be all zero. */
 void mm_free_pages_zeroed(struct mm *mm, struct page *page, unsigned int order);
 /* Many frames of order 0 at once; consecutive ones are merged on the way. */
@@ -115,7 +132,7 @@ static inline struct page *alloc_pages(gfp_t gfp, unsigned int order)
 
 static inline struct page *alloc_page(gfp_t gfp)
 {
-	return mm_alloc_pages(mm_current, gfp, 0);
+	return mm_alloc_page(mm_current, gfp);
 }
 
 static inline struct page *alloc_pages_node(int nid, gfp_t gfp, unsigned int order)
@@ -136,7 +153,7 @@ static inline void __free_pages(struct page *page, unsigned int order)
 
 static inline void __free_page(struct page *page)
 {
-	mm_free_pages(mm_current, page, 0);
+	mm_free_page(mm_current, page);
 }
 
 static inline void *page_address(const struct page *page)

@@ -87,14 +87,27 @@ def test_frames_go_from_one_guest_to_another(product):
 
 
 def test_balloon_around_much_data(product):
-    """Data in two thirds of the memory that the guest keeps: it stays intact, whatever came back."""
+    """Data in half of the memory that the guest keeps: it stays intact, and so does new data."""
     vm = product.linux("web")
     vm.wait_until_up()
     vm.verb("fill 160")
-    product.ok("balloon web 256M", timeout=120)
+    product.ok("balloon web 320M", timeout=120)
     vm.verb("verify", timeout=120)
     product.ok("balloon web 512M", timeout=90)
     vm.verb("fill 320", timeout=120)
+    vm.verb("verify", timeout=120)
+
+
+def test_balloon_asks_too_much(product):
+    """A guest that needs its memory gives up what it can and lives on, and the user is told."""
+    vm = product.linux("web")
+    vm.wait_until_up()
+    vm.verb("fill 240")
+    result = product.framevisor("balloon web 128M --timeout 5", timeout=180)
+    assert result.rc == 1 and "on the way to 128 MiB" in result.err, result
+    assert vm.verb("echo alive", timeout=120) == "alive"
+    vm.verb("verify", timeout=180)
+    product.ok("balloon web 512M", timeout=120)
     vm.verb("verify", timeout=120)
 
 

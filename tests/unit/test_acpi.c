@@ -205,17 +205,21 @@ static void test_srat(void **state)
 	find_table("MCFG");
 }
 
-/* Above all RAM, aligned, and never in the hole. */
+/* Above all RAM, aligned, never in the hole, and below 4 GiB where it fits. */
 static void test_hotplug_place(void **state)
 {
 	const uint64_t mib = 1 << 20, gib = 1 << 30;
 
 	(void)state;
-	assert_true(LAYOUT_HOTPLUG(512 * mib) == 4 * gib);
-	assert_true(LAYOUT_HOTPLUG(3 * gib) == 4 * gib);
-	assert_true(LAYOUT_HOTPLUG(3 * gib + 2 * mib) == 6 * gib);
-	assert_true(LAYOUT_HOTPLUG(5 * gib) == 6 * gib);
-	assert_true(LAYOUT_HOTPLUG(5 * gib + 2 * mib) == 8 * gib);
+	assert_true(layout_hotplug(512 * mib, gib) == gib);
+	assert_true(layout_hotplug(512 * mib, 2 * gib) == gib);
+	assert_true(layout_hotplug(512 * mib, 2 * gib + 128 * mib) == 4 * gib);
+	assert_true(layout_hotplug(2 * gib, gib) == 2 * gib);
+	assert_true(layout_hotplug(2 * gib + 2 * mib, 128 * mib) == 4 * gib);
+	assert_true(layout_hotplug(3 * gib, gib) == 4 * gib);
+	assert_true(layout_hotplug(3 * gib + 2 * mib, gib) == 6 * gib);
+	assert_true(layout_hotplug(5 * gib, gib) == 6 * gib);
+	assert_true(layout_hotplug(5 * gib + 2 * mib, gib) == 8 * gib);
 }
 
 /* How often a resource descriptor is in the AML. */

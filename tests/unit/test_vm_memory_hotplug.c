@@ -90,6 +90,7 @@ static void test_plug_and_unplug(void **state)
 	assert_true(owner_client_limit(client) >= RAM_FRAMES + 10);
 	assert_null(guest_ptr(f.gm, hot_gpa(2), 8));
 	assert_null(guest_ptr(f.gm, hot_gpa(13), 8));
+	/* Unplugged neighbours are not bound along with them. */
 	for (unsigned int i = 3; i < 13; i++) {
 		uint64_t *words = guest_ptr(f.gm, hot_gpa(i), FRAME_SIZE);
 

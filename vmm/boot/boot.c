@@ -265,9 +265,10 @@ static unsigned int list_memory(const struct boot *boot, struct acpi_memory memo
 	if (boot->mem_bytes > low)
 		memory[nr++] = (struct acpi_memory){ .base = LAYOUT_HIGH_RAM,
 						     .size = boot->mem_bytes - low };
-	memory[nr++] = (struct acpi_memory){ .base = LAYOUT_HOTPLUG(boot->mem_bytes),
-					     .size = boot->hotplug_bytes,
-					     .hotplug = true };
+	memory[nr++] =
+		(struct acpi_memory){ .base = layout_hotplug(boot->mem_bytes, boot->hotplug_bytes),
+				      .size = boot->hotplug_bytes,
+				      .hotplug = true };
 	return nr;
 }
 

@@ -73,7 +73,7 @@ struct boot_config {
 	const char *initrd;  /* NULL: none */
 	const char *cmdline; /* NULL: BOOT_DEFAULT_CMDLINE */
 	uint64_t mem_bytes;  /* guest RAM, all that is there at boot */
-	/* Memory that may be plugged later, at LAYOUT_HOTPLUG(mem_bytes). 0: none. */
+	/* Memory that may be plugged later, at layout_hotplug(). 0: none. */
 	uint64_t hotplug_bytes;
 	unsigned int cpus;
 };

@@ -34,7 +34,8 @@
  */
 #define SPIN_NS 100000
 
-/* Frames that the fault thread asks for at once: the touch waits for it. The loop does the rest. */
+/* Frames that the fault thread asks for at once beside the neighbours of a touch: the touch waits
+ * for it. The loop does the rest. */
 #define URGENT_FRAMES 4
 
 static uint64_t now_ns(void)
@@ -161,12 +162,16 @@ static int bind_hole(struct vm_memory *mem, uint32_t number)
 {
 	bool reserve = mem->frames[number].flags & GUEST_FRAME_LOOP;
 	int ret = bind_from_stock(mem, number, reserve);
+	uint32_t urgent;
 	int64_t got;
 
 	if (ret != -ENODATA)
 		return ret;
+	urgent = URGENT_FRAMES;
+	if (mem->stock.plenty)
+		urgent += around_wanted(mem, number);
 	pthread_mutex_unlock(&mem->lock);
-	got = stock_fill(mem, STOCK_RESERVE + URGENT_FRAMES, URGENT_FRAMES);
+	got = stock_fill(mem, STOCK_RESERVE + urgent, urgent);
 	pthread_mutex_lock(&mem->lock);
 	/* The lock was open: the frame may be bound by now. What came just now came for this touch,
 	 * so the reserve is no reason to let it wait. */

@@ -16,19 +16,37 @@
 
 static struct fault_stream *find_stream(struct vm_memory *mem, uint32_t number)
 {
+	for (unsigned int i = 0; i < FAULT_STREAMS; i++)
+		if (mem->streams[i].window > 0 && mem->streams[i].next == number)
+			return &mem->streams[i];
+	return NULL;
+}
+
+/* Takes the place of the one that has not been seen for the longest time. */
+static struct fault_stream *new_stream(struct vm_memory *mem)
+{
 	struct fault_stream *oldest = &mem->streams[0];
 
-	for (unsigned int i = 0; i < FAULT_STREAMS; i++) {
-		struct fault_stream *stream = &mem->streams[i];
-
-		/* window 0: never used */
-		if (stream->window > 0 && stream->next == number)
-			return stream;
-		if (stream->used < oldest->used)
-			oldest = stream;
-	}
-	*oldest = (struct fault_stream){ .next = number };
+	for (unsigned int i = 1; i < FAULT_STREAMS; i++)
+		if (mem->streams[i].used < oldest->used)
+			oldest = &mem->streams[i];
+	oldest->window = 0;
 	return oldest;
+}
+
+/* What the next touch of a stream asks for, given enough frames. */
+static uint32_t next_window(const struct fault_stream *stream)
+{
+	uint32_t window = stream ? 2 * stream->window : 1;
+
+	if (window < 1)
+		return 1;
+	return window < AROUND_MAX ? window : AROUND_MAX;
+}
+
+uint32_t around_wanted(struct vm_memory *mem, uint32_t number)
+{
+	return next_window(find_stream(mem, number));
 }
 
 /* The frames from number on that nobody has an opinion about: untouched, plugged, not given up. */
@@ -49,20 +67,22 @@ static uint32_t count_untouched(const struct vm_memory *mem, uint32_t number, ui
 uint32_t around_window(struct vm_memory *mem, uint32_t number)
 {
 	struct fault_stream *stream = find_stream(mem, number);
-	uint32_t room = stock_available(mem, false) / 2;
-	uint32_t window = 2 * stream->window;
+	/* The rest of the stock is for touches elsewhere, until it is refilled. */
+	uint32_t room = stock_available(mem, false) * 3 / 4;
+	uint32_t window;
 
-	if (window > AROUND_MAX)
-		window = AROUND_MAX;
-	if (mem->frames[number].flags & (GUEST_FRAME_RELEASED | GUEST_FRAME_UNPLUGGED) ||
-	    !mem->stock.plenty || room == 0)
+	if (!stream)
+		stream = new_stream(mem);
+	window = next_window(stream);
+	/* A frame that was given up or is not plugged says nothing about those behind it. */
+	if (mem->frames[number].flags & (GUEST_FRAME_RELEASED | GUEST_FRAME_UNPLUGGED))
 		window = 1;
-	else if (window > room)
-		window = room;
 	stream->used = ++mem->stream_clock;
-	stream->window = window > 1 ? count_untouched(mem, number, window) : 1;
+	stream->window = window;
 	mem->last_stream = stream;
-	return stream->window;
+	if (!mem->stock.plenty || window > room)
+		window = mem->stock.plenty && room > 1 ? room : 1;
+	return count_untouched(mem, number, window);
 }
 
 void around_bound(struct vm_memory *mem, uint32_t number, uint32_t nr)

@@ -95,7 +95,7 @@ struct stock {
 /* Ascending touches that follow each other. Fault thread only. */
 struct fault_stream {
 	uint32_t next;   /* frame whose touch would go on with it */
-	uint32_t window; /* frames bound for the last touch */
+	uint32_t window; /* frames wanted for the last touch; 0: none yet */
 	uint64_t used;   /* the higher, the later */
 };
 #define FAULT_STREAMS 8
@@ -103,28 +103,28 @@ struct fault_stream {
 struct vm_memory {
 	struct guest_memory guest;
 	struct owner_client *client;
-	bool hugetlb;
 
 	/* The window. Constant after creation, except frames[] (lock). */
 	uint8_t *reserved;
 	uint64_t reserved_size;
+	struct window_range ranges[GUEST_REGIONS_MAX];
 	unsigned int nr_ranges;      /* pluggable ones behind the others */
 	unsigned int nr_boot_ranges; /* not pluggable */
-	struct window_range ranges[GUEST_REGIONS_MAX];
+	struct guest_frame *frames;
 	uint32_t nr_frames;
 	uint32_t nr_boot_frames;
-	struct guest_frame *frames;
 	int hole_fd;
 
-	/* slots.c */
+	/* slots.c, hotplug.c */
 	int vm_fd; /* -1 before vm_memory_set_slots() */
 	unsigned int first_slot;
-	struct hotplug_slot *slots;
 	uint32_t nr_slots;
+	struct hotplug_slot *slots;
 	uint64_t first_limit; /* frames promised by the owner at the start */
-	bool said_refused;
 
 	int uffd;
+	bool said_refused;
+	bool hugetlb;
 	bool minor; /* bound frames are registered too, for MINOR events */
 	bool remap; /* EVENT_REMAP works: frames can be taken away */
 	bool tids;  /* events say which thread touched */
@@ -137,18 +137,18 @@ struct vm_memory {
 	uint32_t waiting_head;
 	uint32_t waiting_tail;
 	struct vm_memory_stats stats;
-	bool event_due[2]; /* by enum vm_memory_event: to be reported by the loop */
-	uint64_t event_gpa[2];
+	uint64_t event_gpa[2]; /* by enum vm_memory_event */
+	bool event_due[2];     /* to be reported by the loop */
 	void (*event)(void *opaque, enum vm_memory_event event, uint64_t gpa);
 	void *event_opaque;
 
-	pthread_t fault_thread;
-	bool fault_thread_runs;
-	bool may_spin;
 	struct fault_stream streams[FAULT_STREAMS];
 	struct fault_stream *last_stream;
 	uint64_t stream_clock;
+	pthread_t fault_thread;
 	int kick_fd; /* eventfd: look at the waiting list, or stop */
+	bool fault_thread_runs;
+	bool may_spin;
 	atomic_bool stop;
 	atomic_bool said_empty; /* pool empty was logged and has not ended yet */
 	atomic_int loop_tid;    /* 0: not known yet */
@@ -237,6 +237,8 @@ void fault_kick(struct vm_memory *mem);
 void fault_report(struct vm_memory *mem);
 
 /* fault_around.c: what to bind beside the frame that was touched. Fault thread only. */
+/* Frames that a touch of number would have bound, if the stock had them. Lock held. */
+uint32_t around_wanted(struct vm_memory *mem, uint32_t number);
 /* Frames to bind from number (a hole) on, at least 1. Lock held. */
 uint32_t around_window(struct vm_memory *mem, uint32_t number);
 /* That many of them were bound after around_window(). */

@@ -65,6 +65,8 @@ static int64_t layout_ranges(struct vm_memory *mem, const struct vm_memory_confi
 		if (frames >= NO_FRAME)
 			return -EINVAL;
 	}
+	if (frames == 0)
+		return -EINVAL;
 	mem->nr_ranges = nr_ranges;
 	mem->nr_boot_ranges = config->nr_ranges;
 	mem->nr_frames = (uint32_t)frames;

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Events counted since the start (the kernel's names in /proc/vmstat), and how fragmented free
+ * memory is. Events are counted on slow paths only: the fast paths have per-CPU counters that a
+ * report adds up.
+ */
+#ifndef FRAMEVISOR_VMSTAT_H
+#define FRAMEVISOR_VMSTAT_H
+
+#include <stdint.h>
+
+#include "framevisor/mmzone.h"
+
+enum vm_event_item {
+	PGALLOC_STALL, /* allocations that had to reclaim themselves (allocstall) */
+	PGSCAN_KSWAPD,
+	PGSCAN_DIRECT,
+	PGSTEAL_KSWAPD,
+	PGSTEAL_DIRECT,
+	PAGEOUTRUN, /* rounds of kswapd */
+	PGACTIVATE,
+	PGDEACTIVATE,
+	SLABS_SCANNED,
+	OOM_KILL,
+	PGMIGRATE_SUCCESS, /* frames */
+	PGMIGRATE_FAIL,
+	COMPACTMIGRATE_SCANNED,
+	COMPACTFREE_SCANNED,
+	COMPACTISOLATED,
+	COMPACTSTALL, /* allocations that compacted */
+	COMPACTFAIL,
+	COMPACTSUCCESS,
+	KCOMPACTD_WAKE,
+	KCOMPACTD_MIGRATE_SCANNED,
+	KCOMPACTD_FREE_SCANNED,
+	PCP_IDLE_DRAIN, /* caches of idle CPUs emptied */
+	NR_VM_EVENT_ITEMS,
+};
+
+/* Any thread. */
+uint64_t mm_vm_event(struct mm *mm, enum vm_event_item item);
+
+/*
+ * Why an allocation of this order would fail now, in 1/1000: towards 0 for want of memory, towards
+ * 1000 because of fragmentation; -1000: it would not fail. Kernel: __fragmentation_index().
+ */
+int mm_fragmentation_index(const struct zone *zone, unsigned int order);
+/* Percent of the free frames that are in blocks too small for this order. Kernel:
+ * extfrag_for_order(). */
+unsigned int mm_extfrag_for_order(const struct zone *zone, unsigned int order);
+
+#endif

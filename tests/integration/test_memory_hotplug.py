@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: MIT
+"""Memory beyond what a guest boots with: plugged while it runs, used, taken back to the last frame, and
+one target over virtio-mem and balloon."""
+import time
+
+import pytest
+from product import FRAME_MIB, kernel_versions
+from test_qmp import talk
+
+MIB = 1 << 20
+
+
+def memory(product, name="web"):
+    return product.json(f"mem {name}")
+
+
+def wait_for_size(product, size_mib, timeout=60):
+    """Waits until the guest has as much as it was promised at its start."""
+    deadline = time.monotonic() + timeout
+    while True:
+        state = memory(product)
+        if state["target"]["actual"] == size_mib * MIB:
+            return state
+        assert time.monotonic() < deadline, state
+        time.sleep(0.5)
+
+
+def total_mib(vm):
+    """MemTotal, which leaves out the kernel's image and its page descriptors."""
+    return int(vm.verb("mem").split()[1]) // 1024
+
+
+def room(vm, mib):
+    """The guest's place for test data was sized by what it had at boot."""
+    vm.verb(f"sh mount -o remount,size={mib}m /data")
+
+
+def all_frames_accounted(product):
+    """The books balance, and what the VM holds is not more than it has. Returns the pool."""
+    pool = product.check_conservation()
+    state = memory(product)
+    frames = state["frames"]
+    assert frames["bound"] + frames["stock"] <= frames["ram"] + frames["plugged"], state
+    return pool
+
+
+@pytest.mark.parametrize("kernel", kernel_versions())
+def test_grow_use_shrink(product, kernel):
+    """512M to 1G and back, twice, with a reboot in between: the guest sees the memory, keeps data in it,
+    and afterwards none of its frames is missing in the pool."""
+    vm = product.linux("web", kernel, cpus=2, mem="512M,max=1G")
+    small, _, _ = vm.wait_until_up()
+    small //= 1024
+    assert small <= 512
+    for boot in range(2):
+        product.ok("balloon web 1G", timeout=90)
+        state = memory(product)
+        assert state["frames"]["plugged"] == 512 // FRAME_MIB, state
+        assert state["virtio-mem"]["plugged"] == 512 * MIB, state
+        assert total_mib(vm) > small + 480
+        room(vm, 800)
+        vm.verb("fill 640", timeout=180)
+        vm.verb("verify", timeout=180)
+        full = all_frames_accounted(product)
+        assert full["held"] >= 640 // FRAME_MIB, full
+        vm.verb("drop")
+
+        vm.verb("fill 100", timeout=60)
+        product.ok("balloon web 512M", timeout=120)
+        state = memory(product)
+        assert state["frames"]["plugged"] == 0, state
+        assert state["frames"]["bound"] <= 512 // FRAME_MIB, state
+        assert state["balloon"]["inflated"] == 0, state
+        empty = all_frames_accounted(product)
+        assert empty["held"] <= full["held"] - 256, (full, empty)
+        assert empty["committed"] == 512 // FRAME_MIB, empty
+        assert abs(total_mib(vm) - small) <= 1
+        vm.verb("verify", timeout=60)
+        vm.verb("drop")
+
+        if boot == 0:
+            product.ok("balloon web 1G", timeout=90)
+            vm.type("reboot")
+            again, _, _ = vm.wait_until_up()
+            all_frames_accounted(product)
+            # The target is the host's: the memory comes back to the guest that was started anew.
+            wait_for_size(product, 1024)
+            assert total_mib(vm) > small + 480, again
+            product.ok("balloon web 512M", timeout=90)
+            all_frames_accounted(product)
+    vm.type("poweroff")
+    assert vm.wait_until_ended() == 0, vm.describe()
+
+
+@pytest.mark.parametrize("kernel", kernel_versions())
+def test_elastic(product, kernel):
+    """Most of the memory behind virtio-mem from the start: all of it arrives without being asked for,
+    and what is taken comes back completely although the guest's memory is fragmented."""
+    vm = product.linux("web", kernel, mem="1G,elastic=on")
+    vm.wait_until_up()
+    state = wait_for_size(product, 1024)
+    assert state["frames"]["ram"] == 256 // FRAME_MIB, state
+    assert state["frames"]["plugged"] == 768 // FRAME_MIB, state
+    room(vm, 900)
+    vm.verb("fill 700", timeout=180)
+    # Two of three files go: what stays is everywhere.
+    vm.verb("sh cd /data && for f in [0-9]*; do [ $((f % 3)) = 0 ] || rm $f; done; md5sum /data/[0-9]* >sums", timeout=120)
+    before = all_frames_accounted(product)
+    product.ok("balloon web 512M", timeout=180)
+    after = all_frames_accounted(product)
+    state = memory(product)
+    assert state["frames"]["plugged"] == 256 // FRAME_MIB, state
+    assert state["frames"]["bound"] <= 512 // FRAME_MIB, state
+    assert after["held"] < before["held"], (before, after)
+    vm.verb("verify", timeout=120)
+    product.ok("balloon web 1G", timeout=90)
+    vm.verb("verify", timeout=120)
+    vm.verb("touch 300", timeout=60)
+    all_frames_accounted(product)
+
+
+def test_target_over_both(product):
+    """From above the boot memory to below it and back in one go each: blocks first, then the balloon."""
+    vm = product.linux("web", cpus=2, mem="512M,max=1G")
+    vm.wait_until_up()
+    product.ok("balloon web 1G", timeout=90)
+    vm.verb("fill 64")
+    report = product.json("balloon web 300M", timeout=120)
+    assert report["actual"] == 300 * MIB, report
+    assert report["frames-plugged"] == 0, report
+    assert report["frames-ballooned"] >= 95 * (512 - 300) // FRAME_MIB // 100, report
+    assert report["frames-back"] == 256 + report["frames-ballooned"], report
+    pool = all_frames_accounted(product)
+    assert pool["held"] <= 512 // FRAME_MIB - report["frames-ballooned"], (pool, report)
+    vm.verb("verify")
+    report = product.json("balloon web 700M", timeout=120)
+    assert report["actual"] == 700 * MIB, report
+    assert report["frames-ballooned"] == 0, report
+    assert report["frames-plugged"] == (700 - 512) // FRAME_MIB, report
+    all_frames_accounted(product)
+    vm.verb("verify")
+
+
+def test_guest_is_not_starved(product):
+    """More is asked of the guest than it can spare: it stays alive with what it needs, its user is told
+    how far it came and why."""
+    vm = product.linux("web")
+    vm.wait_until_up()
+    vm.verb("fill 200")
+    result = product.framevisor("balloon web 64M --timeout 5", timeout=90)
+    assert result.rc == 1, result
+    assert "needs the rest" in result.err, result
+    assert "back in the pool" in result.out, result
+    vm.verb("verify", timeout=90)
+    guest = memory(product)["guest"]
+    assert guest["stats"].get("stat-oom-kills", 0) == 0, guest
+    all_frames_accounted(product)
+    # Less need, more comes back, without being asked again.
+    before = memory(product)["target"]["actual"]
+    vm.verb("drop")
+    deadline = time.monotonic() + 30
+    while memory(product)["target"]["actual"] > before - 100 * MIB:
+        assert time.monotonic() < deadline, memory(product)
+        time.sleep(0.5)
+    product.ok("balloon web 512M", timeout=90)
+    vm.verb("fill 300", timeout=60)
+
+
+def test_what_a_guest_frees_comes_back(product):
+    """Free page reporting, on unless it is switched off."""
+    vm = product.linux("web")
+    vm.wait_until_up()
+    vm.verb("touch 300")
+    deadline = time.monotonic() + 30
+    while memory(product)["frames"]["bound"] > 120:
+        assert time.monotonic() < deadline, memory(product)
+        time.sleep(1)
+    assert memory(product)["balloon"]["frames-reported"] >= 100
+    vm.verb("fill 300", timeout=60)
+    vm.verb("verify", timeout=60)
+    all_frames_accounted(product)
+    silent = product.linux("silent", extra="--hugepages=require --free-page-reporting=off")
+    silent.wait_until_up()
+    assert memory(product, "silent")["balloon"]["frames-reported"] == 0
+
+
+def test_no_driver_and_too_much(product):
+    """One clear line and status 1 each; the guest is as it was."""
+    vm = product.linux("web", mem="512M,max=1G")
+    vm.wait_until_up()
+    vm.verb("sh rmmod virtio_mem")
+    for size, word in (("2G", "1 GiB"), ("1G", "virtio_mem")):
+        result = product.framevisor(f"balloon web {size}")
+        assert result.rc == 1, result
+        assert len(result.err.strip().splitlines()) == 1 and word in result.err, result
+    # The balloon still works.
+    product.ok("balloon web 400M", timeout=60)
+    product.ok("balloon web 512M", timeout=60)
+
+
+def test_memory_devices_for_tools(product):
+    """What QEMU's tools ask about memory devices."""
+    vm = product.linux("web", mem="512M,max=1G")
+    vm.wait_until_up()
+    _, replies, events = talk(product, "web", [
+        {"execute": "qmp_capabilities"}, {"execute": "balloon", "arguments": {"value": 768 * MIB}}], events=2)
+    assert replies[1] == {"return": {}}, replies
+    assert {event["event"] for event in events} == {"BALLOON_CHANGE", "MEMORY_DEVICE_SIZE_CHANGE"}, events
+    wait_for_size(product, 768)
+    _, replies, _ = talk(product, "web", [
+        {"execute": "qmp_capabilities"}, {"execute": "query-memory-devices"}, {"execute": "query-memory-size-summary"},
+        {"execute": "query-balloon"}, {"execute": "balloon", "arguments": {"value": 99 << 30}}])
+    (device,) = replies[1]["return"]
+    assert device["type"] == "virtio-mem", device
+    assert {"id": "mem0", "memaddr": 1 << 30, "requested-size": 256 * MIB, "size": 256 * MIB, "max-size": 512 * MIB,
+            "block-size": 2 * MIB, "node": 0}.items() <= device["data"].items(), device
+    assert replies[2]["return"] == {"base-memory": 512 * MIB, "plugged-memory": 256 * MIB}
+    assert replies[3]["return"] == {"actual": 768 * MIB}
+    # More than there can be means all there can be, as in QEMU.
+    assert replies[4] == {"return": {}}, replies
+    wait_for_size(product, 1024)
+
+
+def test_preallocated(product):
+    """--prealloc: every frame of the boot memory is there before the guest runs."""
+    vm = product.linux("web", mem="256M,max=512M",
+                       extra="--hugepages=require --prealloc --free-page-reporting=off")
+    vm.wait_until_up()
+    assert memory(product)["frames"]["bound"] == 128
+    all_frames_accounted(product)

@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: MIT */
+/* How a target is split between virtio-mem and the balloon, and what is said when it is not met. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "vmm/target.h"
+
+#define MIB(n) ((uint64_t)(n) << 20)
+#define BOOT   MIB(512)
+
+/* A guest of 512 MiB with room for more, both drivers at rest. In MiB. */
+static struct target_parts guest(unsigned int size, unsigned int plugged, unsigned int ballooned)
+{
+	struct target_parts parts = {
+		.running = true,
+		.boot = BOOT,
+		.size = MIB(size),
+		.balloon = { .driver_ready = true,
+			     .target = MIB(ballooned),
+			     .actual = MIB(ballooned) },
+		.balloon_idle_ms = 10 * TARGET_STALL_MS,
+		.balloon_limit = UINT64_MAX,
+		.has_mem = true,
+		.mem = { .driver_ready = true,
+			 .requested = MIB(plugged),
+			 .plugged = MIB(plugged),
+			 .idle_ms = 10 * TARGET_STALL_MS },
+	};
+
+	return parts;
+}
+
+static void expect(const struct target_parts *parts, unsigned int balloon, unsigned int requested)
+{
+	struct target_plan plan;
+
+	target_decide(parts, &plan);
+	assert_int_equal(plan.balloon >> 20, balloon);
+	assert_int_equal(plan.requested >> 20, requested);
+}
+
+static void test_at_rest(void **state)
+{
+	struct target_parts parts = guest(512, 0, 0);
+
+	(void)state;
+	expect(&parts, 0, 0);
+	assert_int_equal(target_judge(&parts), TARGET_REACHED);
+	parts = guest(1024, 512, 0);
+	expect(&parts, 0, 512);
+	assert_int_equal(target_judge(&parts), TARGET_REACHED);
+	parts = guest(256, 0, 256);
+	expect(&parts, 256, 0);
+	assert_int_equal(target_judge(&parts), TARGET_REACHED);
+}
+
+/* Blocks first; the balloon only when they have gone. */
+static void test_shrink(void **state)
+{
+	struct target_parts parts = guest(256, 512, 0);
+
+	(void)state;
+	parts.mem.idle_ms = 0;
+	expect(&parts, 0, 0);
+	assert_int_equal(target_judge(&parts), TARGET_MOVING);
+	parts.mem.plugged = MIB(100);
+	expect(&parts, 0, 0);
+	parts.mem.plugged = 0;
+	expect(&parts, 256, 0);
+}
+
+/* Blocks that do not go: the balloon stands in, and gives back when they go later. */
+static void test_shrink_stalls(void **state)
+{
+	struct target_parts parts = guest(512, 512, 0);
+
+	(void)state;
+	parts.mem.requested = 0;
+	parts.mem.plugged = MIB(128);
+	expect(&parts, 128, 0);
+	parts.balloon.target = parts.balloon.actual = MIB(128);
+	assert_int_equal(target_judge(&parts), TARGET_REACHED);
+	parts.mem.plugged = MIB(64);
+	parts.mem.idle_ms = 0;
+	expect(&parts, 64, 0);
+	parts.mem.plugged = 0;
+	expect(&parts, 0, 0);
+}
+
+/* The same at once when nothing can be expected of virtio-mem. */
+static void test_shrink_without_mem_driver(void **state)
+{
+	struct target_parts parts = guest(512, 256, 0);
+
+	(void)state;
+	parts.mem.idle_ms = 0;
+	parts.mem.driver_ready = false;
+	expect(&parts, 256, 0);
+	parts.mem.driver_ready = true;
+	parts.mem.broken = true;
+	expect(&parts, 256, 0);
+}
+
+/* What is in the balloon comes first, blocks afterwards; not for ever. */
+static void test_grow(void **state)
+{
+	struct target_parts parts = guest(1024, 0, 256);
+
+	(void)state;
+	parts.balloon_idle_ms = 0;
+	expect(&parts, 0, 0);
+	assert_int_equal(target_judge(&parts), TARGET_MOVING);
+	parts.balloon.actual = 0;
+	parts.balloon.target = 0;
+	expect(&parts, 0, 512);
+	parts = guest(1024, 0, 256);
+	expect(&parts, 0, 512);
+	assert_int_equal(target_judge(&parts), TARGET_BUSY);
+	parts.balloon.driver_ready = false;
+	expect(&parts, 0, 512);
+}
+
+/* The balloon keeps what it has when the guest is short, and takes no more. */
+static void test_limit(void **state)
+{
+	struct target_parts parts = guest(64, 0, 300);
+
+	(void)state;
+	parts.balloon_limit = MIB(350);
+	expect(&parts, 350, 0);
+	parts.balloon_limit = MIB(200);
+	expect(&parts, 300, 0);
+	assert_int_equal(target_judge(&parts), TARGET_AVAILABLE);
+	parts.balloon_limit = MIB(4096);
+	expect(&parts, 448, 0);
+	/* More was asked than it took. */
+	parts.balloon.target = MIB(448);
+	assert_int_equal(target_judge(&parts), TARGET_BUSY);
+}
+
+static void test_reasons(void **state)
+{
+	struct target_parts parts = guest(256, 0, 0);
+
+	(void)state;
+	parts.balloon.driver_ready = false;
+	assert_int_equal(target_judge(&parts), TARGET_NO_BALLOON);
+	parts.balloon.broken = true;
+	assert_int_equal(target_judge(&parts), TARGET_BALLOON_BROKEN);
+	parts.running = false;
+	assert_int_equal(target_judge(&parts), TARGET_PAUSED);
+
+	parts = guest(1024, 256, 0);
+	assert_int_equal(target_judge(&parts), TARGET_BUSY);
+	parts.mem.idle_ms = 0;
+	assert_int_equal(target_judge(&parts), TARGET_MOVING);
+	parts.mem.last_error = -ENOMEM;
+	assert_int_equal(target_judge(&parts), TARGET_POOL);
+	parts.mem.driver_ready = false;
+	assert_int_equal(target_judge(&parts), TARGET_NO_MEM);
+	parts.mem.broken = true;
+	assert_int_equal(target_judge(&parts), TARGET_MEM_BROKEN);
+	for (int i = 0; i < TARGET_STATES; i++)
+		assert_true(target_state_names[i] && target_state_texts[i]);
+}
+
+/* A guest may claim anything in the balloon; sizes do not wrap. */
+static void test_lies(void **state)
+{
+	struct target_parts parts = guest(512, 0, 4096);
+
+	(void)state;
+	assert_true(target_actual(&parts) == 0);
+	expect(&parts, 0, 0);
+	parts = guest(512, 0, 0);
+	parts.balloon.actual = UINT64_MAX;
+	expect(&parts, 0, 0);
+	assert_int_equal(target_judge(&parts), TARGET_BUSY);
+}
+
+/* Without a memory device the balloon is all there is. */
+static void test_balloon_only(void **state)
+{
+	struct target_parts parts = guest(256, 0, 0);
+
+	(void)state;
+	parts.has_mem = false;
+	memset(&parts.mem, 0, sizeof(parts.mem));
+	expect(&parts, 256, 0);
+	parts.balloon_idle_ms = 0;
+	assert_int_equal(target_judge(&parts), TARGET_MOVING);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_at_rest),
+		cmocka_unit_test(test_shrink),
+		cmocka_unit_test(test_shrink_stalls),
+		cmocka_unit_test(test_shrink_without_mem_driver),
+		cmocka_unit_test(test_grow),
+		cmocka_unit_test(test_limit),
+		cmocka_unit_test(test_reasons),
+		cmocka_unit_test(test_lies),
+		cmocka_unit_test(test_balloon_only),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
