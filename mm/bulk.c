@@ -83,6 +83,7 @@ static bool bulk_from_zone(struct bulk *bulk, struct zone *zone, unsigned int al
 		if (!page)
 			break;
 		blocks[nr_blocks++] = page;
+		zone_count_alloc(zone, order_frames(page_order(page)));
 		want -= order_frames(page_order(page));
 		allowed -= order_frames(page_order(page));
 	}

@@ -6,7 +6,12 @@
 #include <errno.h>
 #include <time.h>
 
-#include "mm/internal.h"
+#include "mm/compaction_internal.h"
+#include "mm/highmem_internal.h"
+#include "mm/offline_internal.h"
+
+/* Rounds of moving what is in the way: a holder may be busy with a frame for a moment. */
+#define OFFLINE_TRIES 5
 
 static bool range_valid(const struct mm *mm, unsigned int nid, uint64_t first, uint64_t nr)
 {
@@ -148,6 +153,8 @@ static bool try_offline(struct mm *mm, pg_data_t *pgdat, uint64_t pfn, uint64_t 
 	if (done)
 		offline_range(mm, pgdat, pfn, pfn + nr);
 	unlock_zones(pgdat);
+	if (done)
+		kmap_flush(mm, pfn, nr);
 	return done;
 }
 
@@ -160,17 +167,12 @@ static bool node_zeroing(const pg_data_t *pgdat)
 	return false;
 }
 
-int mm_offline_pages(struct mm *mm, unsigned int nid, uint64_t first, uint64_t nr)
+/* With waiting for frames that come back by themselves in a moment. */
+static bool offline_free(struct mm *mm, pg_data_t *pgdat, uint64_t pfn, uint64_t nr)
 {
 	const struct timespec pause = { .tv_nsec = 200000 };
-	pg_data_t *pgdat;
-	uint64_t pfn;
 	bool done;
 
-	if (!range_valid(mm, nid, first, nr))
-		return -EINVAL;
-	pgdat = mm->node[nid];
-	pfn = pgdat->node_start_pfn + first;
 	spin_lock(&mm->hotplug_lock);
 	done = try_offline(mm, pgdat, pfn, nr);
 	for (unsigned int tries = 0; !done && tries < 5 && node_zeroing(pgdat); tries++) {
@@ -180,6 +182,28 @@ int mm_offline_pages(struct mm *mm, unsigned int nid, uint64_t first, uint64_t n
 	if (done)
 		resize_done(mm);
 	spin_unlock(&mm->hotplug_lock);
+	return done;
+}
+
+int mm_offline_pages(struct mm *mm, unsigned int nid, uint64_t first, uint64_t nr)
+{
+	pg_data_t *pgdat;
+	uint64_t pfn;
+	bool done;
+
+	if (!range_valid(mm, nid, first, nr))
+		return -EINVAL;
+	pgdat = mm->node[nid];
+	pfn = pgdat->node_start_pfn + first;
+	done = offline_free(mm, pgdat, pfn, nr);
+	if (!done && migration_possible(mm)) {
+		isolate_page_range(mm, pgdat, pfn, nr);
+		for (unsigned int tries = 0; !done && tries < OFFLINE_TRIES; tries++) {
+			migrate_range(mm, pfn, nr);
+			done = offline_free(mm, pgdat, pfn, nr);
+		}
+		undo_isolate_page_range(mm, pgdat, pfn, nr);
+	}
 	return done ? 0 : -EBUSY;
 }
 

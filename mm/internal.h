@@ -28,6 +28,10 @@ struct mm_settings {
 	uint64_t watermark_scale_factor; /* in 1/10000 of a zone */
 	uint64_t watermark_boost_factor;
 	uint64_t lowmem_reserve_ratio[MAX_NR_ZONES];
+	uint64_t overcommit_memory;
+	uint64_t overcommit_ratio; /* percent; used when overcommit_kbytes is 0 */
+	uint64_t overcommit_kbytes;
+	uint64_t admin_reserve_kbytes;
 	uint64_t extfrag_threshold;        /* fragmentation index, in 1/1000 */
 	uint64_t compaction_proactiveness; /* 0: never ahead of need, to 100 */
 };
@@ -43,6 +47,23 @@ struct mm_fault_state {
 	gfp_t gfp;
 	uint64_t nth, interval, times;
 	uint64_t seen, injected;
+};
+
+/* A frame of ZONE_HIGHMEM in the window of highmem.c. */
+#define KMAP_SLOTS       64
+#define KMAP_LOCAL_SLOTS 16
+struct kmap_slot {
+	struct page *page;  /* mapped here; NULL: nothing is */
+	unsigned int users; /* 0: may be replaced */
+};
+
+struct kmap_state {
+	char *reserved;       /* address space; NULL: no node has a file */
+	char *window;         /* aligned, in it */
+	int fd[MAX_NUMNODES]; /* plus 1; 0: none */
+	uint32_t lock;
+	uint32_t clear_lock;
+	struct kmap_slot slot[KMAP_SLOTS];
 };
 
 struct mm {
@@ -84,10 +105,17 @@ struct mm {
 	struct mm_fault_state fault;
 	mm_oom_fn oom_fn;
 	void *oom_opaque;
+	uint32_t oom_lock; /* one kill at a time; only ever tried */
+	uint32_t oom_list_lock;
+	struct list_head oom_holders;
 	mm_message_fn message_fn;
 	void *message_opaque;
 	uint64_t nr_bad_pages; /* reports so far */
 	uint64_t vm_events[NR_VM_EVENT_ITEMS];
+	int64_t committed;         /* frames promised; overcommit.c */
+	uint64_t total_swap_pages; /* frames that could be elsewhere */
+
+	struct kmap_state kmap;
 
 	struct slab_state *slab; /* slab_frame.c; NULL until first used */
 	struct vmap_state *vmap; /* vmalloc.c; NULL until first used */
@@ -145,6 +173,17 @@ static inline void zone_stat_add(struct zone *zone, enum zone_stat_item item, in
 static inline bool grouping(const struct mm *mm)
 {
 	return __atomic_load_n(&mm->group_by_mobility, __ATOMIC_RELAXED);
+}
+
+/* Frames to or from somebody, not through a per-CPU cache. Zone lock held. */
+static inline void zone_count_alloc(struct zone *zone, uint64_t frames)
+{
+	__atomic_store_n(&zone->pgalloc, zone->pgalloc + frames, __ATOMIC_RELAXED);
+}
+
+static inline void zone_count_free(struct zone *zone, uint64_t frames)
+{
+	__atomic_store_n(&zone->pgfree, zone->pgfree + frames, __ATOMIC_RELAXED);
 }
 
 static inline unsigned int order_frames(unsigned int order)
@@ -214,6 +253,7 @@ void take_free_range(struct mm *mm, struct zone *zone, struct page *head, uint64
 
 /* pageblock.c */
 enum migratetype get_pageblock_migratetype(const struct mm *mm, const struct page *page);
+uint8_t *zone_pageblock(const struct mm *mm, const struct zone *zone, uint64_t pfn);
 void set_pageblock_migratetype(struct mm *mm, struct page *page, unsigned int order,
 			       enum migratetype mt);
 bool pageblocks_uniform(const struct mm *mm, const struct page *page, unsigned int order);
@@ -293,7 +333,8 @@ void page_owner_record(struct mm *mm, struct page *page, unsigned int order,
 int page_owner_print(struct mm *mm, const struct page *page, char *buf, size_t len);
 
 /* zero.c */
-bool page_clear(struct mm *mm, struct page *page, unsigned int order);
+enum page_clear_result { PAGE_CLEAR_NO_MEMORY, PAGE_CLEAR_DONE, PAGE_CLEAR_FAILED };
+enum page_clear_result page_clear(struct mm *mm, struct page *page, unsigned int order);
 void poison_pages(struct mm *mm, struct page *page, unsigned int order);
 bool poison_intact(struct mm *mm, struct page *page, unsigned int order);
 
@@ -310,6 +351,9 @@ void calculate_min_free_kbytes(struct mm *mm);
 /* zonelist.c */
 void build_zonelists(struct mm *mm);
 void update_zonelist_starts(struct mm *mm);
+
+/* overcommit.c */
+uint64_t mm_totalram_pages(const struct mm *mm);
 
 /* zone.c */
 enum zone_type frame_zone(const struct mm *mm, const pg_data_t *pgdat, uint64_t idx);

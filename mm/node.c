@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "framevisor/vmscan.h"
-#include "mm/internal.h"
+#include "mm/highmem_internal.h"
 
 #define MM_MAX_CPUS   4096
 #define MM_MAX_FRAMES (UINT64_C(1) << 40)
@@ -220,10 +220,13 @@ struct mm *mm_init(const struct mm_config *config, void *metadata, size_t size)
 		.watermark_scale_factor = 10,
 		.watermark_boost_factor = 15000,
 		.lowmem_reserve_ratio = { 256, 256, 32, 0, 0 },
+		.overcommit_ratio = 50,
+		.admin_reserve_kbytes = 8192,
 		.extfrag_threshold = 500,
 		.compaction_proactiveness = 20,
 	};
 	list_init(&mm->shrinkers);
+	list_init(&mm->oom_holders);
 	hot_init(mm);
 	build_zonelists(mm);
 	setup_per_zone_wmarks(mm);
@@ -235,6 +238,7 @@ void mm_destroy(struct mm *mm)
 	if (!mm)
 		return;
 	mm_stop_kswapd(mm);
+	kmap_destroy(mm);
 	if (mm_current == mm)
 		mm_current = NULL;
 }

@@ -43,9 +43,17 @@ bool prep_new_page(struct mm *mm, struct page *page, unsigned int order, gfp_t g
 	if (order == 0 && page->nr_zeroed)
 		flags |= PAGE_FLAG(zeroed);
 	if (unlikely(gfp & (__GFP_ZERO | __GFP_COMP))) {
-		if ((gfp & (__GFP_ZERO | __GFP_SKIP_ZERO)) == __GFP_ZERO &&
-		    page_clear(mm, page, order) && order == 0)
-			flags |= PAGE_FLAG(zeroed);
+		if ((gfp & (__GFP_ZERO | __GFP_SKIP_ZERO)) == __GFP_ZERO) {
+			enum page_clear_result cleared = page_clear(mm, page, order);
+
+			if (unlikely(cleared == PAGE_CLEAR_FAILED)) {
+				bad_page(mm, page, "cannot be mapped to be zeroed");
+				quarantine_held(mm, page);
+				return false;
+			}
+			if (cleared == PAGE_CLEAR_DONE && order == 0)
+				flags |= PAGE_FLAG(zeroed);
+		}
 		if ((gfp & __GFP_COMP) && order > 0)
 			flags |= PAGE_FLAG(head);
 	}
@@ -73,6 +81,8 @@ struct page *rmqueue_buddy(struct mm *mm, struct zone *zone, unsigned int order,
 	/* Better than an OOM, or than failing an important caller that cannot wait. */
 	if (!page && (alloc_flags & (ALLOC_OOM | ALLOC_NON_BLOCK)))
 		page = rmqueue_smallest(mm, zone, order, MIGRATE_HIGHATOMIC, want_zeroed);
+	if (page)
+		zone_count_alloc(zone, order_frames(order));
 	spin_unlock(&zone->lock);
 	return page;
 }

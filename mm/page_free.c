@@ -70,6 +70,7 @@ static void free_unref(struct mm *mm, struct page *page, unsigned int order, boo
 	}
 	spin_lock(&zone->lock);
 	free_one_page(mm, zone, page, order, page->nr_zeroed);
+	zone_count_free(zone, order_frames(order));
 	spin_unlock(&zone->lock);
 }
 
@@ -165,6 +166,7 @@ static void free_chunk(struct mm *mm, struct page **pages, unsigned int nr, bool
 			spin_lock(&zone->lock);
 		}
 		free_run(mm, zone, pfn_of(mm, pages[i]), run, zeroed);
+		zone_count_free(zone, run);
 	}
 	if (zone)
 		spin_unlock(&zone->lock);

@@ -30,6 +30,15 @@ static uint8_t *pageblock_entry(const struct mm *mm, const struct page *page)
 	return &pgdat->pageblock_mt[block * MAX_NR_ZONES + page_zonenum(page)];
 }
 
+/* The type of a zone's part of the pageblock that pfn is in, whatever frame is there. */
+uint8_t *zone_pageblock(const struct mm *mm, const struct zone *zone, uint64_t pfn)
+{
+	const pg_data_t *pgdat = zone->zone_pgdat;
+	uint64_t block = (pfn - pgdat->node_start_pfn) >> mm->pageblock_order;
+
+	return &pgdat->pageblock_mt[block * MAX_NR_ZONES + zone->idx];
+}
+
 /* Without the zone lock the answer may be old at once. */
 enum migratetype get_pageblock_migratetype(const struct mm *mm, const struct page *page)
 {

@@ -242,7 +242,9 @@ static unsigned int take_for_stack(struct per_cpu_pages *pcp, enum migratetype m
 			break;
 		pages[nr++] = page;
 	}
-	pcp->pgalloc -= nr; /* not allocated yet */
+	/* Neither allocated yet, nor freed when the stack gets them. */
+	pcp->pgalloc -= nr;
+	pcp->pgfree -= nr;
 	return nr;
 }
 
@@ -260,6 +262,7 @@ static void push_to_stack(struct mm *mm, struct zone *zone, struct per_cpu_pages
 	spin_lock(&pcp->lock);
 	while (nr > 0) {
 		mt = page_list_migratetype(pages[--nr]);
+		pcp->pgfree++;
 		pcp_add(pcp, pages[nr], 0, mt, false);
 	}
 	spin_unlock(&pcp->lock);
@@ -374,6 +377,7 @@ static void spill_stack(struct mm *mm, struct zone *zone, struct per_cpu_pages *
 	spin_lock(&pcp->lock);
 	for (unsigned int i = nr; i-- > 0;)
 		pcp_add(pcp, pages[i], 0, mt, false);
+	pcp->pgalloc -= nr;
 	add_and_trim(mm, zone, pcp, (int32_t)nr);
 	spin_unlock(&pcp->lock);
 }
@@ -388,6 +392,7 @@ void pcp_free(struct mm *mm, struct zone *zone, struct page *page, unsigned int 
 		/* Frames of the highatomic reserve and of blocks being offlined go back at once. */
 		spin_lock(&zone->lock);
 		free_one_page(mm, zone, page, order, page->nr_zeroed);
+		zone_count_free(zone, order_frames(order));
 		spin_unlock(&zone->lock);
 		return;
 	}

@@ -24,6 +24,12 @@ static const struct setting settings[] = {
 	  FIELD(watermark_boost_factor) },
 	{ "lowmem_reserve_ratio", MAX_NR_ZONES, 0, UINT32_MAX, FIELD(lowmem_reserve_ratio),
 	  FIELD(lowmem_reserve_ratio) },
+	{ "overcommit_memory", 1, 0, 2, FIELD(overcommit_memory), FIELD(overcommit_memory) },
+	{ "overcommit_ratio", 1, 0, INT32_MAX, FIELD(overcommit_ratio), FIELD(overcommit_ratio) },
+	{ "overcommit_kbytes", 1, 0, UINT64_MAX, FIELD(overcommit_kbytes),
+	  FIELD(overcommit_kbytes) },
+	{ "admin_reserve_kbytes", 1, 0, UINT64_MAX, FIELD(admin_reserve_kbytes),
+	  FIELD(admin_reserve_kbytes) },
 	{ "extfrag_threshold", 1, 0, 1000, FIELD(extfrag_threshold), FIELD(extfrag_threshold) },
 	{ "compaction_proactiveness", 1, 0, 100, FIELD(compaction_proactiveness),
 	  FIELD(compaction_proactiveness) },
@@ -62,6 +68,11 @@ int mm_setting_set(struct mm *mm, const char *name, unsigned int index, uint64_t
 		return -EINVAL;
 	spin_lock(&mm->hotplug_lock);
 	__atomic_store_n(field_at(mm, setting->set, index), value, __ATOMIC_RELAXED);
+	/* Of two ways to say the same, the last one said counts (as in the kernel). */
+	if (setting->set == FIELD(overcommit_ratio))
+		__atomic_store_n(&mm->settings.overcommit_kbytes, 0, __ATOMIC_RELAXED);
+	else if (setting->set == FIELD(overcommit_kbytes))
+		__atomic_store_n(&mm->settings.overcommit_ratio, 0, __ATOMIC_RELAXED);
 	setup_per_zone_wmarks(mm);
 	spin_unlock(&mm->hotplug_lock);
 	return 0;

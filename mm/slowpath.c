@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "mm/compaction_internal.h"
+#include "mm/oom_internal.h"
 #include "mm/vmscan_internal.h"
 
 /* Kernel: gfp_to_alloc_flags(). */
@@ -36,6 +37,13 @@ static void sleep_us(long us)
 
 	nanosleep(&ts, NULL);
 }
+
+/* How far a waiting allocation has come. */
+struct attempt {
+	uint64_t progress;        /* frames that the last round freed */
+	unsigned int idle_rounds; /* without any */
+	struct page *page;        /* found where the OOM was about to begin */
+};
 
 /* Whether the background zeroer holds frames that are free a moment later. */
 static bool zeroing_in_progress(struct mm *mm)
@@ -73,15 +81,6 @@ static struct page *try_after_drain(struct mm *mm, gfp_t gfp, unsigned int order
 	return page;
 }
 
-/* The OOM callback may make room (kernel: __alloc_pages_may_oom()). */
-static bool may_oom(struct mm *mm, gfp_t gfp, unsigned int order)
-{
-	if (!mm->oom_fn || order > PCP_MAX_ORDER ||
-	    (gfp & (__GFP_NORETRY | __GFP_RETRY_MAYFAIL | __GFP_THISNODE)))
-		return false;
-	return mm->oom_fn(mm->oom_opaque, mm, gfp, order);
-}
-
 /* One wake-up for each node that could serve the request. */
 void wake_all_kswapds(gfp_t gfp, unsigned int order, const struct alloc_context *ac)
 {
@@ -100,25 +99,34 @@ void wake_all_kswapds(gfp_t gfp, unsigned int order, const struct alloc_context 
 	}
 }
 
-/* What becomes of an allocation after a round that did not help. */
-enum verdict { RETRY, GIVE_UP };
-
-static enum verdict next_round(struct mm *mm, gfp_t gfp, unsigned int order, uint64_t progress,
-			       unsigned int idle_rounds)
+/* Whether reclaim and compaction are worth another round. Kernel: should_reclaim_retry(). */
+static bool should_retry(gfp_t gfp, unsigned int order, uint64_t progress, unsigned int idle_rounds)
 {
-	bool nofail = (gfp & __GFP_NOFAIL) != 0;
-	bool costly = order > PCP_MAX_ORDER;
-
-	if ((gfp & __GFP_NORETRY) && !nofail)
-		return GIVE_UP;
+	if (gfp & __GFP_NORETRY)
+		return false;
 	/* Large blocks: more reclaim does not make frames neighbours, unless the caller insists. */
-	if (costly && !(gfp & __GFP_RETRY_MAYFAIL) && !nofail)
-		return GIVE_UP;
-	if (progress && idle_rounds < MAX_RECLAIM_RETRIES)
-		return RETRY;
-	if (may_oom(mm, gfp, order) && idle_rounds < MAX_RECLAIM_RETRIES)
-		return RETRY;
-	return nofail ? RETRY : GIVE_UP;
+	if (order > PCP_MAX_ORDER && !(gfp & __GFP_RETRY_MAYFAIL))
+		return false;
+	return progress && idle_rounds < MAX_RECLAIM_RETRIES;
+}
+
+/* After a round that did not help: what to do about it. False: the allocation fails. */
+static bool next_round(struct mm *mm, gfp_t gfp, unsigned int order, const struct alloc_context *ac,
+		       struct attempt *attempt)
+{
+	enum oom_result oom;
+
+	if (should_retry(gfp, order, attempt->progress, attempt->idle_rounds))
+		return true;
+	oom = out_of_memory(mm, gfp, order, ac, &attempt->page);
+	if (attempt->page)
+		return true;
+	/* A victim has a time limit, so this ends; the word of a handler counts for a while. */
+	if (oom == OOM_VICTIM)
+		attempt->idle_rounds = 0;
+	if (oom == OOM_VICTIM || (oom == OOM_HANDLED && attempt->idle_rounds < MAX_RECLAIM_RETRIES))
+		return true;
+	return (gfp & __GFP_NOFAIL) != 0;
 }
 
 /* Kernel: the loop of __alloc_pages_slowpath(), for those who can wait. No lock is held. */
@@ -126,12 +134,11 @@ static struct page *reclaim_and_retry(struct mm *mm, gfp_t gfp, unsigned int ord
 				      unsigned int alloc_flags, const struct alloc_context *ac)
 {
 	enum compact_priority prio = COMPACT_PRIO_SYNC_LIGHT;
-	unsigned int idle_rounds = 0;
+	struct attempt attempt = { 0 };
 	struct page *page;
 
 	for (;;) {
-		uint64_t progress = try_to_free_pages(mm, gfp, ac);
-
+		attempt.progress = try_to_free_pages(mm, gfp, ac);
 		page = try_after_drain(mm, gfp, order, alloc_flags, ac);
 		if (!page)
 			page = direct_compact(mm, gfp, order, alloc_flags, ac, prio);
@@ -139,21 +146,44 @@ static struct page *reclaim_and_retry(struct mm *mm, gfp_t gfp, unsigned int ord
 			return page;
 		/* Harder each time (kernel: should_compact_retry()). */
 		prio = COMPACT_PRIO_SYNC_FULL;
-		idle_rounds = progress && order == 0 ? 0 : idle_rounds + 1;
+		if (attempt.progress && order == 0)
+			attempt.idle_rounds = 0;
+		else
+			attempt.idle_rounds++;
 		/* The very last of it before an OOM. */
-		if (!progress && unreserve_highatomic(mm, ac, true))
+		if (!attempt.progress && unreserve_highatomic(mm, ac, true))
 			continue;
-		if (next_round(mm, gfp, order, progress, idle_rounds) == GIVE_UP)
-			return NULL;
+		if (!next_round(mm, gfp, order, ac, &attempt) || attempt.page)
+			return attempt.page;
 		page = try_after_drain(mm, gfp, order, alloc_flags, ac);
 		if (page)
 			return page;
 		/* Others have to free; after a while the reserves are better than waiting. */
-		if (!progress)
-			sleep_us(idle_rounds < 10 ? 100 : 1000);
-		if ((gfp & __GFP_NOFAIL) && idle_rounds > MAX_RECLAIM_RETRIES)
-			alloc_flags |= ALLOC_OOM;
+		if (!attempt.progress)
+			sleep_us(attempt.idle_rounds < 10 ? 100 : 1000);
+		if ((gfp & __GFP_NOFAIL) && attempt.idle_rounds > MAX_RECLAIM_RETRIES)
+			alloc_flags |= ALLOC_NO_WATERMARKS;
 		wake_all_kswapds(gfp, order, ac);
+	}
+}
+
+/*
+ * __GFP_NOFAIL where reclaim is not possible, because this thread is already at it: the reserves
+ * down to the last frame, then waiting for others. No lock of the allocator is held meanwhile.
+ */
+static struct page *wait_for_frames(struct mm *mm, gfp_t gfp, unsigned int order,
+				    const struct alloc_context *ac)
+{
+	struct page *page;
+
+	for (;;) {
+		page = try_after_drain(mm, gfp, order, ALLOC_NO_WATERMARKS, ac);
+		if (page || (unreserve_highatomic(mm, ac, true) &&
+			     (page = get_page_from_freelist(mm, gfp, order, ALLOC_NO_WATERMARKS,
+							    ac)) != NULL))
+			return page;
+		wake_all_kswapds(gfp, order, ac);
+		sleep_us(1000);
 	}
 }
 
@@ -175,6 +205,8 @@ struct page *alloc_pages_slowpath(struct mm *mm, gfp_t gfp, unsigned int order,
 		if (!page)
 			page = reclaim_and_retry(mm, gfp, order, alloc_flags, ac);
 	}
+	if (!page && (gfp & __GFP_NOFAIL) && (gfp & __GFP_DIRECT_RECLAIM) && order <= MAX_ORDER)
+		page = wait_for_frames(mm, gfp, order, ac);
 	if (!page)
 		warn_alloc(mm, gfp, order);
 	return page;

@@ -273,7 +273,7 @@ uint64_t try_to_free_pages(struct mm *mm, gfp_t gfp, const struct alloc_context 
 	struct scan_control sc = { .gfp = gfp, .nr_to_reclaim = RECLAIM_BATCH };
 	nodemask_t nodes = 0;
 
-	count_vm_events(mm, PGALLOC_STALL, 1);
+	count_vm_events(mm, (enum vm_event_item)(ALLOCSTALL + ac->highest_zoneidx), 1);
 	for (uint32_t i = 0; i < ac->zonelist->nr; i++)
 		nodes |= UINT64_C(1) << ac->zonelist->refs[i].nid;
 	return reclaim_nodes(mm, nodes & ac->nodemask, &sc);

@@ -53,6 +53,17 @@ int mm_fragmentation_index(const struct zone *zone, unsigned int order)
 			    info.free_blocks_total);
 }
 
+unsigned int mm_unusable_free_index(const struct zone *zone, unsigned int order)
+{
+	struct contig_page_info info;
+
+	fill_contig_page_info(zone, order, &info);
+	if (info.free_pages == 0)
+		return 1000;
+	return (unsigned int)((info.free_pages - (info.free_blocks_suitable << order)) * 1000 /
+			      info.free_pages);
+}
+
 unsigned int mm_extfrag_for_order(const struct zone *zone, unsigned int order)
 {
 	struct contig_page_info info;

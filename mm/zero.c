@@ -5,8 +5,9 @@
  */
 #include <emmintrin.h>
 #include <string.h>
+#include <sys/mman.h>
 
-#include "mm/internal.h"
+#include "mm/highmem_internal.h"
 
 #define POISON_FREE 0xaaaaaaaaaaaaaaaaull
 
@@ -27,25 +28,42 @@ static void fill_frames(void *addr, uint64_t nr, uint64_t pattern)
 	_mm_sfence();
 }
 
-/* Zeroes those frames of a block just taken off the lists that are dirty. Returns true if there is
- * memory behind it. */
-bool page_clear(struct mm *mm, struct page *page, unsigned int order)
+/* Frames outside the permanent mapping, one by one through the window. */
+static enum page_clear_result clear_highmem(struct mm *mm, struct page *page, unsigned int order)
+{
+	for (unsigned int i = 0; i < order_frames(order); i++) {
+		void *addr = kmap_clear(mm, page + i);
+
+		if (!addr)
+			return PAGE_CLEAR_NO_MEMORY;
+		if (addr == MAP_FAILED)
+			return PAGE_CLEAR_FAILED;
+		fill_frames(addr, 1, 0);
+		kunmap_clear(mm);
+	}
+	return PAGE_CLEAR_DONE;
+}
+
+/* Zeroes those frames of a block just taken off the lists that are dirty. */
+enum page_clear_result page_clear(struct mm *mm, struct page *page, unsigned int order)
 {
 	void *addr = mm_page_address(mm, page);
+	enum page_clear_result lower, upper;
 	unsigned int low, high;
 
-	if (!addr)
-		return false;
 	if (page->nr_zeroed == order_frames(order))
-		return true;
+		return addr || page_zonenum(page) == ZONE_HIGHMEM ? PAGE_CLEAR_DONE
+								  : PAGE_CLEAR_NO_MEMORY;
 	if (page->nr_zeroed == 0 || order == 0) {
+		if (!addr)
+			return clear_highmem(mm, page, order);
 		fill_frames(addr, order_frames(order), 0);
-		return true;
+		return PAGE_CLEAR_DONE;
 	}
 	split_halves(page, order, &low, &high);
-	page_clear(mm, page, order - 1);
-	page_clear(mm, page + order_frames(order - 1), order - 1);
-	return true;
+	lower = page_clear(mm, page, order - 1);
+	upper = page_clear(mm, page + order_frames(order - 1), order - 1);
+	return lower > upper ? lower : upper;
 }
 
 void poison_pages(struct mm *mm, struct page *page, unsigned int order)

@@ -1,11 +1,18 @@
 /* SPDX-License-Identifier: MIT */
-/* ACPI tables by signature, and the CPUs of the MADT (ACPI 6.4, 5.2.5 to 5.2.12). */
+/* ACPI tables by signature, the CPUs of the MADT, the FADT's reset (ACPI 6.4, 5.2.5 to 5.2.12). */
 #include "guest.h"
 
 #define HEADER_SIZE      36
 #define MADT_ENTRIES     44
 #define MADT_LOCAL_APIC  0
 #define MADT_CPU_ENABLED 0x1
+
+#define FADT_FLAGS           112
+#define FADT_RESET_REG_SUP   (1u << 10)
+#define FADT_RESET_SPACE     116
+#define FADT_RESET_ADDRESS   120
+#define FADT_RESET_VALUE     128
+#define FADT_SPACE_SYSTEM_IO 1
 
 static uint32_t read32(const uint8_t *p)
 {
@@ -71,4 +78,22 @@ unsigned int acpi_cpus(uint8_t *apic_ids, unsigned int max)
 		nr++;
 	}
 	return nr;
+}
+
+_Noreturn void guest_reset(void)
+{
+	const uint8_t *fadt = acpi_find("FACP");
+	uint32_t flags;
+	uint64_t address;
+
+	if (!fadt)
+		guest_fail("no FADT");
+	memcpy(&flags, fadt + FADT_FLAGS, sizeof(flags));
+	memcpy(&address, fadt + FADT_RESET_ADDRESS, sizeof(address));
+	if (!(flags & FADT_RESET_REG_SUP) || fadt[FADT_RESET_SPACE] != FADT_SPACE_SYSTEM_IO)
+		guest_fail("the FADT has no reset register in port space");
+	outb((uint16_t)address, fadt[FADT_RESET_VALUE]);
+	for (uint64_t start = rdtsc(); rdtsc() - start < PATIENCE;)
+		cpu_relax();
+	guest_fail("still alive after the reset register was written");
 }

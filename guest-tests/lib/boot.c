@@ -16,8 +16,9 @@
 #define PTE_PRESENT    0x1
 #define PTE_WRITE      0x2
 #define PTE_LARGE      0x80
-#define MAPPED_GIB     32 /* how far the page tables can reach */
+#define MAPPED_GIB     32 /* how much the page tables can hold, anywhere below REACH_GIB */
 #define ENTRIES        512
+#define REACH_GIB      ENTRIES
 #define EXCEPTION_SIZE 16 /* bytes of code per entry in entry.S */
 
 unsigned int nr_ram_ranges;
@@ -122,28 +123,36 @@ static void read_boot_params(const struct boot_params *params)
 	}
 }
 
-static void map_gib(unsigned int gib)
+static void map_gib(uint64_t gib)
 {
+	static unsigned int nr_mapped;
+	uint64_t *table;
+
+	if (gib >= REACH_GIB)
+		guest_fail("memory beyond %u GiB", REACH_GIB);
 	if (pdpt[gib])
 		return;
+	if (nr_mapped == MAPPED_GIB)
+		guest_fail("more memory than %u GiB", MAPPED_GIB);
+	table = pd[nr_mapped++];
 	for (unsigned int i = 0; i < ENTRIES; i++)
-		pd[gib][i] = ((uint64_t)gib << 30 | (uint64_t)i << 21) | PTE_PRESENT | PTE_WRITE |
-			     PTE_LARGE;
-	pdpt[gib] = (uint64_t)(uintptr_t)pd[gib] | PTE_PRESENT | PTE_WRITE;
+		table[i] = (gib << 30 | (uint64_t)i << 21) | PTE_PRESENT | PTE_WRITE | PTE_LARGE;
+	pdpt[gib] = (uint64_t)(uintptr_t)table | PTE_PRESENT | PTE_WRITE;
+}
+
+/* Adds to the page tables only, so nothing stale is in the TLB. */
+void guest_map(uint64_t start, uint64_t end)
+{
+	for (uint64_t gib = start >> 30; gib <= (end - 1) >> 30; gib++)
+		map_gib(gib);
 }
 
 /* The first 4 GiB (devices are there) and every GiB that has RAM. */
 static void map_memory(void)
 {
-	for (unsigned int gib = 0; gib < 4; gib++)
-		map_gib(gib);
+	guest_map(0, 4ull << 30);
 	for (unsigned int i = 0; i < nr_ram_ranges; i++)
-		for (uint64_t a = ram_ranges[i].start; a < ram_ranges[i].end; a += 1ull << 30) {
-			if (ram_ranges[i].end > (uint64_t)MAPPED_GIB << 30)
-				guest_fail("more memory than %u GiB", MAPPED_GIB);
-			map_gib((unsigned int)(a >> 30));
-			map_gib((unsigned int)((ram_ranges[i].end - 1) >> 30));
-		}
+		guest_map(ram_ranges[i].start, ram_ranges[i].end);
 	pml4[0] = (uint64_t)(uintptr_t)pdpt | PTE_PRESENT | PTE_WRITE;
 	__asm__ volatile("mov %0, %%cr3" : : "r"(guest_cr3()) : "memory");
 }

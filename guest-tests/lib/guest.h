@@ -43,6 +43,8 @@ extern struct ram_range ram_ranges[RAM_RANGES_MAX];
 uint64_t ram_size(void);
 /* The number after "NAME=" on the command line, or otherwise. */
 uint64_t cmdline_number(const char *name, uint64_t otherwise);
+/* Maps [start, end) at its own address: for what e820 does not list. Whole GiBs are mapped. */
+void guest_map(uint64_t start, uint64_t end);
 /* Address for a second CPU's CR3. */
 uint64_t guest_cr3(void);
 
@@ -50,6 +52,8 @@ uint64_t guest_cr3(void);
 const uint8_t *acpi_find(const char *signature); /* the table's header, or NULL */
 /* APIC IDs of enabled CPUs (MADT); returns how many there are. */
 unsigned int acpi_cpus(uint8_t *apic_ids, unsigned int max);
+/* Reboots through the FADT's reset register. RAM keeps its content. */
+_Noreturn void guest_reset(void);
 
 /* smp: ap_entry.S. The guest defines ap_start(). */
 #define AP_TRAMPOLINE 0x8000ull

@@ -59,7 +59,7 @@ static void read_capability(struct virtio_pci *dev, unsigned int slot, unsigned 
 	}
 }
 
-void virtio_find(struct virtio_pci *dev, unsigned int virtio_id)
+bool virtio_probe(struct virtio_pci *dev, unsigned int virtio_id)
 {
 	uint32_t id = VIRTIO_VENDOR | (VIRTIO_DEVICE + virtio_id) << 16;
 	unsigned int slot = 0;
@@ -68,7 +68,7 @@ void virtio_find(struct virtio_pci *dev, unsigned int virtio_id)
 	while (slot < PCI_DEVICES && pci_read32(slot, PCI_VENDOR_ID) != id)
 		slot++;
 	if (slot == PCI_DEVICES)
-		guest_fail("no virtio device %u on the PCI bus", virtio_id);
+		return false;
 	pci_write16(slot, PCI_COMMAND, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
 	for (unsigned int cap = pci_read8(slot, PCI_CAPABILITY_LIST); cap && guard; guard--) {
 		if (pci_read8(slot, cap) == PCI_CAP_ID_VNDR)
@@ -77,6 +77,27 @@ void virtio_find(struct virtio_pci *dev, unsigned int virtio_id)
 	}
 	if (!dev->common || !dev->notify || !dev->device)
 		guest_fail("virtio device %u lacks a structure", virtio_id);
+	return true;
+}
+
+void virtio_find(struct virtio_pci *dev, unsigned int virtio_id)
+{
+	if (!virtio_probe(dev, virtio_id))
+		guest_fail("no virtio device %u on the PCI bus", virtio_id);
+}
+
+uint64_t virtio_config64(struct virtio_pci *dev, unsigned int offset)
+{
+	volatile uint32_t *halves = (volatile uint32_t *)(dev->device + offset);
+	uint8_t generation;
+	uint64_t value;
+
+	do {
+		generation = dev->common->config_generation;
+		value = halves[0];
+		value |= (uint64_t)halves[1] << 32;
+	} while (generation != dev->common->config_generation);
+	return value;
 }
 
 uint8_t virtio_status(struct virtio_pci *dev)
@@ -94,7 +115,7 @@ void virtio_reset(struct virtio_pci *dev)
 			guest_fail("the device does not finish its reset");
 }
 
-void virtio_negotiate(struct virtio_pci *dev, uint64_t features)
+bool virtio_accept(struct virtio_pci *dev, uint64_t features)
 {
 	volatile struct virtio_pci_common_cfg *common = dev->common;
 	uint64_t offered;
@@ -113,7 +134,12 @@ void virtio_negotiate(struct virtio_pci *dev, uint64_t features)
 	common->guest_feature = (uint32_t)(features >> 32);
 	common->device_status =
 		VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK;
-	if (!(common->device_status & VIRTIO_CONFIG_S_FEATURES_OK))
+	return common->device_status & VIRTIO_CONFIG_S_FEATURES_OK;
+}
+
+void virtio_negotiate(struct virtio_pci *dev, uint64_t features)
+{
+	if (!virtio_accept(dev, features))
 		guest_fail("the device refuses features 0x%lx", features);
 }
 
@@ -136,11 +162,11 @@ void vq_setup(struct virtio_pci *dev, struct vq *vq, unsigned int index)
 		vq->size = VQ_SIZE;
 	common->queue_size = vq->size;
 	common->queue_desc_lo = (uint32_t)(uintptr_t)vq->desc;
-	common->queue_desc_hi = 0;
+	common->queue_desc_hi = (uint32_t)((uint64_t)(uintptr_t)vq->desc >> 32);
 	common->queue_avail_lo = (uint32_t)(uintptr_t)&vq->avail;
-	common->queue_avail_hi = 0;
+	common->queue_avail_hi = (uint32_t)((uint64_t)(uintptr_t)&vq->avail >> 32);
 	common->queue_used_lo = (uint32_t)(uintptr_t)&vq->used;
-	common->queue_used_hi = 0;
+	common->queue_used_hi = (uint32_t)((uint64_t)(uintptr_t)&vq->used >> 32);
 	vq->notify = (volatile uint16_t *)(dev->notify +
 					   common->queue_notify_off * dev->notify_multiplier);
 	common->queue_enable = 1;

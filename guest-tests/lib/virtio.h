@@ -45,12 +45,18 @@ struct virtio_pci {
 
 /* Finds the function with this virtio device ID and maps its structures, or fails the test. */
 void virtio_find(struct virtio_pci *dev, unsigned int virtio_id);
+/* The same, but false where there is no such device. */
+bool virtio_probe(struct virtio_pci *dev, unsigned int virtio_id);
 /* Resets and waits until the device says 0. */
 void virtio_reset(struct virtio_pci *dev);
 /* Acknowledge, negotiate exactly these features (all must be offered), FEATURES_OK. */
 void virtio_negotiate(struct virtio_pci *dev, uint64_t features);
+/* The same, but whether the device keeps FEATURES_OK. */
+bool virtio_accept(struct virtio_pci *dev, uint64_t features);
 void virtio_driver_ok(struct virtio_pci *dev);
 uint8_t virtio_status(struct virtio_pci *dev);
+/* A field of 64 bits of the device's configuration: two reads of one generation (2.5.1). */
+uint64_t virtio_config64(struct virtio_pci *dev, unsigned int offset);
 
 /* Empties the queue's memory and enables it at its address. */
 void vq_setup(struct virtio_pci *dev, struct vq *vq, unsigned int index);

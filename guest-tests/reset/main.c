@@ -13,13 +13,6 @@ const char guest_name[] = "reset";
 #define CMOS_INDEX 0x50 /* not used by the clock */
 #define CMOS_MAGIC 0xa5
 
-#define FADT_FLAGS           112
-#define FADT_RESET_REG_SUP   (1u << 10)
-#define FADT_RESET_SPACE     116
-#define FADT_RESET_ADDRESS   120
-#define FADT_RESET_VALUE     128
-#define FADT_SPACE_SYSTEM_IO 1
-
 static uint8_t cmos_read(uint8_t index)
 {
 	outb(LAYOUT_PORT_RTC, index);
@@ -30,24 +23,6 @@ static void cmos_write(uint8_t index, uint8_t value)
 {
 	outb(LAYOUT_PORT_RTC, index);
 	outb(LAYOUT_PORT_RTC + 1, value);
-}
-
-static void reset(void)
-{
-	const uint8_t *fadt = acpi_find("FACP");
-	uint32_t flags;
-	uint64_t address;
-
-	if (!fadt)
-		guest_fail("no FADT");
-	memcpy(&flags, fadt + FADT_FLAGS, sizeof(flags));
-	memcpy(&address, fadt + FADT_RESET_ADDRESS, sizeof(address));
-	if (!(flags & FADT_RESET_REG_SUP) || fadt[FADT_RESET_SPACE] != FADT_SPACE_SYSTEM_IO)
-		guest_fail("the FADT has no reset register in port space");
-	outb((uint16_t)address, fadt[FADT_RESET_VALUE]);
-	for (uint64_t start = rdtsc(); rdtsc() - start < PATIENCE;)
-		cpu_relax();
-	guest_fail("still alive after the reset register was written");
 }
 
 void guest_main(void)
@@ -64,5 +39,5 @@ void guest_main(void)
 	mark[0] = MARK;
 	mark[1] = ~MARK;
 	cmos_write(CMOS_INDEX, CMOS_MAGIC);
-	reset();
+	guest_reset();
 }

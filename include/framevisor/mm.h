@@ -74,8 +74,9 @@ void mm_destroy(struct mm *mm);
 int mm_online_pages(struct mm *mm, unsigned int nid, uint64_t first, uint64_t nr, bool zeroed);
 
 /*
- * Takes free frames [first, first + nr) out of the pool again. All or nothing: -EBUSY if one of
- * them is in use. Kernel: offline_pages() without migration.
+ * Takes frames [first, first + nr) out of the pool again. Those in use are moved elsewhere by their
+ * holders first (compaction.h), if they can be; no caller's lock that the migrate callbacks take
+ * may be held then. All or nothing: -EBUSY if one of them stays in use. Kernel: offline_pages().
  */
 int mm_offline_pages(struct mm *mm, unsigned int nid, uint64_t first, uint64_t nr);
 
@@ -108,9 +109,10 @@ uint64_t mm_totalreserve_pages(struct mm *mm);
 
 /*
  * Settings, by their names in /proc/sys/vm: min_free_kbytes, watermark_scale_factor,
- * watermark_boost_factor, and lowmem_reserve_ratio (index: the zone; 0 for the others). Any time,
- * any thread; a change takes effect at once. Return 0, -ENOENT (no such setting or index) or
- * -EINVAL (out of the kernel's range).
+ * watermark_boost_factor, extfrag_threshold, compaction_proactiveness, overcommit_memory,
+ * overcommit_ratio, overcommit_kbytes, admin_reserve_kbytes, and lowmem_reserve_ratio (index: the
+ * zone; 0 for the others). Any time, any thread; a change takes effect at once. Return 0, -ENOENT
+ * (no such setting or index) or -EINVAL (out of the kernel's range).
  */
 int mm_setting_get(struct mm *mm, const char *name, unsigned int index, uint64_t *value);
 int mm_setting_set(struct mm *mm, const char *name, unsigned int index, uint64_t value);

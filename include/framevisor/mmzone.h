@@ -142,6 +142,9 @@ struct zone {
 	uint32_t compact_considered;
 	uint32_t compact_defer_shift;
 	int32_t compact_order_failed;
+
+	/* Frames that went past the per-CPU caches, which count their own. */
+	uint64_t pgalloc, pgfree;
 } __attribute__((aligned(64)));
 
 #define ZONE_FLAG_BOOSTED    0x1u /* kswapd is to reclaim the boost */

@@ -7,13 +7,14 @@
 #ifndef FRAMEVISOR_VMSTAT_H
 #define FRAMEVISOR_VMSTAT_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "framevisor/mmzone.h"
 
 enum vm_event_item {
-	PGALLOC_STALL, /* allocations that had to reclaim themselves (allocstall) */
-	PGSCAN_KSWAPD,
+	ALLOCSTALL, /* allocations that had to reclaim themselves, one per highest zone */
+	PGSCAN_KSWAPD = ALLOCSTALL + MAX_NR_ZONES,
 	PGSCAN_DIRECT,
 	PGSTEAL_KSWAPD,
 	PGSTEAL_DIRECT,
@@ -45,8 +46,20 @@ uint64_t mm_vm_event(struct mm *mm, enum vm_event_item item);
  * 1000 because of fragmentation; -1000: it would not fail. Kernel: __fragmentation_index().
  */
 int mm_fragmentation_index(const struct zone *zone, unsigned int order);
+/* 1/1000 of the free frames that are in blocks too small for this order. */
+unsigned int mm_unusable_free_index(const struct zone *zone, unsigned int order);
 /* Percent of the free frames that are in blocks too small for this order. Kernel:
  * extfrag_for_order(). */
 unsigned int mm_extfrag_for_order(const struct zone *zone, unsigned int order);
+
+/*
+ * Reports in the kernel's text formats (a page is a frame). Like snprintf: the length needed. Any
+ * thread; the numbers are those of a moment and not of the same.
+ */
+int mm_report_pagetypeinfo(struct mm *mm, char *buf, size_t len);
+int mm_report_vmstat(struct mm *mm, char *buf, size_t len);
+int mm_report_meminfo(struct mm *mm, char *buf, size_t len);
+int mm_report_extfrag_index(struct mm *mm, char *buf, size_t len);
+int mm_report_unusable_index(struct mm *mm, char *buf, size_t len);
 
 #endif

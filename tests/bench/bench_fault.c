@@ -376,6 +376,27 @@ static void open_memory(struct bench *b)
 		die("thread");
 }
 
+/* The owner ends a second after its last VM; what it leaves is a lock file and a log. */
+static void remove_rundir(const char *dir)
+{
+	static const char *const files[] = { "pool.lock", "pool.log", "vm" };
+	char path[PATH_MAX];
+
+	for (unsigned int tries = 0; tries < 100; tries++) {
+		usleep(50000);
+		snprintf(path, sizeof(path), "%s/pool.sock", dir);
+		if (access(path, F_OK) == 0)
+			continue;
+		for (unsigned int i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+			snprintf(path, sizeof(path), "%s/%s", dir, files[i]);
+			remove(path);
+		}
+		if (rmdir(dir) == 0)
+			return;
+	}
+	fprintf(stderr, "the pool owner did not end, or left something in %s\n", dir);
+}
+
 static void measure(struct bench *b, const char *who, bool vcpu, bool kernel)
 {
 	static const char *const patterns[] = { "sequential", "scattered" };
@@ -433,5 +454,6 @@ int main(void)
 	event_loop_destroy(b.loop);
 	close_kernel(&b);
 	owner_client_close(b.client);
+	remove_rundir(dir);
 	return 0;
 }

@@ -32,20 +32,26 @@ def qemu_command(options, directory, machine):
 
 
 def command_for(options, directory):
-    """The VMM's command line without the kernel's, and the option that takes that."""
-    if options.name == "framevisor":
+    """The VMM's command line up to the option that takes the kernel's."""
+    if options.name.startswith("framevisor"):
         return ["build/framevisor", "run", "--name", "bench", "--mem", f"{options.mem}M", "--kernel", options.kernel,
                 "--initrd", options.initrd, "--hugepages=require", "--append"]
     if options.name == "qemu-microvm":
         return [*qemu_command(options, directory, "microvm,pit=off,pic=off,rtc=on,isa-serial=on"), "-append"]
-    return [*qemu_command(options, directory, "pc"), "-device", "virtio-balloon-pci", "-append"]
+    balloon = "virtio-balloon-pci" + (",free-page-reporting=on" if options.name == "qemu-pc-reporting" else "")
+    return [*qemu_command(options, directory, "pc"), "-device", balloon, "-append"]
+
+
+def framevisor(directory, *arguments):
+    subprocess.run(["build/framevisor", *arguments], env={**os.environ, "FRAMEVISOR_RUNDIR": f"{directory}/run"}, check=True,
+                   stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
 class Guest:
     """A VMM with the guest's console on a pseudo terminal."""
 
     def __init__(self, options, directory, test):
-        self.qmp_path = f"{directory}/run/vm/bench/qmp.sock" if options.name == "framevisor" else f"{directory}/qmp.sock"
+        self.qmp_path = f"{directory}/run/vm/bench/qmp.sock" if options.name.startswith("framevisor") else f"{directory}/qmp.sock"
         self.master, slave = pty.openpty()
         tty.setraw(slave)
         self.text = b""
@@ -115,11 +121,15 @@ def hugetlb(pid):
 
 
 def measure_start(options, directory):
+    if options.name == "framevisor-pool":
+        framevisor(directory, "pool", "start", "--hugepages=require", "--size", f"{options.mem + 64}M")
     guest = Guest(options, directory, "fv.test=lines")
     first = guest.first_byte()
     guest.wait_for(rb"guest: ready for verbs")
     clean, dirty = private_memory(guest.process.pid)
     guest.end()
+    if options.name == "framevisor-pool":
+        framevisor(directory, "pool", "stop")
     return {"first-byte-ms": 1000 * first, "private-mib": (clean + dirty) / MIB, "private-dirty-mib": dirty / MIB}
 
 
@@ -146,7 +156,7 @@ def measure_balloon(options, directory):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=["start", "balloon"])
-    parser.add_argument("name", choices=["framevisor", "qemu-microvm", "qemu-pc"])
+    parser.add_argument("name", choices=["framevisor", "framevisor-pool", "qemu-microvm", "qemu-pc", "qemu-pc-reporting"])
     parser.add_argument("--kernel", required=True)
     parser.add_argument("--initrd", required=True)
     parser.add_argument("--mem", type=int, required=True)

@@ -8,8 +8,11 @@ import pytest
 from testhost import ROOT
 
 NOT_PROGRAMS = ("lib", "linux")
-# Where two CPUs, 64 MiB and hugepages if they are to be had are not what a guest is about.
-MORE = [("touch", 1, "256M", "--hugepages=never"), ("smp", 4, "64M", "")]
+# Where 64 MiB at boot are not what a guest is about; who plugs memory is asked to by what is beyond boot=.
+MEM = {"virtio-mem": "320M,boot=64M", "hostile-mem": "256M,boot=64M,max=512M"}
+# And where two CPUs, or hugepages if they are to be had, are not. Much to plug lies above 4 GiB.
+MORE = [("touch", 1, "256M", "--hugepages=never"), ("smp", 4, "64M", ""), ("virtio-mem", 1, "320M,boot=64M,max=8G", ""),
+        ("hostile-mem", 1, "256M,boot=64M,max=8G", "--hugepages=never")]
 
 
 def programs():
@@ -18,7 +21,7 @@ def programs():
 
 
 def cases():
-    return [(name, 2, "64M", "") for name in programs()] + [case for case in MORE if case[0] in programs()]
+    return [(name, 2, MEM.get(name, "64M"), "") for name in programs()] + [case for case in MORE if case[0] in programs()]
 
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: "-".join(str(part).removeprefix("--") for part in case if part))

@@ -1,19 +1,27 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Random operations on small pools against a simple model: an array that says who has each frame.
- * After each operation everything is validated and the counts are compared. FRAMEVISOR_SEED repeats
- * a run, FRAMEVISOR_MODEL_OPS sets its length.
+ * Random operations against a simple model: an array that says who has each frame. Everything is
+ * validated and the counts are compared after each operation on small pools, after each thousand on
+ * the largest. FRAMEVISOR_SEED repeats a run, FRAMEVISOR_MODEL_OPS sets its length: operations of
+ * all tests here together (10000000 for a long run, some minutes).
  */
 #include <errno.h>
 #include <time.h>
 
+#include "framevisor/compaction.h"
+#include "framevisor/fault_inject.h"
+#include "framevisor/vmscan.h"
 #include "tests/unit/mm_pool.h"
 
 #define MAX_BLOCKS 4096
 
+/* page->index is its place among the model's blocks. */
 struct block {
 	struct page *page;
 	unsigned int order;
+	enum zone_type highest; /* zone that the request allowed */
+	bool lru;
+	bool isolated;
 };
 
 struct model {
@@ -24,7 +32,9 @@ struct model {
 	uint8_t *used[MAX_NUMNODES];   /* per frame: allocated */
 	uint8_t *online[MAX_NUMNODES]; /* per frame: present */
 	uint64_t nr_used, nr_online;
-	uint64_t seed;
+	uint64_t seed, calls;
+	bool offlining;
+	unsigned int validate_every;
 };
 
 static uint64_t random_next(struct model *model)
@@ -74,10 +84,21 @@ static void model_mark(struct model *model, struct page *page, unsigned int orde
 	model->nr_used -= used ? 0 : 1u << order;
 }
 
-static void model_add(struct model *model, struct page *page, unsigned int order)
+static void model_add(struct model *model, struct page *page, unsigned int order,
+		      enum zone_type highest)
 {
 	model_mark(model, page, order, true);
-	model->blocks[model->nr_blocks++] = (struct block){ page, order };
+	page_set_owner(page, 1, model->nr_blocks);
+	model->blocks[model->nr_blocks++] =
+		(struct block){ .page = page, .order = order, .highest = highest };
+}
+
+static void model_forget(struct model *model, uint64_t i)
+{
+	model_mark(model, model->blocks[i].page, model->blocks[i].order, false);
+	model->blocks[i] = model->blocks[--model->nr_blocks];
+	if (i < model->nr_blocks)
+		page_set_owner(model->blocks[i].page, 1, i);
 }
 
 static struct block model_take(struct model *model)
@@ -85,8 +106,9 @@ static struct block model_take(struct model *model)
 	unsigned int i = (unsigned int)random_below(model, model->nr_blocks);
 	struct block block = model->blocks[i];
 
-	model->blocks[i] = model->blocks[--model->nr_blocks];
-	model_mark(model, block.page, block.order, false);
+	if (block.lru)
+		assert_true(mm_lru_del(model->pool.mm, block.page));
+	model_forget(model, i);
 	return block;
 }
 
@@ -118,7 +140,7 @@ static void op_alloc(struct model *model)
 	check_placement(page, gfp, mask);
 	if ((gfp & __GFP_THISNODE) && nid >= 0)
 		assert_int_equal(page_to_nid(page), nid);
-	model_add(model, page, order);
+	model_add(model, page, order, gfp_zone(gfp));
 }
 
 static void op_bulk(struct model *model)
@@ -134,7 +156,7 @@ static void op_bulk(struct model *model)
 	assert_true(got <= nr);
 	for (uint64_t i = 0; i < got; i++) {
 		check_placement(pages[i], gfp, 0);
-		model_add(model, pages[i], 0);
+		model_add(model, pages[i], 0, gfp_zone(gfp));
 	}
 }
 
@@ -168,10 +190,9 @@ static void op_free_bulk(struct model *model)
 	for (unsigned int i = 0; i < 64 && model->nr_blocks; i++) {
 		struct block block = model->blocks[model->nr_blocks - 1];
 
-		if (block.order)
+		if (block.order || block.lru)
 			break;
-		model->nr_blocks--;
-		model_mark(model, block.page, 0, false);
+		model_forget(model, model->nr_blocks - 1);
 		pages[nr++] = block.page;
 	}
 	if (nr)
@@ -187,7 +208,7 @@ static void op_split(struct model *model)
 	block = model_take(model);
 	mm_split_page(model->pool.mm, block.page, block.order);
 	for (unsigned int i = 0; i < 1u << block.order; i++)
-		model_add(model, block.page + i, 0);
+		model_add(model, block.page + i, 0, block.highest);
 }
 
 static void op_hotplug(struct model *model)
@@ -207,9 +228,17 @@ static void op_hotplug(struct model *model)
 		idle = idle && !model->used[nid][i];
 	}
 	if (random_below(model, 2)) {
+		model->offlining = true;
 		ret = mm_offline_pages(model->pool.mm, nid, first, nr);
-		assert_int_equal(ret, all_on && idle ? 0 : -EBUSY);
+		model->offlining = false;
+		/* What is in use may have been moved out of the way. */
+		if (!all_on)
+			assert_int_equal(ret, -EBUSY);
+		else if (idle)
+			assert_int_equal(ret, 0);
 		if (ret == 0) {
+			for (uint64_t i = first; i < first + nr; i++)
+				assert_int_equal(model->used[nid][i], 0);
 			memset(model->online[nid] + first, 0, nr);
 			model->nr_online -= nr;
 		}
@@ -223,14 +252,150 @@ static void op_hotplug(struct model *model)
 	}
 }
 
+/* Callbacks: whoever holds a frame may refuse to move it or to give it up. */
+
+static struct block *model_block(struct model *model, const struct page *page)
+{
+	assert_true(page->index < model->nr_blocks);
+	assert_ptr_equal(model->blocks[page->index].page, page);
+	return &model->blocks[page->index];
+}
+
+static int model_reclaim(void *opaque, struct page *page, gfp_t gfp)
+{
+	struct model *model = opaque;
+
+	(void)gfp;
+	assert_true(model_block(model, page)->lru);
+	if (random_below(model, 4) == 0)
+		return -EBUSY;
+	model_forget(model, page->index);
+	return 0;
+}
+
+static bool model_isolate(void *opaque, struct page *page)
+{
+	struct model *model = opaque;
+
+	if (page->index >= model->nr_blocks || model->blocks[page->index].page != page ||
+	    model->blocks[page->index].lru || random_below(model, 8) == 0)
+		return false;
+	assert_false(model->blocks[page->index].isolated);
+	model->blocks[page->index].isolated = true;
+	return true;
+}
+
+static void model_putback(void *opaque, struct page *page)
+{
+	struct block *block = model_block(opaque, page);
+
+	assert_true(block->isolated);
+	block->isolated = false;
+}
+
+static int model_migrate(void *opaque, struct page *from, struct page *to, enum migrate_mode mode)
+{
+	struct model *model = opaque;
+	struct block *block = model_block(model, from);
+
+	(void)mode;
+	assert_true(block->isolated != block->lru);
+	assert_int_equal(page_order(to), block->order);
+	assert_true(page_zonenum(to) <= block->highest);
+	if (!model->offlining) { /* compaction stays in the zone */
+		assert_int_equal(page_zonenum(to), page_zonenum(from));
+		assert_int_equal(page_to_nid(to), page_to_nid(from));
+	}
+	if (random_below(model, 4) == 0)
+		return -EAGAIN;
+	model_mark(model, from, block->order, false);
+	model_mark(model, to, block->order, true);
+	mm_migrate_page_state(from, to);
+	block->page = to;
+	block->isolated = false;
+	return 0;
+}
+
+static const struct mm_reclaim_ops reclaim_ops = { .reclaim = model_reclaim };
+static const struct mm_migrate_ops migrate_ops = { .migrate = model_migrate,
+						   .isolate = model_isolate,
+						   .putback = model_putback };
+
+static void op_lru(struct model *model)
+{
+	struct block *block;
+
+	if (!model->nr_blocks)
+		return;
+	block = &model->blocks[random_below(model, model->nr_blocks)];
+	if (!block->lru)
+		mm_lru_add(model->pool.mm, block->page);
+	else if (random_below(model, 2))
+		mm_mark_page_accessed(model->pool.mm, block->page);
+	else
+		assert_true(mm_lru_del(model->pool.mm, block->page));
+	block->lru = !block->lru || page_test(block->page, PAGE_FLAG(lru));
+}
+
+/* Within what leaves a small pool something to allocate. */
+static void op_settings(struct model *model)
+{
+	static const struct {
+		const char *name;
+		uint64_t below;
+	} settings[] = {
+		{ "min_free_kbytes", 1 << 15 },    { "watermark_scale_factor", 300 },
+		{ "watermark_boost_factor", 400 }, { "lowmem_reserve_ratio", 300 },
+		{ "extfrag_threshold", 1001 },
+	};
+	unsigned int i = (unsigned int)random_below(model, sizeof(settings) / sizeof(settings[0]));
+	unsigned int index = i == 3 ? (unsigned int)random_below(model, MAX_NR_ZONES) : 0;
+	uint64_t value = random_below(model, settings[i].below);
+	int ret = mm_setting_set(model->pool.mm, settings[i].name, index, value);
+
+	assert_int_equal(ret, i == 1 && value == 0 ? -EINVAL : 0);
+}
+
+/* The next few allocations fail, as if there were no memory. */
+static void op_fault(struct model *model)
+{
+	struct mm_fault fault = { .nth = 1 + random_below(model, 3),
+				  .interval = random_below(model, 3),
+				  .times = random_below(model, 4),
+				  .orders = (uint32_t)random_below(model, 1 << NR_PAGE_ORDERS) };
+
+	mm_set_fault(model->pool.mm, &fault);
+	for (unsigned int i = 0; i < 6; i++)
+		op_alloc(model);
+	mm_set_fault(model->pool.mm, NULL);
+}
+
 static void op_misc(struct model *model)
 {
-	switch (random_below(model, 3)) {
+	struct mm *mm = model->pool.mm;
+	int nid = (int)random_below(model, model->config.nr_nodes + 1) - 1;
+
+	switch (random_below(model, 8)) {
 	case 0:
-		mm_drain_all_pages(model->pool.mm);
+		mm_drain_all_pages(mm);
 		break;
 	case 1:
-		mm_set_cpu((int)random_below(model, model->config.nr_cpus));
+		mm_set_cpu((int)random_below(model, model->config.nr_cpus + 1) - 1);
+		break;
+	case 2:
+		mm_compact_node(mm, nid);
+		break;
+	case 3:
+		mm_reclaim_pages(mm, nid, random_below(model, 20), GFP_KERNEL);
+		break;
+	case 4:
+		op_settings(model);
+		break;
+	case 5:
+		op_fault(model);
+		break;
+	case 6:
+		mm_zero_free_pages(mm, random_below(model, 4));
 		break;
 	default:
 		if (model->nr_blocks > 64)
@@ -254,10 +419,14 @@ static void model_step(struct model *model)
 		op_free_bulk(model);
 	else if (dice < 90)
 		op_split(model);
-	else if (dice < 97)
+	else if (dice < 94)
 		op_hotplug(model);
+	else if (dice < 97)
+		op_lru(model);
 	else
 		op_misc(model);
+	if (++model->calls % model->validate_every)
+		return;
 	pool_validate(&model->pool);
 	mm_counts(model->pool.mm, -1, &counts);
 	assert_int_equal(counts.present, model->nr_online);
@@ -273,7 +442,7 @@ static uint64_t env_u64(const char *name, uint64_t by_default)
 	return text ? strtoull(text, NULL, 0) : by_default;
 }
 
-static void model_run(const struct mm_config *config, uint64_t ops)
+static void model_run(const struct mm_config *config, uint64_t ops, unsigned int validate_every)
 {
 	struct model *model = calloc(1, sizeof(*model));
 
@@ -281,7 +450,10 @@ static void model_run(const struct mm_config *config, uint64_t ops)
 	model->config = *config;
 	model->seed = env_u64("FRAMEVISOR_SEED", (uint64_t)time(NULL));
 	print_message("seed %llu\n", (unsigned long long)model->seed);
+	model->validate_every = validate_every;
 	pool_create(&model->pool, config);
+	mm_set_reclaim_ops(model->pool.mm, &reclaim_ops, model);
+	mm_set_migrate_ops(model->pool.mm, &migrate_ops, model);
 	for (unsigned int nid = 0; nid < config->nr_nodes; nid++) {
 		uint64_t spanned = config->node[nid].spanned;
 
@@ -319,7 +491,7 @@ static void test_model_zones(void **state)
 	(void)state;
 	for (unsigned int i = 0; i < 200; i++)
 		phys[i] = i % 17 == 3 ? i % 8 : i % 5 == 0 ? 100 + i : PHYS_NORMAL + i;
-	model_run(&config, env_u64("FRAMEVISOR_MODEL_OPS", 400000) / 2);
+	model_run(&config, env_u64("FRAMEVISOR_MODEL_OPS", 400000) * 3 / 10, 1);
 }
 
 /* Large blocks: orders up to 9. */
@@ -333,7 +505,7 @@ static void test_model_large(void **state)
 	};
 
 	(void)state;
-	model_run(&config, env_u64("FRAMEVISOR_MODEL_OPS", 400000) / 4);
+	model_run(&config, env_u64("FRAMEVISOR_MODEL_OPS", 400000) / 10, 1);
 }
 
 /* A pool of a handful of frames. */
@@ -346,7 +518,21 @@ static void test_model_tiny(void **state)
 	};
 
 	(void)state;
-	model_run(&config, env_u64("FRAMEVISOR_MODEL_OPS", 400000) / 4);
+	model_run(&config, env_u64("FRAMEVISOR_MODEL_OPS", 400000) * 3 / 10, 1);
+}
+
+/* Four nodes of 16 GiB each, and the kernel's pageblocks. */
+static void test_model_many_frames(void **state)
+{
+	struct mm_config config = { .nr_nodes = 4, .nr_cpus = 4 };
+
+	(void)state;
+	for (unsigned int nid = 0; nid < 4; nid++) {
+		config.node[nid].spanned = 8192;
+		config.node[nid].phys_base = PHYS_NORMAL;
+		config.node[nid].movable = nid * 1000;
+	}
+	model_run(&config, env_u64("FRAMEVISOR_MODEL_OPS", 400000) * 3 / 10, 1000);
 }
 
 int main(void)
@@ -355,6 +541,7 @@ int main(void)
 		cmocka_unit_test(test_model_zones),
 		cmocka_unit_test(test_model_large),
 		cmocka_unit_test(test_model_tiny),
+		cmocka_unit_test(test_model_many_frames),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,6 +6,7 @@
 #include "tests/unit/owner_fixture.h"
 
 #include "vmm/owner/host.h"
+#include "tests/unit/skip.h"
 
 #define HUGEPAGES_DIR  "/sys/kernel/mm/hugepages/hugepages-2048kB/"
 #define NR_HUGEPAGES   HUGEPAGES_DIR "nr_hugepages"
@@ -338,7 +339,7 @@ static void test_hugepages_not_to_be_had(void **state)
 
 	(void)state;
 	if (geteuid() != 0 || host_read_u64(FREE_HUGEPAGES, &nr_free) < 0)
-		skip();
+		skip_because("only root may reserve hugepages");
 	snprintf(args, sizeof(args), "--pool=%uM --hugepages=require",
 		 (unsigned int)(nr_free + 200) * 2);
 	assert_int_equal(run_owner_as_nobody(args, text, sizeof(text)), 1);
@@ -356,7 +357,7 @@ static void test_falls_back(void **state)
 
 	(void)state;
 	if (geteuid() != 0 || host_read_u64(FREE_HUGEPAGES, &nr_free) < 0 || nr_free > 256)
-		skip(); /* so many free ones that a pool of more would be a burden */
+		skip_because("not root, or so many free hugepages that a pool of more is a burden");
 	snprintf(args, sizeof(args), "--pool=%uM --daemonize", (unsigned int)(nr_free + 32) * 2);
 	assert_int_equal(run_owner_as_nobody(args, text, sizeof(text)), 0);
 	warning = strstr(text, "the pool uses ordinary memory\n");
@@ -395,7 +396,7 @@ static void check_gives_back(bool kill_it)
 	char text[512];
 
 	if (run_owner("--pool=64M --hugepages=require --daemonize", text, sizeof(text)) != 0)
-		skip(); /* no hugepages on this machine */
+		skip_because("no hugepages to be had on this machine");
 	json_decref(fixture_qmp("quit", NULL));
 	assert_true(owner_ended(5000));
 	for (int i = 0; i < 5; i++) {

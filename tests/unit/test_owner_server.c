@@ -4,6 +4,7 @@
 
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
+#include "tests/unit/skip.h"
 
 #define POOL_FRAMES 64
 
@@ -315,7 +316,7 @@ static void test_userfaultfd(void **state)
 	(void)state;
 	start_small();
 	if (access("/dev/userfaultfd", R_OK) < 0)
-		skip();
+		skip_because("no /dev/userfaultfd to open");
 	fd = raw_connect();
 	assert_int_equal(send(fd, &hello, sizeof(hello), 0), sizeof(hello));
 	nr = receive_welcome(fd, &welcome, fds);

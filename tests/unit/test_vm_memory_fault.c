@@ -6,6 +6,7 @@
 #include "vm_memory_fixture.h"
 
 #include <sys/socket.h>
+#include "tests/unit/skip.h"
 
 #define HOTPLUG_GPA UINT64_C(0x108000000)
 #define HOT_FRAMES  64
@@ -206,8 +207,7 @@ static void test_owner_gone(void **state)
 
 	(void)state;
 	if (owner_client_hugetlb(client)) {
-		/* Killed, it would not give the machine's hugepages back. */
-		skip();
+		skip_because("on ordinary memory only: a killed owner keeps the host's hugepages");
 	}
 	log_set_level(LOG_LEVEL_ERROR + 1);
 	open_memory(&f);

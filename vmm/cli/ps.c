@@ -54,7 +54,8 @@ static void add_size(struct cli_table *rows, uint64_t bytes)
 	cli_table_add(rows, "%s", size_format(bytes, text, sizeof(text)));
 }
 
-static void add_balloon(struct cli_table *rows, const json_t *vm)
+/* What the guest shall have and what it has, over balloon and virtio-mem. */
+static void add_target(struct cli_table *rows, const json_t *vm)
 {
 	char target[SIZE_TEXT_MAX], actual[SIZE_TEXT_MAX];
 
@@ -63,8 +64,8 @@ static void add_balloon(struct cli_table *rows, const json_t *vm)
 		return;
 	}
 	cli_table_add(rows, "%s/%s",
-		      size_format(cli_json_u64(vm, "balloon.target"), target, sizeof(target)),
-		      size_format(cli_json_u64(vm, "balloon.actual"), actual, sizeof(actual)));
+		      size_format(cli_json_u64(vm, "target.size"), target, sizeof(target)),
+		      size_format(cli_json_u64(vm, "target.actual"), actual, sizeof(actual)));
 }
 
 static void add_uptime(struct cli_table *rows, uint64_t ms)
@@ -90,16 +91,16 @@ static void add_row(struct cli_table *rows, const json_t *vm)
 		return;
 	}
 	cli_table_add(rows, "%" PRIu64, cli_json_u64(vm, "cpus"));
-	add_size(rows, cli_json_u64(vm, "memory"));
+	add_size(rows, cli_json_u64(vm, "target.max"));
 	add_size(rows, held * cli_json_u64(vm, "frame-size"));
-	add_balloon(rows, vm);
+	add_target(rows, vm);
 	add_uptime(rows, cli_json_u64(vm, "uptime-ms"));
 }
 
 static int run(const struct cli_args *args, struct error *err)
 {
-	static const char *const heads[] = { "NAME", ">PID",  "STATE",    ">CPUS",
-					     ">MEM", ">HELD", ">BALLOON", ">UPTIME" };
+	static const char *const heads[] = { "NAME", ">PID",  "STATE",       ">CPUS",
+					     ">MEM", ">HELD", ">TARGET/NOW", ">UPTIME" };
 	struct cli_table rows = { .columns = 8, .heads = heads };
 	json_t *list = json_array(), *vm;
 	size_t i;

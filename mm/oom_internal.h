@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: MIT */
+/* Between oom.c and slowpath.c. */
+#ifndef MM_OOM_INTERNAL_H
+#define MM_OOM_INTERNAL_H
+
+#include "framevisor/oom.h"
+#include "mm/internal.h"
+
+enum oom_result {
+	OOM_NOTHING, /* nobody can be killed */
+	OOM_HANDLED, /* the instance's handler says so, or another thread is at it: try again */
+	OOM_VICTIM,  /* a holder is giving up its frames: try again, this ends */
+};
+
+/* No lock is held. */
+enum oom_result out_of_memory(struct mm *mm, gfp_t gfp, unsigned int order,
+			      const struct alloc_context *ac, struct page **page);
+
+#endif
