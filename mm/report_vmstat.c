@@ -5,6 +5,7 @@
  * memory, swap in use) is left out, or 0 where common readers insist on it.
  */
 #include "framevisor/overcommit.h"
+#include "framevisor/slab.h"
 #include "mm/internal.h"
 #include "mm/text.h"
 
@@ -243,6 +244,7 @@ int mm_report_meminfo(struct mm *mm, char *buf, size_t len)
 		{ "LowFree:        ", free - totals.high_free },
 		{ "SwapTotal:      ", __atomic_load_n(&mm->total_swap_pages, __ATOMIC_RELAXED) },
 		{ "SwapFree:       ", __atomic_load_n(&mm->total_swap_pages, __ATOMIC_RELAXED) },
+		{ "Slab:           ", kmem_cache_frames(mm) },
 		{ "CommitLimit:    ", mm_vm_commit_limit(mm) },
 		{ "Committed_AS:   ", mm_vm_committed(mm) },
 		{ "HardwareCorrupted: ", totals.stat[NR_QUARANTINED] },

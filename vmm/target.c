@@ -4,6 +4,7 @@
 #include "vmm/target.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <linux/virtio_balloon.h>
 #include <stdlib.h>
 #include <time.h>
@@ -17,6 +18,8 @@
 #define LOOK_AGAIN_MS 1000
 /* Without an answer for so long the guest does not say what it has available. */
 #define STATS_WAIT_MS 1500
+/* By now a guest has loaded its drivers. */
+#define DRIVER_WAIT_MS 60000
 /* How long one request for new statistics may take. */
 #define REFRESH_MS 3000
 /* Left to the guest when the balloon grows: this, or a part of its memory. */
@@ -29,6 +32,9 @@ struct target {
 	struct target_config config;
 	uint64_t size;
 	struct event_timer *timer;
+
+	uint64_t running_since_ms; /* 0: it has not run yet */
+	bool told_no_driver;
 
 	/* The balloon as it was seen last, and since when. */
 	uint64_t seen_actual, seen_inflated;
@@ -163,6 +169,23 @@ static void tell_devices(struct target *target, const struct target_parts *parts
 	}
 }
 
+/* Memory that was promised at the start and cannot arrive is worth a line. */
+static void check_driver(struct target *target, const struct target_parts *parts)
+{
+	uint64_t now = now_ms();
+
+	if (!parts->running || !parts->has_mem)
+		return;
+	if (!target->running_since_ms)
+		target->running_since_ms = now;
+	if (parts->mem.driver_ready || parts->size <= parts->boot || target->told_no_driver ||
+	    now - target->running_since_ms < DRIVER_WAIT_MS)
+		return;
+	target->told_no_driver = true;
+	log_warn("the guest has only the %" PRIu64 " MiB it booted with: %s", parts->boot >> 20,
+		 target_state_texts[TARGET_NO_MEM]);
+}
+
 static void look(void *opaque)
 {
 	struct target *target = opaque;
@@ -175,6 +198,7 @@ static void look(void *opaque)
 	target_decide(&parts, &plan);
 	tell_devices(target, &parts, &plan);
 	set_interval(target, false);
+	check_driver(target, &parts);
 	target->last_actual = parts.balloon.actual;
 
 	gather(target, &parts);

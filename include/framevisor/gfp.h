@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * gfp_t: how an allocation may be served. The names and their meaning are the kernel's; what each
- * flag changes here is said beside it, and docs/design.md has the table.
+ * flag changes here is said beside it, and docs/mm.md has the table.
  */
 #ifndef FRAMEVISOR_GFP_H
 #define FRAMEVISOR_GFP_H

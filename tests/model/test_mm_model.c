@@ -328,6 +328,8 @@ static void op_lru(struct model *model)
 	if (!model->nr_blocks)
 		return;
 	block = &model->blocks[random_below(model, model->nr_blocks)];
+	if (block->highest != ZONE_MOVABLE)
+		return; /* what is on the lists can be moved anywhere */
 	if (!block->lru)
 		mm_lru_add(model->pool.mm, block->page);
 	else if (random_below(model, 2))

@@ -2,7 +2,8 @@
 /*
  * Threads that allocate, free, hand frames to each other, drain, zero and move memory in and out at
  * the same time; each frame carries a mark of who has it. Afterwards nothing is lost. Run it under
- * ThreadSanitizer too. FRAMEVISOR_SEED and FRAMEVISOR_MODEL_OPS as in test_mm_model.c.
+ * ThreadSanitizer too. FRAMEVISOR_SEED and FRAMEVISOR_MODEL_OPS (of all threads and tests together)
+ * as in test_mm_model.c.
  */
 #include <pthread.h>
 #include <time.h>
@@ -10,6 +11,7 @@
 #include "tests/unit/mm_pool.h"
 
 #define THREADS 4
+#define TESTS   2
 #define HELD    64
 #define MAILBOX 16
 
@@ -62,6 +64,8 @@ static void give_back(struct worker *worker)
 			__atomic_add_fetch(&worker->stress->failures, 1, __ATOMIC_RELAXED);
 	if (order == 0 && (random_next(&worker->seed) & 3) == 0)
 		mm_free_pages_zeroed(worker->stress->pool.mm, page, 0);
+	else if (order == 0 && (random_next(&worker->seed) & 1) == 0)
+		mm_free_page(worker->stress->pool.mm, page);
 	else
 		mm_free_pages(worker->stress->pool.mm, page, order);
 }
@@ -105,7 +109,8 @@ static void *work(void *arg)
 		struct page *page;
 
 		if (dice < 50 && worker->nr < HELD) {
-			page = mm_alloc_pages(mm, gfp, order);
+			page = dice < 15 ? mm_alloc_page(mm, GFP_NOWAIT | __GFP_MOVABLE)
+					 : mm_alloc_pages(mm, gfp, order);
 			if (page)
 				take(worker, page, order);
 		} else if (dice < 90 && worker->nr) {
@@ -157,7 +162,7 @@ static void run(struct stress *stress)
 	pthread_t disturber;
 
 	print_message("seed %llu\n", (unsigned long long)seed);
-	stress->ops = ops_text ? strtoull(ops_text, NULL, 0) : 200000;
+	stress->ops = (ops_text ? strtoull(ops_text, NULL, 0) : 1600000) / (THREADS * TESTS);
 	for (unsigned int i = 0; i < THREADS; i++) {
 		workers[i] = (struct worker){ .stress = stress, .seed = seed + i, .id = i + 1 };
 		assert_int_equal(pthread_create(&workers[i].thread, NULL, work, &workers[i]), 0);

@@ -2,7 +2,8 @@
 /*
  * Random calls on many caches, kmalloc and vmalloc against a simple reference: a table of what is
  * allocated, each with a pattern of its own. Caches come and go, sheaves are drained, memory runs
- * out. FRAMEVISOR_SEED repeats a run; FRAMEVISOR_OPS says how many calls.
+ * out. FRAMEVISOR_SEED repeats a run; FRAMEVISOR_MODEL_OPS says how many calls, over all tests
+ * here.
  */
 #include "tests/unit/slab_fixture.h"
 
@@ -251,7 +252,7 @@ static uint64_t env(const char *name, uint64_t otherwise)
 
 static void run(unsigned int nr_nodes, uint64_t frames, unsigned int flags, uint64_t seed)
 {
-	uint64_t ops = env("FRAMEVISOR_OPS", 60000);
+	uint64_t ops = env("FRAMEVISOR_MODEL_OPS", 360000) / 6;
 	struct model *model = calloc(1, sizeof(*model));
 	struct vmalloc_config config;
 
@@ -355,7 +356,7 @@ static void *worker(void *arg)
 {
 	struct share *share = arg;
 	struct model random = { 0 };
-	uint64_t ops = env("FRAMEVISOR_OPS", 60000) / 2;
+	uint64_t ops = env("FRAMEVISOR_MODEL_OPS", 360000) / 12;
 
 	random.random = (share->seed + 1000003u * (uint64_t)__atomic_fetch_add(&share->number, 1,
 									       __ATOMIC_RELAXED)) |

@@ -2,6 +2,7 @@
 /* framevisor mem: where the memory of a VM is, or of all of them. */
 #include <errno.h>
 #include <inttypes.h>
+#include <linux/virtio_balloon.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -189,7 +190,8 @@ static json_t *query_fresh(struct qmp_client *client, struct error *err)
 	int64_t start = now_ms();
 	json_t *memory = query(client, true, err);
 
-	while (memory && cli_json_bool(memory, "balloon.driver-ready") &&
+	while (memory &&
+	       cli_json_u64(memory, "balloon.accepted-features") >> VIRTIO_BALLOON_F_STATS_VQ & 1 &&
 	       strcmp(cli_json_string(memory, "target.state"), "paused") != 0 &&
 	       now_ms() - start < STATS_WAIT_MS) {
 		const json_t *guest = json_object_get(memory, "guest");
