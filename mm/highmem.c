@@ -61,11 +61,12 @@ static void *map_slot(struct mm *mm, unsigned int slot, const struct page *page)
 		    MAP_SHARED | MAP_FIXED, mm->kmap.fd[nid] - 1, (off_t)(idx << FRAME_SHIFT));
 }
 
-/* Back to reserved address space. */
+/* Back to reserved address space. If that fails, the slot shows its frame until it is used again.
+ */
 static void unmap_slot(struct mm *mm, unsigned int slot)
 {
-	mmap(slot_address(mm, slot), FRAME_SIZE, PROT_NONE,
-	     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+	(void)mmap(slot_address(mm, slot), FRAME_SIZE, PROT_NONE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 }
 
 /* A slot with the frame, or one that can be had for it; KMAP_SLOTS: none. */

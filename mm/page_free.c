@@ -159,7 +159,7 @@ static void free_chunk(struct mm *mm, struct page **pages, unsigned int nr, bool
 		for (run = 1; i + run < nr && pages[i + run] == pages[i] + run; run++)
 			if (page_zone(mm, pages[i + run]) != next)
 				break;
-		if (next != zone) {
+		if (!zone || next != zone) {
 			if (zone)
 				spin_unlock(&zone->lock);
 			zone = next;
