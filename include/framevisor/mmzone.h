@@ -132,6 +132,8 @@ struct zone {
 
 	uint32_t lock __attribute__((aligned(64)));
 	uint32_t flags; /* ZONE_FLAG_* (atomic) */
+	/* Frames that went past the per-CPU caches, which count their own. */
+	uint64_t pgalloc, pgfree;
 	uint64_t vm_stat[NR_VM_ZONE_STAT_ITEMS];
 	struct free_area free_area[NR_PAGE_ORDERS];
 	uint16_t free_orders[MIGRATE_TYPES][NR_FREE_KINDS]; /* bit n: list of order n not empty */
@@ -142,9 +144,6 @@ struct zone {
 	uint32_t compact_considered;
 	uint32_t compact_defer_shift;
 	int32_t compact_order_failed;
-
-	/* Frames that went past the per-CPU caches, which count their own. */
-	uint64_t pgalloc, pgfree;
 } __attribute__((aligned(64)));
 
 #define ZONE_FLAG_BOOSTED    0x1u /* kswapd is to reclaim the boost */

@@ -2,6 +2,7 @@
 """A connection to libvirt, on machines where its daemons run and on machines where none does."""
 import os
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -9,6 +10,7 @@ import time
 import libvirt
 
 URI = "qemu:///system"
+VIRTLOGD_SOCKET = "/run/libvirt/virtlogd-sock"
 IDLE_SECONDS = "300"  # a daemon of ours that outlives us ends by itself
 
 # Configuration of a libvirtd of ours. With the default user, libvirt probes QEMU as one user and
@@ -29,6 +31,15 @@ class LibvirtError(Exception):
 def _connect():
     libvirt.registerErrorHandler(lambda _context, _error: None, None)  # errors arrive as exceptions
     return libvirt.open(URI)
+
+
+def _answers(path):
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
 
 
 def _alive(pid):
@@ -52,14 +63,18 @@ class LibvirtDaemons:
     def __enter__(self):
         try:
             self.connection = _connect()
-            return self
         except libvirt.libvirtError:
             pass
+        if self.connection is not None and _answers(VIRTLOGD_SOCKET):
+            return self
         self._directory = tempfile.TemporaryDirectory(prefix="framevisor-libvirt-")
         try:
-            for name in ("virtlogd", "libvirtd"):
-                self._start(name)
-            self._wait_for_libvirtd()
+            # A libvirtd that another one of us left behind may have outlived its virtlogd.
+            if not _answers(VIRTLOGD_SOCKET):
+                self._start("virtlogd")
+            if self.connection is None:
+                self._start("libvirtd")
+                self._wait_for_libvirtd()
         except BaseException:
             self.__exit__()
             raise

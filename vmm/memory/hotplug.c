@@ -110,6 +110,29 @@ static void lower_limit(struct vm_memory *mem)
 		owner_client_resize(mem->client, target, NULL);
 }
 
+/*
+ * A guest may have touched frames of a slot before it plugged them, and been given some. It shall
+ * find zeroes in what it plugs: those frames go first.
+ */
+static int drop_strays(struct vm_memory *mem, uint32_t first, uint32_t nr)
+{
+	for (uint32_t number = first; number < first + nr; number++) {
+		bool stray;
+
+		pthread_mutex_lock(&mem->lock);
+		stray = mem->frames[number].state == FRAME_BOUND &&
+			(mem->frames[number].flags & GUEST_FRAME_UNPLUGGED);
+		pthread_mutex_unlock(&mem->lock);
+		if (stray) {
+			int64_t taken = takeaway_take(mem, number, 1);
+
+			if (taken < 0)
+				return (int)taken;
+		}
+	}
+	return 0;
+}
+
 int hotplug_plug(void *opaque, uint64_t gpa, uint64_t nr_frames)
 {
 	struct vm_memory *mem = opaque;
@@ -123,7 +146,9 @@ int hotplug_plug(void *opaque, uint64_t gpa, uint64_t nr_frames)
 		ret = raise_limit(mem, (uint64_t)mem->usable + more, NULL);
 	}
 	if (ret == 0) {
-		ret = slots_make(mem, first, (uint32_t)nr_frames);
+		ret = drop_strays(mem, first, (uint32_t)nr_frames);
+		if (ret == 0)
+			ret = slots_make(mem, first, (uint32_t)nr_frames);
 		if (ret)
 			lower_limit(mem);
 		else
