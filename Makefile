@@ -45,7 +45,10 @@ UNIT_SRC   := $(wildcard tests/unit/test_*.c)
 MODEL_SRC  := $(wildcard tests/model/test_*.c)
 TEST_BINS  := $(patsubst %.c,$(BUILD)/%,$(UNIT_SRC) $(MODEL_SRC))
 UNIT_BINS  := $(patsubst %.c,$(BUILD)/%,$(UNIT_SRC))
-BENCH_BINS := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/bench/bench_*.c))
+# DPDK is a peer in the benchmarks, where it is installed.
+DPDK_CFLAGS := $(patsubst -I%,-isystem %,$(shell pkg-config --cflags libdpdk 2>/dev/null))
+BENCH_SRC  := $(filter-out $(if $(DPDK_CFLAGS),,tests/bench/bench_peer_dpdk.c),$(wildcard tests/bench/bench_*.c))
+BENCH_BINS := $(patsubst %.c,$(BUILD)/%,$(BENCH_SRC))
 FUZZ_SRC   := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZ_BINS  := $(patsubst %.c,$(BUILD)/%,$(FUZZ_SRC))
 
@@ -99,6 +102,9 @@ $(TEST_BINS): $(BUILD)/%: $(BUILD)/%.o $(ALL_LIBS)
 $(BENCH_BINS): $(BUILD)/%: $(BUILD)/%.o $(ALL_LIBS)
 	@echo "  LD      $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(ALL_LIBS) -Wl,--end-group $(LDLIBS)
+
+$(BUILD)/tests/bench/bench_peer_dpdk.o: private CPPFLAGS += $(DPDK_CFLAGS)
+$(BUILD)/tests/bench/bench_peer_dpdk: private LDLIBS += $(shell pkg-config --libs libdpdk 2>/dev/null)
 
 # Fuzzers: clang with libFuzzer, everything instrumented, in a tree of its own.
 FUZZ_BUILD := $(BUILD)/fuzz-objects
@@ -176,7 +182,7 @@ run: ## install what is missing, build, boot a stock Linux guest on pool frames 
 
 .PHONY: bench
 bench: ## measure, beside peers, in one run; writes the figures to $(BUILD)/bench
-	$(Q)tests/host/packages.sh
+	$(Q)tests/host/packages.sh --bench
 	$(Q)$(MAKE) --no-print-directory -j2 tests-build bench-build
 	$(Q)tests/bench/run
 

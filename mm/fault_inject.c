@@ -3,12 +3,12 @@
 #include "framevisor/fault_inject.h"
 #include "mm/internal.h"
 
-bool should_fail_alloc(struct mm *mm, gfp_t gfp, unsigned int order)
+bool fault_hits(struct mm *mm, gfp_t gfp, unsigned int order)
 {
 	struct mm_fault_state *fault = &mm->fault;
 	bool fail = false;
 
-	if (!__atomic_load_n(&fault->active, __ATOMIC_ACQUIRE) || (gfp & __GFP_NOFAIL))
+	if (gfp & __GFP_NOFAIL)
 		return false;
 	spin_lock(&fault->lock);
 	if ((fault->orders >> order & 1) && (gfp & fault->gfp) == fault->gfp && fault->times) {

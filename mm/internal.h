@@ -271,7 +271,13 @@ void reserve_highatomic(struct mm *mm, struct zone *zone, struct page *page);
 bool unreserve_highatomic(struct mm *mm, const struct alloc_context *ac, bool force);
 
 /* fault_inject.c */
-bool should_fail_alloc(struct mm *mm, gfp_t gfp, unsigned int order);
+bool fault_hits(struct mm *mm, gfp_t gfp, unsigned int order);
+/* One load when no faults are wanted. */
+static inline bool should_fail_alloc(struct mm *mm, gfp_t gfp, unsigned int order)
+{
+	return unlikely(__atomic_load_n(&mm->fault.active, __ATOMIC_ACQUIRE)) &&
+	       fault_hits(mm, gfp, order);
+}
 
 /* pcp.c */
 extern _Thread_local int mm_thread_cpu __attribute__((tls_model("initial-exec")));

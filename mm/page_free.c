@@ -15,7 +15,8 @@ static bool page_known(const struct mm *mm, const struct page *page)
  * Drops one reference. Returns true if it was the last one. The holder of the only reference needs
  * no atomic operation: nobody else may take one from a frame it does not hold.
  */
-static bool put_page_testzero(struct mm *mm, struct page *page)
+static inline __attribute__((always_inline)) bool put_page_testzero(struct mm *mm,
+								    struct page *page)
 {
 	int count;
 
@@ -42,7 +43,8 @@ static bool put_page_testzero(struct mm *mm, struct page *page)
 }
 
 /* What can be done before the lists are touched. False: the block was quarantined. */
-static bool free_pages_prepare(struct mm *mm, struct page *page, unsigned int order, bool zeroed)
+static inline __attribute__((always_inline)) bool
+free_pages_prepare(struct mm *mm, struct page *page, unsigned int order, bool zeroed)
 {
 	if (unlikely(!page_freeable(page, order))) {
 		bad_page(mm, page, why_not_freeable(page, order));

@@ -4,7 +4,8 @@
 # Installs the Debian packages that building, running and testing framevisor need, and does nothing
 # when they are all there.
 #
-#   packages.sh          what `make`, `make run`, `make test` and `make bench` use
+#   packages.sh          what `make`, `make run` and `make test` use
+#   packages.sh --bench  that and the peers that `make bench` measures beside framevisor
 #   packages.sh --lint   that and what `make check` and `make fuzzers` use (clang, linters)
 #
 set -eu
@@ -13,9 +14,13 @@ build="gcc libc6-dev make acpica-tools libjansson-dev libnuma-dev libcmocka-dev"
 run="kmod xz-utils cpio busybox-static"
 host="qemu-system-x86 libvirt-daemon-system libvirt-clients python3-libvirt python3-pytest iproute2"
 lint="clang libclang-rt-dev clang-format clang-tidy cppcheck"
+bench="pkg-config libdpdk-dev libmimalloc-dev"
 
 packages="$build $run $host"
-[ "${1:-}" = --lint ] && packages="$packages $lint"
+case ${1:-} in
+--lint) packages="$packages $lint" ;;
+--bench) packages="$packages $bench" ;;
+esac
 
 if ! command -v dpkg-query >/dev/null; then
 	echo "packages.sh: this is not a Debian system; install these yourself: $packages" >&2
