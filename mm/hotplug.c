@@ -187,6 +187,7 @@ static bool offline_free(struct mm *mm, pg_data_t *pgdat, uint64_t pfn, uint64_t
 
 int mm_offline_pages(struct mm *mm, unsigned int nid, uint64_t first, uint64_t nr)
 {
+	const struct timespec pause = { .tv_nsec = 1000000 };
 	pg_data_t *pgdat;
 	uint64_t pfn;
 	bool done;
@@ -197,12 +198,16 @@ int mm_offline_pages(struct mm *mm, unsigned int nid, uint64_t first, uint64_t n
 	pfn = pgdat->node_start_pfn + first;
 	done = offline_free(mm, pgdat, pfn, nr);
 	if (!done && migration_possible(mm)) {
+		hot_pause(mm, true);
 		isolate_page_range(mm, pgdat, pfn, nr);
 		for (unsigned int tries = 0; !done && tries < OFFLINE_TRIES; tries++) {
+			if (tries > 0)
+				nanosleep(&pause, NULL);
 			migrate_range(mm, pfn, nr);
 			done = offline_free(mm, pgdat, pfn, nr);
 		}
 		undo_isolate_page_range(mm, pgdat, pfn, nr);
+		hot_pause(mm, false);
 	}
 	return done ? 0 : -EBUSY;
 }

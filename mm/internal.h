@@ -91,6 +91,7 @@ struct mm {
 	uint64_t dma32_limit; /* in frames */
 	struct mm_settings settings;
 	uint64_t totalreserve_pages;
+	uint32_t hot_paused;   /* how many want the stacks out of use for longer; under hot_lock */
 	uint32_t hot_lock;     /* who stops the stacks; outside of pcp locks */
 	uint32_t hotplug_lock; /* onlining, offlining and settings, one at a time */
 	struct page_owner_record *page_owner;
@@ -302,6 +303,7 @@ bool hot_free_zone(struct mm *mm, struct zone *zone, struct page *page, enum mig
 unsigned int hot_detach_some(struct mm *mm, struct zone *zone, enum migratetype mt,
 			     struct page **pages, unsigned int nr);
 void hot_enable(struct mm *mm, bool on);
+void hot_pause(struct mm *mm, bool pause);
 void hot_stop(struct mm *mm);
 void hot_start(struct mm *mm);
 

@@ -100,7 +100,8 @@ static inline bool hot_free(struct mm *mm, struct page *page)
 	uint64_t flags = page_flags(page);
 	unsigned int mt = page_list_migratetype(page);
 
-	if (unlikely(page_counts(page) != 1 || !page_freeable(page, 0) || !mm->hot_cpus))
+	if (unlikely(page_counts(page) != 1 || !page_freeable(page, 0) ||
+		     !__atomic_load_n(&mm->hot_cpus, __ATOMIC_RELAXED)))
 		return false;
 	/* Complete before it is on the stack: it may be popped at once by another thread. */
 	set_page_counts(page, 0);

@@ -297,7 +297,7 @@ struct page *pcp_alloc(struct mm *mm, struct zone *zone, unsigned int order,
 			page = pcp_take(pcp, order, mt, !want, false);
 	}
 	pcp->free_count /= 2;
-	if (page && order == 0 && !want && mm->hot_cpus)
+	if (page && order == 0 && !want && __atomic_load_n(&mm->hot_cpus, __ATOMIC_RELAXED))
 		nr_stack = take_for_stack(pcp, mt, stack);
 	spin_unlock(&pcp->lock);
 	if (nr_stack)
@@ -396,7 +396,7 @@ void pcp_free(struct mm *mm, struct zone *zone, struct page *page, unsigned int 
 		spin_unlock(&zone->lock);
 		return;
 	}
-	if (order == 0 && !page->nr_zeroed && mm->hot_cpus)
+	if (order == 0 && !page->nr_zeroed && __atomic_load_n(&mm->hot_cpus, __ATOMIC_RELAXED))
 		spill_stack(mm, zone, pcp, mt);
 	spin_lock(&pcp->lock);
 	pcp_add(pcp, page, order, mt, cold);

@@ -264,8 +264,17 @@ void hot_stop(struct mm *mm)
 /* Pairs with the load of hot_cpus at the start of each sequence. */
 void hot_start(struct mm *mm)
 {
-	__atomic_store_n(&mm->hot_cpus, mm->hot_cpus_usual, __ATOMIC_RELEASE);
+	__atomic_store_n(&mm->hot_cpus, mm->hot_paused ? 0 : mm->hot_cpus_usual, __ATOMIC_RELEASE);
 	spin_unlock(&mm->hot_lock);
+}
+
+/* Frames go around in the stacks without a look at their pageblock, so offlining has them out of
+ * use (kernel: zone_pcp_disable()). Calls with true and false come in pairs. */
+void hot_pause(struct mm *mm, bool pause)
+{
+	hot_stop(mm);
+	mm->hot_paused += pause ? 1 : -1u;
+	hot_start(mm);
 }
 
 /* What the table has where there is nothing to be had: always empty. */

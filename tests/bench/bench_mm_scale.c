@@ -6,7 +6,8 @@
  *   setup            mm_init() and mm_online_pages() for all frames
  *   metadata         bytes per frame
  *   order0_pair      on the CPU's stack
- *   spread_pair      many frames one by one, then all back in random order: past every cache
+ *   spread4096_pair  4096 frames one by one, then all back in random order
+ *   spread65536_pair the same with more metadata than a core's own caches hold
  *   order9_pair      on the free lists
  *   far_order9_pair  when only the farthest node has memory: the whole zonelist is walked
  */
@@ -42,11 +43,10 @@ static uint64_t next_random(uint64_t *state)
 	return *state * UINT64_C(2685821657736338717);
 }
 
-/* Half of the pool, at most SPREAD_MAX frames. */
-static double spread_pair(struct mm *mm, uint64_t frames)
+static double spread_pair(struct mm *mm, uint64_t nr)
 {
 	static struct page *pages[SPREAD_MAX];
-	uint64_t nr = frames / 2 < SPREAD_MAX ? frames / 2 : SPREAD_MAX, seed = 1;
+	uint64_t seed = 1;
 	double values[RUNS];
 
 	for (unsigned int run = 0; run < RUNS; run++) {
@@ -115,7 +115,12 @@ static void measure(const struct scale *scale, double pairs[2])
 		print(scale, benches[i].name, benches[i].ns, "ns");
 		pairs[i] = benches[i].ns;
 	}
-	print(scale, "spread_pair", spread_pair(mm, frames), "ns");
+	for (uint64_t spread = 4096; spread <= SPREAD_MAX && spread <= frames / 2; spread *= 16) {
+		char what[32];
+
+		snprintf(what, sizeof(what), "spread%llu_pair", (unsigned long long)spread);
+		print(scale, what, spread_pair(mm, spread), "ns");
+	}
 	if (scale->nodes > 1)
 		print(scale, "far_order9_pair", far_pair(mm, scale), "ns");
 	bench_pool_end(mm, mm, size);

@@ -13,6 +13,8 @@ URI = "qemu:///system"
 VIRTLOGD_SOCKET = "/run/libvirt/virtlogd-sock"
 IDLE_SECONDS = "300"  # a daemon of ours that outlives us ends by itself
 
+OWN_MOUNTS = "unshare --mount --propagation slave"
+
 # Configuration of a libvirtd of ours. With the default user, libvirt probes QEMU as one user and
 # checks the result as another: where /dev/kvm is open to root alone, no result is ever kept and
 # starting a domain takes minutes.
@@ -104,11 +106,13 @@ class LibvirtDaemons:
         conf = os.path.join(self._directory.name, "qemu.conf")
         with open(conf, "w", encoding="ascii") as file:
             file.write(QEMU_CONF)
-        # Only the daemon sees this configuration: it is mounted over the machine's, in a name space of its own.
-        command = f"mount --bind {conf} /etc/libvirt/qemu.conf; exec /usr/sbin/{name} -d -t {IDLE_SECONDS} -p {pidfile}"
+        # Only the daemon sees this configuration: it is mounted over the machine's, in a name space of
+        # its own. Where that is not allowed (some containers), the daemon runs with what there is.
+        command = f"exec /usr/sbin/{name} -d -t {IDLE_SECONDS} -p {pidfile}"
+        script = (f"if {OWN_MOUNTS} true; then {OWN_MOUNTS} sh -c 'mount --bind {conf} /etc/libvirt/qemu.conf; {command}'; "
+                  f"else {command}; fi")
         with open(log, "wb") as output:
-            done = subprocess.run(["unshare", "--mount", "--propagation", "slave", "sh", "-c", command],
-                                  stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False)
+            done = subprocess.run(["sh", "-c", script], stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False)
         if done.returncode == 0:
             with open(pidfile, encoding="ascii") as file:
                 self._pids.append(int(file.read()))
