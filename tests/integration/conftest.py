@@ -12,7 +12,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "host"))
 
 from product import Here, Product  # noqa: E402
-from testhost import TestHost  # noqa: E402
+from testhost import TestHost, TestHostError  # noqa: E402
 
 RESULTS = os.environ.get("FRAMEVISOR_TEST_RESULTS")
 
