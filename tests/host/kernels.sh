@@ -42,10 +42,6 @@ meta_package() {
 	esac
 }
 
-have_lists() {
-	[ -n "$(apt-cache pkgnames linux-image-cloud 2>/dev/null)" ]
-}
-
 unpack() { # DIRECTORY DEB
 	dpkg -x "$2" "$1/package"
 	mv "$1"/package/boot/vmlinuz-* "$1/vmlinuz"
@@ -63,31 +59,43 @@ unpack() { # DIRECTORY DEB
 	echo "$release" >"$1/release"
 }
 
+# Fetches the package lists, once.
+update_lists() {
+	[ -z "${updated:-}" ] && [ "$(id -u)" = 0 ] || return 1
+	updated=1
+	say "fetching the package lists"
+	apt-get -q update >/dev/null 2>&1 || say "warning: some lists could not be fetched"
+}
+
+download() { # DIRECTORY PACKAGE
+	# _apt, the user apt downloads as, may not be able to write here.
+	(cd "$1" && apt-get -q download -o APT::Sandbox::User=root "$2" >apt.log 2>&1)
+}
+
 fetch() { # VERSION: returns 1 when the archive does not offer it
 	[ -e "$store/$1/release" ] && return 0
 	meta=$(meta_package "$1")
 	package=$(real_package "$meta")
-	if [ -z "$package" ] && ! have_lists && [ "$(id -u)" = 0 ]; then
-		say "fetching the package lists"
-		apt-get -q update >/dev/null 2>&1 || say "warning: some lists could not be fetched"
+	if [ -z "$package" ] && update_lists; then
 		package=$(real_package "$meta")
 	fi
-	[ -n "$package" ] || return 1
 	case $package in
 	linux-image-"$1".*) ;;
-	*) # linux-image-cloud-amd64 of another Debian release is another version
-		return 1
-		;;
+	*) return 1 ;; # none, or linux-image-cloud-amd64 of another Debian release
 	esac
 	mkdir -p "$store"
 	work=$(mktemp -d "$store/.fetch-XXXXXX")
 	# shellcheck disable=SC2064 # the directory of this call
 	trap "rm -rf '$work'" EXIT
 	say "$1: downloading $package"
-	# _apt, the user apt downloads as, may not be able to write here.
-	if ! (cd "$work" && apt-get -q download -o APT::Sandbox::User=root "$package" >apt.log 2>&1); then
+	# Old lists name packages that the archive no longer has.
+	if ! download "$work" "$package" && update_lists; then
+		package=$(real_package "$meta")
+		download "$work" "$package" || true
+	fi
+	if ! ls "$work"/*.deb >/dev/null 2>&1; then
 		tail -n 3 "$work/apt.log" >&2
-		echo "kernels.sh: could not download $package; the package lists may be old: apt-get update" >&2
+		echo "kernels.sh: $package cannot be downloaded" >&2
 		exit 1
 	fi
 	say "$1: unpacking"

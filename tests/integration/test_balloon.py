@@ -2,7 +2,7 @@
 """Memory that a guest gives up is in the pool again, as frames, and comes back with the guest's data
 intact."""
 import pytest
-from product import FRAME_MIB, kernel_versions
+from product import FRAME_MIB, STOCK_KERNELS
 
 RAM_FRAMES = 512 // FRAME_MIB
 BACK_FRAMES = 240 // FRAME_MIB
@@ -16,7 +16,7 @@ def granted(pool, name):
 
 
 @pytest.mark.parametrize("cpus", [1, 2])
-@pytest.mark.parametrize("kernel", kernel_versions())
+@pytest.mark.parametrize("kernel", STOCK_KERNELS)
 def test_balloon_down_and_up_twice(product, kernel, cpus):
     """512M to 256M and back, twice, with a guest that has used its memory, so that the frames were
     really under it: they are free again, and the guest's data stays intact."""
@@ -47,7 +47,7 @@ def test_balloon_down_and_up_twice(product, kernel, cpus):
     assert vm.wait_until_ended() == 0, vm.describe()
 
 
-@pytest.mark.parametrize("kernel", kernel_versions())
+@pytest.mark.parametrize("kernel", STOCK_KERNELS)
 def test_balloon_fresh_guest(product, kernel):
     """Right after boot, at least 240 MiB of the 512 are in the pool's free lists, as the pool counts,
     and stay there while the guest works with what it has."""

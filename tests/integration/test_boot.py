@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Stock kernels from power on to power off."""
 import pytest
-from product import kernel_versions, linux_files
+from product import STOCK_KERNELS, kernel_versions, linux_files
 
 MIB_KB = 1024
 
 
 @pytest.mark.parametrize("cpus", [1, 2])
-@pytest.mark.parametrize("kernel", kernel_versions())
+@pytest.mark.parametrize("kernel", STOCK_KERNELS)
 def test_boot_reboot_poweroff(product, kernel, cpus):
     """User space comes up with the CPUs and the memory asked for, again after a reboot, and poweroff
     ends the VM's process with status 0."""
@@ -26,7 +26,7 @@ def test_boot_reboot_poweroff(product, kernel, cpus):
     assert vm.wait_until_ended() == 0, vm.describe()
 
 
-@pytest.mark.parametrize("kernel", kernel_versions())
+@pytest.mark.parametrize("kernel", STOCK_KERNELS)
 def test_power_button(product, kernel):
     """framevisor stop presses the ACPI power button and waits for the guest to act on it."""
     vm = product.linux("web", kernel)
