@@ -94,8 +94,9 @@ typedef bool (*vm_memory_progress_fn)(void *opaque, uint64_t done, uint64_t tota
 
 /*
  * Binds every frame of the RAM and of what is plugged, in several threads; progress (may be NULL)
- * is called in this one. Returns 0, -ECANCELED, or another negative errno with err set: what was
- * bound by then stays. Loop's thread, or before the loop runs.
+ * is called in this one, at least at the start and at the end. Returns 0, -ECANCELED, or another
+ * negative errno with err set: what was bound by then stays. Loop's thread, or before the loop
+ * runs.
  */
 int vm_memory_prealloc(struct vm_memory *mem, vm_memory_progress_fn progress, void *opaque,
 		       struct error *err);

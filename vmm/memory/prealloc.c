@@ -124,10 +124,17 @@ int vm_memory_prealloc(struct vm_memory *mem, vm_memory_progress_fn progress, vo
 	uint64_t done, total;
 	int ret;
 
+	/* Told once before and once after: in between the threads may be quicker than the clock. */
+	count(mem, &done, &total);
 	pthread_mutex_lock(&mem->take_lock);
-	ret = run(&p, progress, opaque);
+	if (progress && !progress(opaque, done, total))
+		ret = -ECANCELED;
+	else
+		ret = run(&p, progress, opaque);
 	pthread_mutex_unlock(&mem->take_lock);
 	count(mem, &done, &total);
+	if (ret == 0 && progress)
+		progress(opaque, done, total);
 	if (ret == -ECANCELED)
 		return error_set(err, ECANCELED, "filling the guest's memory was interrupted");
 	if (ret == -ENOMEM)
