@@ -332,6 +332,7 @@ void virtio_mem_stats(struct virtio_mem *mem, struct virtio_mem_stats *stats)
 		.addr = mem->addr,
 		.region_size = mem->region_size,
 		.block_size = mem->block_size,
+		.node = mem->node,
 		.usable = mem->usable,
 		.requested = mem->requested,
 		.plugged = mem->nr_plugged * mem->block_size,

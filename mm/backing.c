@@ -9,6 +9,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <linux/mempolicy.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -16,7 +17,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "framevisor/backing.h"
@@ -32,6 +35,8 @@
 #define MAX_THREADS 16
 /* Frames per step of a thread: progress and cancellation come between steps. */
 #define STEP_FRAMES 32
+/* What st_blocks counts, whatever the file's block size. */
+#define STAT_BLOCK 512
 
 struct backing {
 	int fd;
@@ -122,33 +127,53 @@ static int reserve(struct backing *backing, struct error *err)
 	return 0;
 }
 
-int backing_create(int host_node, uint64_t spanned_frames, bool hugetlb, struct backing **result,
-		   struct error *err)
+/* An object without its file. NULL: *ret says why. */
+static struct backing *prepare(int host_node, uint64_t spanned_frames, bool hugetlb, int *ret,
+			       struct error *err)
 {
 	struct backing *backing;
-	int ret;
 
-	*result = NULL;
-	if (spanned_frames == 0 || spanned_frames > MAX_SPAN)
-		return fail(err, EINVAL, "a pool of %llu frames is not possible",
+	if (spanned_frames == 0 || spanned_frames > MAX_SPAN) {
+		*ret = fail(err, EINVAL, "a pool of %llu frames is not possible",
 			    (unsigned long long)spanned_frames);
+		return NULL;
+	}
 	backing = calloc(1, sizeof(*backing));
-	if (!backing)
-		return fail(err, ENOMEM, "out of memory");
+	if (!backing) {
+		*ret = fail(err, ENOMEM, "out of memory");
+		return NULL;
+	}
 	backing->fd = -1;
 	backing->host_node = host_node;
 	backing->hugetlb = hugetlb;
 	backing->spanned = spanned_frames;
 	backing->map = calloc((spanned_frames + 7) / 8, 1);
-	ret = backing->map ? open_file(backing, err) : fail(err, ENOMEM, "out of memory");
+	if (!backing->map) {
+		backing_destroy(backing);
+		*ret = fail(err, ENOMEM, "out of memory");
+		return NULL;
+	}
+	*ret = 0;
+	return backing;
+}
+
+int backing_create(int host_node, uint64_t spanned_frames, bool hugetlb, struct backing **result,
+		   struct error *err)
+{
+	int ret;
+	struct backing *backing = prepare(host_node, spanned_frames, hugetlb, &ret, err);
+
+	*result = NULL;
+	if (!backing)
+		return ret;
+	ret = open_file(backing, err);
 	if (ret == 0)
 		ret = reserve(backing, err);
-	if (ret < 0) {
+	if (ret < 0)
 		backing_destroy(backing);
-		return ret;
-	}
-	*result = backing;
-	return 0;
+	else
+		*result = backing;
+	return ret;
 }
 
 void backing_destroy(struct backing *backing)
@@ -279,6 +304,58 @@ static int map_part(struct backing *backing, uint64_t first, uint64_t nr)
 	return bind_part(backing, addr, nr << FRAME_SHIFT);
 }
 
+/* The runs of frames that are there are mapped, what lies between them is given back. */
+static int adopt_parts(struct backing *backing, const uint8_t *present)
+{
+	uint64_t first = 0, end;
+	int ret = 0;
+
+	for (; ret == 0 && first < backing->spanned; first = end) {
+		for (end = first + 1; end < backing->spanned && !present[end] == !present[first];)
+			end++;
+		if (present[first]) {
+			ret = map_part(backing, first, end - first);
+			map_set(backing, first, end - first, true);
+			backing->populated += end - first;
+		} else {
+			unmap_part(backing, first, end - first);
+		}
+	}
+	return ret;
+}
+
+int backing_adopt(int host_node, uint64_t spanned_frames, bool hugetlb, int fd,
+		  const uint8_t *present, struct backing **result, struct error *err)
+{
+	uint64_t last = spanned_frames;
+	struct statfs fs;
+	struct stat st;
+	int errnum, ret;
+	struct backing *backing = prepare(host_node, spanned_frames, hugetlb, &ret, err);
+
+	*result = NULL;
+	if (!backing) {
+		close(fd);
+		return ret;
+	}
+	backing->fd = fd;
+	while (last > 0 && !present[last - 1])
+		last--;
+	if (fstat(fd, &st) < 0 || fstatfs(fd, &fs) < 0 ||
+	    (uint64_t)st.st_size < last << FRAME_SHIFT || (fs.f_type == HUGETLBFS_MAGIC) != hugetlb)
+		ret = fail(err, EBADF, "the file of the pool is not what it was");
+	if (ret == 0)
+		ret = reserve(backing, err);
+	errnum = ret == 0 ? adopt_parts(backing, present) : 0;
+	if (errnum)
+		ret = fail(err, errnum, "cannot map the file of the pool: %s", strerror(errnum));
+	if (ret < 0)
+		backing_destroy(backing);
+	else
+		*result = backing;
+	return ret;
+}
+
 static int populate_failed(const struct backing *backing, uint64_t nr, int errnum,
 			   struct error *err)
 {
@@ -360,6 +437,15 @@ uint64_t backing_spanned(const struct backing *backing)
 uint64_t backing_populated(const struct backing *backing)
 {
 	return backing->populated;
+}
+
+uint64_t backing_host_frames(const struct backing *backing)
+{
+	struct stat st;
+
+	if (fstat(backing->fd, &st))
+		return 0;
+	return ((uint64_t)st.st_blocks * STAT_BLOCK + FRAME_SIZE - 1) >> FRAME_SHIFT;
 }
 
 /* /proc/self/pagemap: 64 bits per 4 KiB page; bit 63 present, bits 0 to 54 its frame number. */

@@ -12,55 +12,7 @@
  *
  * All functions are called with the zone lock held.
  */
-#include "mm/internal.h"
-
-static void account_freepages(struct zone *zone, int64_t frames, int64_t zeroed,
-			      enum migratetype mt)
-{
-	zone_stat_add(zone, mt == MIGRATE_ISOLATE ? NR_FREE_ISOLATE : NR_FREE_PAGES, frames);
-	zone_stat_add(zone, NR_FREE_ZEROED, zeroed);
-	if (mt == MIGRATE_HIGHATOMIC)
-		zone_stat_add(zone, NR_FREE_HIGHATOMIC, frames);
-}
-
-/* page->nr_zeroed is set. */
-void add_to_free_list(struct mm *mm, struct zone *zone, struct page *page, unsigned int order,
-		      enum migratetype mt, bool tail)
-{
-	struct free_area *area = &zone->free_area[order];
-	unsigned int frames = order_frames(order);
-	unsigned int kind = page->nr_zeroed ? FREE_ZEROED : FREE_DIRTY;
-
-	(void)mm;
-	page_set_flags(page, (page_flags(page) & PAGE_IDENTITY) | PAGE_FLAG(buddy) |
-				     PAGE_ORDER(order) | PAGE_MT(mt));
-	/* Mixed blocks in front of all-zero ones: they are what both kinds of requests break. */
-	if (kind == FREE_ZEROED)
-		tail = page->nr_zeroed == frames;
-	if (tail)
-		list_add_tail(&page->lru, &area->free_list[mt][kind]);
-	else
-		list_add(&page->lru, &area->free_list[mt][kind]);
-	zone->free_orders[mt][kind] |= (uint16_t)(1u << order);
-	__atomic_store_n(&area->nr[mt], area->nr[mt] + 1, __ATOMIC_RELAXED);
-	account_freepages(zone, frames, page->nr_zeroed, mt);
-}
-
-/* The page keeps its order and list type in its flags, but is no buddy any more. */
-void del_from_free_list(struct zone *zone, struct page *page)
-{
-	unsigned int order = page_order(page);
-	enum migratetype mt = page_list_migratetype(page);
-	struct free_area *area = &zone->free_area[order];
-	unsigned int kind = page->nr_zeroed ? FREE_ZEROED : FREE_DIRTY;
-
-	list_del(&page->lru);
-	if (list_empty(&area->free_list[mt][kind]))
-		zone->free_orders[mt][kind] &= (uint16_t) ~(1u << order);
-	__atomic_store_n(&area->nr[mt], area->nr[mt] - 1, __ATOMIC_RELAXED);
-	page_set_flags(page, page_flags(page) & ~PAGE_FLAG(buddy));
-	account_freepages(zone, -(int64_t)order_frames(order), -(int64_t)page->nr_zeroed, mt);
-}
+#include "mm/free_list.h"
 
 /*
  * A block may merge with buddy if that is a free block of the same order, zone and node. All of it

@@ -15,7 +15,36 @@ struct bulk {
 	struct page **pages;
 	uint64_t nr;
 	uint64_t done;
+	bool plain; /* no debugging that wants to see each frame */
 };
+
+/*
+ * prep_new_page() for many frames whose content is known and wanted as it is: one look and one
+ * store per word of each struct page. Whatever is unusual takes the long way.
+ */
+static void prep_frames(struct bulk *bulk, struct page *page, unsigned int frames, bool zeroed)
+{
+	const uint64_t flags = (page_flags(page) & PAGE_IDENTITY) |
+			       PAGE_MT(gfpflags_to_migratetype(bulk->gfp)) |
+			       (zeroed ? PAGE_FLAG(zeroed) : 0);
+	struct page **pages = bulk->pages + bulk->done;
+
+	for (const struct page *end = page + frames; page < end; page++) {
+		page->nr_zeroed = zeroed;
+		/* page_allocatable() in one */
+		if (unlikely((page_flags(page) & PAGE_FLAGS_CHECK_AT_PREP) | page_counts(page) |
+			     (uintptr_t)page->mapping)) {
+			if (prep_new_page(bulk->mm, page, 0, bulk->gfp))
+				*pages++ = page;
+			continue;
+		}
+		page_set_flags(page, flags);
+		page->private = 0;
+		set_page_counts(page, 1);
+		*pages++ = page;
+	}
+	bulk->done = (uint64_t)(pages - bulk->pages);
+}
 
 /* Makes a block just taken off the lists into frames of order 0, each the caller's. */
 static void hand_out(struct bulk *bulk, struct page *page, unsigned int order)
@@ -30,6 +59,10 @@ static void hand_out(struct bulk *bulk, struct page *page, unsigned int order)
 		return;
 	}
 	low = page->nr_zeroed != 0;
+	if (bulk->plain && (low || !(bulk->gfp & __GFP_ZERO))) {
+		prep_frames(bulk, page, frames, low != 0);
+		return;
+	}
 	for (unsigned int i = 0; i < frames; i++) {
 		page[i].nr_zeroed = (uint16_t)low;
 		if (prep_new_page(bulk->mm, page + i, 0, bulk->gfp))
@@ -120,6 +153,7 @@ uint64_t mm_alloc_pages_bulk(struct mm *mm, gfp_t gfp, nodemask_t nodemask, uint
 
 	if (nr == 0 || should_fail_alloc(mm, gfp, 0))
 		return 0;
+	bulk.plain = !mm->page_owner && !(mm->flags & MM_DEBUG_POISON);
 	if (nodemask && !(nodemask >> nid & 1))
 		nid = __builtin_ctzll(nodemask);
 	prepare_alloc_context(mm, gfp, nid, nodemask, &ac);

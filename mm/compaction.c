@@ -90,87 +90,58 @@ static bool block_available(const struct compact_control *cc)
 /* Kernel: __compact_finished(). */
 static enum compact_result compact_finished(struct compact_control *cc)
 {
-	struct zone *zone = cc->zone;
-
 	if (cc->stop && __atomic_load_n(cc->stop, __ATOMIC_RELAXED))
 		return COMPACT_PARTIAL_SKIPPED;
-	if (compact_scanners_met(cc)) {
-		/* The next run starts at the ends again. */
-		__atomic_store_n(&zone->compact_migrate_pfn, 0, __ATOMIC_RELAXED);
-		__atomic_store_n(&zone->compact_free_pfn, 0, __ATOMIC_RELAXED);
-		return cc->whole_zone ? COMPACT_COMPLETE : COMPACT_PARTIAL_SKIPPED;
-	}
 	if (cc->proactive)
-		return fragmentation_score_zone(zone) <= fragmentation_score_wmark(cc->mm, true)
+		return fragmentation_score_zone(cc->zone) <= fragmentation_score_wmark(cc->mm, true)
 			       ? COMPACT_SUCCESS
 			       : COMPACT_CONTINUE;
-	/* The block at hand is finished first: what is half emptied helps nobody. */
-	if (cc->order < 0 || (cc->migrate_pfn & (order_frames(cc->mm->pageblock_order) - 1)))
-		return COMPACT_CONTINUE;
-	return block_available(cc) ? COMPACT_SUCCESS : COMPACT_CONTINUE;
+	return cc->order >= 0 && block_available(cc) ? COMPACT_SUCCESS : COMPACT_CONTINUE;
 }
 
-/* Moves the batch. Blocks that find no target stay. */
-static void migrate_batch(struct compact_control *cc)
+/* One area after the other, the cheapest first. */
+static enum compact_result compact_window(struct compact_control *cc)
 {
-	struct migrate_batch *batch = &cc->batch;
-	unsigned int i;
+	const struct compact_area *area;
+	enum compact_result result;
 
-	for (i = 0; i < batch->nr; i++) {
-		struct page *from = batch->pages[i];
-		unsigned int order = page_order(from);
-		struct page *to = compaction_alloc(cc, order);
-
-		if (!to)
-			break;
-		if (migrate_page(cc->mm, from, batch->from_lru >> i & 1, to, cc->mode) == 0)
-			cc->migrated += order_frames(order);
-		else
-			compaction_free(cc, to, order);
-	}
-	putback_batch(cc->mm, batch, i);
-}
-
-static void setup_scanners(struct compact_control *cc)
-{
-	struct zone *zone = cc->zone;
-	uint64_t start, end;
-
-	zone_bounds(zone, &start, &end);
-	cc->migrate_pfn = zone_read(zone, compact_migrate_pfn);
-	cc->free_pfn = zone_read(zone, compact_free_pfn);
-	if (cc->whole_zone || cc->migrate_pfn < start || cc->migrate_pfn >= end)
-		cc->migrate_pfn = start;
-	if (cc->whole_zone || cc->free_pfn <= start || cc->free_pfn > end)
-		cc->free_pfn = end;
-	/* Nothing was skipped: failure says something about the whole zone. */
-	if (cc->migrate_pfn == start && cc->free_pfn == end)
-		cc->whole_zone = true;
-	for (unsigned int order = 0; order < NR_PAGE_ORDERS; order++)
-		list_init(&cc->freepages[order]);
+	while ((result = compact_finished(cc)) == COMPACT_CONTINUE &&
+	       (area = compact_next_source(cc)) != NULL)
+		compact_empty_area(cc, area->pfn);
+	return result;
 }
 
 /* One run over one zone. No lock is held. */
 enum compact_result compact_zone(struct compact_control *cc)
 {
-	enum compact_result result;
+	enum compact_result result = COMPACT_CONTINUE;
+	struct zone *zone = cc->zone;
+	uint64_t start, end, pfn, next;
 
-	if (!migration_possible(cc->mm) || !managed_zone(cc->zone))
+	if (!migration_possible(cc->mm) || !managed_zone(zone))
 		return COMPACT_SKIPPED;
-	setup_scanners(cc);
-	while ((result = compact_finished(cc)) == COMPACT_CONTINUE) {
-		if (!isolate_migratepages(cc))
-			continue; /* the scanners have met */
-		count_vm_events(cc->mm, COMPACTISOLATED, cc->batch.frames);
-		migrate_batch(cc);
+	for (unsigned int order = 0; order < NR_PAGE_ORDERS; order++)
+		list_init(&cc->freepages[order]);
+	zone_bounds(zone, &start, &end);
+	pfn = zone_read(zone, compact_migrate_pfn);
+	if (cc->whole_zone || pfn < start || pfn >= end)
+		pfn = start;
+	/* Nothing was skipped: failure says something about the whole zone. */
+	if (pfn == start)
+		cc->whole_zone = true;
+	while (pfn < end) {
+		next = compact_survey(cc, pfn, end);
+		result = compact_window(cc);
+		if (result != COMPACT_CONTINUE)
+			break;
+		pfn = next;
 	}
-	release_freepages(cc);
-	if (!compact_scanners_met(cc)) {
-		__atomic_store_n(&cc->zone->compact_migrate_pfn, cc->migrate_pfn, __ATOMIC_RELAXED);
-		__atomic_store_n(&cc->zone->compact_free_pfn, cc->free_pfn, __ATOMIC_RELAXED);
-	}
+	/* The next run goes on here, or starts again. */
+	__atomic_store_n(&zone->compact_migrate_pfn, pfn < end ? pfn : 0, __ATOMIC_RELAXED);
 	count_vm_events(cc->mm, COMPACTMIGRATE_SCANNED, cc->migrate_scanned);
 	count_vm_events(cc->mm, COMPACTFREE_SCANNED, cc->free_scanned);
+	if (result == COMPACT_CONTINUE)
+		result = cc->whole_zone ? COMPACT_COMPLETE : COMPACT_PARTIAL_SKIPPED;
 	return result;
 }
 
@@ -182,6 +153,7 @@ static enum compact_result compact_zone_order(struct mm *mm, struct zone *zone, 
 		.mm = mm,
 		.zone = zone,
 		.order = (int)order,
+		.area_order = order,
 		.migratetype = ac->migratetype,
 		.mode = prio == COMPACT_PRIO_ASYNC ? MIGRATE_ASYNC : MIGRATE_SYNC_LIGHT,
 		.whole_zone = prio == COMPACT_PRIO_SYNC_FULL,
@@ -249,27 +221,41 @@ struct page *direct_compact(struct mm *mm, gfp_t gfp, unsigned int order, unsign
 	return page;
 }
 
+/* Everything that can be had in one zone, as blocks of one order. Returns the frames moved. */
+static uint64_t compact_all(struct mm *mm, struct zone *zone, unsigned int area_order)
+{
+	struct compact_control cc = {
+		.mm = mm,
+		.zone = zone,
+		.order = -1,
+		.area_order = area_order,
+		.migratetype = MIGRATE_MOVABLE,
+		.mode = MIGRATE_SYNC,
+		.whole_zone = true,
+		.ignore_block_suitable = true,
+	};
+
+	compact_zone(&cc);
+	return cc.migrated;
+}
+
 uint64_t mm_compact_node(struct mm *mm, int nid)
 {
 	uint64_t moved = 0;
 
+	if (reclaim_in_progress())
+		return 0;
 	mm_drain_all_pages(mm);
 	for (unsigned int n = 0; n < mm->nr_nodes; n++) {
 		for (unsigned int type = 0; type < MAX_NR_ZONES; type++) {
-			struct compact_control cc = {
-				.mm = mm,
-				.zone = &mm->node[n]->node_zones[type],
-				.order = -1,
-				.migratetype = MIGRATE_MOVABLE,
-				.mode = MIGRATE_SYNC,
-				.whole_zone = true,
-				.ignore_block_suitable = true,
-			};
+			struct zone *zone = &mm->node[n]->node_zones[type];
 
 			if (nid >= 0 && n != (unsigned int)nid)
 				continue;
-			compact_zone(&cc);
-			moved += cc.migrated;
+			/* The largest blocks first; what is left of the room in pageblocks. */
+			moved += compact_all(mm, zone, MAX_ORDER);
+			if (mm->pageblock_order < MAX_ORDER)
+				moved += compact_all(mm, zone, mm->pageblock_order);
 		}
 	}
 	return moved;

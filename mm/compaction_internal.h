@@ -33,24 +33,39 @@ struct migrate_batch {
 	uint64_t frames;
 };
 
+/* Areas looked at together: 1 TiB in areas of the largest order. */
+#define COMPACT_WINDOW 1024
+
+/* A part of the zone that may become one free block. */
+struct compact_area {
+	uint64_t pfn;
+	uint16_t used; /* frames that can be moved; see compaction_survey.c */
+	uint16_t free; /* frames */
+};
+
 /* One run over one zone. Kernel: struct compact_control. */
 struct compact_control {
 	struct mm *mm;
 	struct zone *zone;
 	struct migrate_batch batch;
 	struct list_head freepages[NR_PAGE_ORDERS]; /* isolated targets */
-	uint64_t nr_freepages;                      /* frames of these */
-	uint64_t migrate_pfn;                       /* where the migrate scanner is */
-	uint64_t free_pfn;                          /* the free scanner looks below this */
 	uint64_t migrate_scanned, free_scanned;     /* frames looked at */
 	uint64_t migrated;                          /* frames */
 	int order;                                  /* wanted; -1: as much as possible */
 	enum migratetype migratetype;               /* of the request */
 	enum migrate_mode mode;
 	bool whole_zone;            /* scan all of it, and do not skip after failures */
-	bool ignore_block_suitable; /* also of and to pageblocks of another mobility */
+	bool ignore_block_suitable; /* also to pageblocks of another mobility */
 	bool proactive;             /* until the fragmentation score is low enough */
 	const bool *stop;           /* give up when true; NULL: never */
+
+	/* The window, sorted; areas before source are done with, those from target[order] on have
+	 * no free block of that order. */
+	unsigned int area_order; /* what is to become free: blocks of this order */
+	unsigned int nr_areas, source;
+	unsigned int target[NR_PAGE_ORDERS];
+	uint64_t room; /* free frames in areas that are not to be emptied */
+	struct compact_area areas[COMPACT_WINDOW];
 };
 
 static inline uint64_t compact_gap(unsigned int order)
@@ -60,17 +75,19 @@ static inline uint64_t compact_gap(unsigned int order)
 
 /* migrate.c */
 bool migration_possible(const struct mm *mm);
+bool page_may_move(const struct mm *mm, const struct page *page);
 bool isolate_movable_page(struct mm *mm, struct page *page, struct migrate_batch *batch);
 void putback_batch(struct mm *mm, struct migrate_batch *batch, unsigned int first);
 int migrate_page(struct mm *mm, struct page *from, bool from_lru, struct page *to,
 		 enum migrate_mode mode);
 
+/* compaction_survey.c */
+uint64_t compact_survey(struct compact_control *cc, uint64_t pfn, uint64_t end);
+const struct compact_area *compact_next_source(struct compact_control *cc);
+
 /* compaction_scan.c */
-bool isolate_migratepages(struct compact_control *cc);
-struct page *compaction_alloc(struct compact_control *cc, unsigned int order);
-void compaction_free(struct compact_control *cc, struct page *page, unsigned int order);
-void release_freepages(struct compact_control *cc);
-bool compact_scanners_met(const struct compact_control *cc);
+bool compact_in_zone(const struct compact_control *cc, const struct page *page);
+void compact_empty_area(struct compact_control *cc, uint64_t pfn);
 
 /* compaction.c */
 bool compaction_suitable(const struct zone *zone, unsigned int order, uint64_t watermark,

@@ -1,164 +1,97 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The two scanners. The migrate scanner reads struct pages without a lock and asks their holders;
- * the free scanner takes blocks off the free lists under the zone lock, one pageblock at a time.
+ * Emptying one area: its blocks are taken from their holders, the largest first because they are
+ * the hardest to place, and free blocks are taken off the lists of other areas for them, under the
+ * zone lock, the smallest that fit.
  *
  * Isolated free blocks are counted as NR_ZEROING, like those being zeroed: free, but for a moment
  * on no list.
  */
 #include "mm/compaction_internal.h"
 
-static uint64_t pageblock_frames(const struct compact_control *cc)
-{
-	return order_frames(cc->mm->pageblock_order);
-}
+/* Passes over an area whose holders may wait: one of them may be busy for a moment. */
+#define SYNC_PASSES 3
 
-static uint64_t pageblock_start(const struct compact_control *cc, uint64_t pfn)
-{
-	return pfn & ~(pageblock_frames(cc) - 1);
-}
-
-static bool in_zone(const struct compact_control *cc, const struct page *page)
+bool compact_in_zone(const struct compact_control *cc, const struct page *page)
 {
 	return page_test(page, PAGE_FLAG(present)) && page_zonenum(page) == cc->zone->idx &&
 	       page_to_nid(page) == cc->zone->nid;
 }
 
-bool compact_scanners_met(const struct compact_control *cc)
-{
-	return cc->free_pfn <= cc->migrate_pfn ||
-	       pageblock_start(cc, cc->free_pfn - 1) <= pageblock_start(cc, cc->migrate_pfn);
-}
-
-/* Kernel: suitable_migration_source(). */
-static bool suitable_source(const struct compact_control *cc, const struct page *page)
-{
-	enum migratetype mt = get_pageblock_migratetype(cc->mm, page);
-
-	if (mt >= MIGRATE_PCPTYPES)
-		return false;
-	return cc->mode != MIGRATE_ASYNC || mt == MIGRATE_MOVABLE || mt == cc->migratetype;
-}
-
-/* Whether moving the block away helps: not if it is itself as large as what is wanted. */
-static bool worth_moving(const struct compact_control *cc, const struct page *page)
-{
-	unsigned int wanted = cc->order >= 0 ? (unsigned int)cc->order : MAX_ORDER;
-
-	return page_order(page) < wanted;
-}
-
-/* From pfn to end, until the batch is full. Returns where it stopped. */
-static uint64_t isolate_migratepages_block(struct compact_control *cc, uint64_t pfn, uint64_t end)
-{
-	while (pfn < end && cc->batch.nr < COMPACT_CLUSTER_MAX) {
-		struct page *page = &cc->mm->mem_map[pfn];
-		bool allocated = page_count(page) > 0;
-
-		cc->migrate_scanned++;
-		if (!in_zone(cc, page)) {
-			pfn++;
-			continue;
-		}
-		if (allocated && worth_moving(cc, page))
-			isolate_movable_page(cc->mm, page, &cc->batch);
-		if (allocated || page_test(page, PAGE_FLAG(buddy) | PAGE_FLAG(pcp)))
-			pfn += order_frames(page_order(page));
-		else
-			pfn++;
-	}
-	return pfn;
-}
-
-/* Fills the batch. False: there is nothing more between the scanners. */
-bool isolate_migratepages(struct compact_control *cc)
-{
-	while (cc->batch.nr == 0 && !compact_scanners_met(cc)) {
-		struct page *page = &cc->mm->mem_map[cc->migrate_pfn];
-		uint64_t end = pageblock_start(cc, cc->migrate_pfn) + pageblock_frames(cc);
-
-		if (end > cc->free_pfn)
-			end = cc->free_pfn;
-		/* The type is of a zone in a node: absent frames have neither. */
-		if (!in_zone(cc, page))
-			cc->migrate_pfn++;
-		else if (suitable_source(cc, page))
-			cc->migrate_pfn = isolate_migratepages_block(cc, cc->migrate_pfn, end);
-		else
-			cc->migrate_pfn = end;
-	}
-	return cc->batch.nr > 0;
-}
-
 static bool suitable_target(const struct compact_control *cc, const struct page *page)
 {
 	enum migratetype mt = page_list_migratetype(page);
-	unsigned int wanted = cc->order > 0 ? (unsigned int)cc->order : cc->mm->pageblock_order;
 
-	if (page_order(page) >= wanted)
+	if (page_order(page) >= cc->area_order)
 		return false; /* large already */
 	return mt == MIGRATE_MOVABLE || (cc->ignore_block_suitable && mt < MIGRATE_PCPTYPES);
 }
 
-/* The upper end of a free block, as much as is needed. Kernel: __isolate_free_page(). */
+/* Frames at the upper end of a free block, as many as are needed. Kernel: __isolate_free_page(). */
 static bool isolate_free_block(struct compact_control *cc, struct page *head, uint64_t need)
 {
 	struct zone *zone = cc->zone;
 	uint64_t end = pfn_of(cc->mm, head) + order_frames(page_order(head));
-	unsigned int order = 0;
-	struct page *page;
-	uint64_t mark;
+	uint64_t frames = order_frames(page_order(head));
+	uint64_t pfn;
 
-	while (order < page_order(head) && order_frames(order) < need)
-		order++;
-	mark = zone_read(zone, _watermark[WMARK_MIN]) + order_frames(order);
-	if (!zone_watermark_ok(zone, 0, mark, 0, 0))
+	if (frames > need)
+		frames = need;
+	if (!zone_watermark_ok(zone, 0, zone_read(zone, _watermark[WMARK_MIN]) + frames, 0, 0))
 		return false;
-	take_free_range(cc->mm, zone, head, end - order_frames(order), end);
-	page = &cc->mm->mem_map[end - order_frames(order)];
-	page_set_flags(page, page_flags(page) | PAGE_FLAG(isolated));
-	zone_stat_add(zone, NR_ZEROING, order_frames(order));
-	list_add(&page->lru, &cc->freepages[order]);
-	cc->nr_freepages += order_frames(order);
+	pfn = end - frames;
+	take_free_range(cc->mm, zone, head, pfn, end);
+	zone_stat_add(zone, NR_ZEROING, (int64_t)frames);
+	while (pfn < end) {
+		struct page *piece = &cc->mm->mem_map[pfn];
+
+		page_set_flags(piece, page_flags(piece) | PAGE_FLAG(isolated));
+		list_add(&piece->lru, &cc->freepages[page_order(piece)]);
+		pfn += order_frames(page_order(piece));
+	}
 	return true;
 }
 
-/* The free blocks of one pageblock. False: the zone must not give more. */
-static bool isolate_freepages_block(struct compact_control *cc, uint64_t pfn, uint64_t end,
-				    uint64_t need)
+/* Those free blocks of an area that have exactly this order. Returns the frames still needed. */
+static uint64_t isolate_free_order(struct compact_control *cc, uint64_t pfn, unsigned int order,
+				   uint64_t need)
 {
-	bool allowed = true;
+	uint64_t end = pfn + order_frames(cc->area_order);
 
-	spin_lock(&cc->zone->lock);
-	while (pfn < end && cc->nr_freepages < need && allowed) {
+	while (pfn < end && need > 0) {
 		struct page *page = &cc->mm->mem_map[pfn];
+		uint64_t frames = order_frames(page_order(page));
 
 		cc->free_scanned++;
-		if (!in_zone(cc, page) || !page_test(page, PAGE_FLAG(buddy))) {
+		if (!compact_in_zone(cc, page) || !page_test(page, PAGE_FLAG(buddy))) {
 			pfn++;
 			continue;
 		}
-		pfn += order_frames(page_order(page));
-		/* A rest of the block that was not needed is found when it is looked at again. */
-		if (suitable_target(cc, page))
-			allowed = isolate_free_block(cc, page, need - cc->nr_freepages);
+		pfn += frames;
+		if (page_order(page) != order || !suitable_target(cc, page))
+			continue;
+		if (!isolate_free_block(cc, page, need))
+			break;
+		need -= frames < need ? frames : need;
 	}
-	spin_unlock(&cc->zone->lock);
-	return allowed;
+	return need;
 }
 
-/* Down from free_pfn until there are targets for the batch. Kernel: isolate_freepages(). */
-static void isolate_freepages(struct compact_control *cc)
+/* Targets of one order for the batch, from the areas that are not to be emptied, last one first.
+ * An area that has none is not asked for this order again. Kernel: isolate_freepages(). */
+static void isolate_freepages(struct compact_control *cc, unsigned int order)
 {
 	uint64_t need = cc->batch.frames;
 
-	while (!compact_scanners_met(cc) && cc->nr_freepages < need) {
-		uint64_t start = pageblock_start(cc, cc->free_pfn - 1);
+	while (need > 0 && cc->target[order] > cc->source) {
+		uint64_t pfn = cc->areas[cc->target[order] - 1].pfn;
 
-		if (!isolate_freepages_block(cc, start, cc->free_pfn, need))
-			break;
-		if (cc->nr_freepages < need)
-			cc->free_pfn = start;
+		spin_lock(&cc->zone->lock);
+		for (unsigned int o = order; o < cc->area_order && need > 0; o++)
+			need = isolate_free_order(cc, pfn, o, need);
+		spin_unlock(&cc->zone->lock);
+		if (need > 0)
+			cc->target[order]--;
 	}
 }
 
@@ -185,19 +118,14 @@ static struct page *take_target(struct compact_control *cc, unsigned int order)
 					      PAGE_ORDER(found));
 		list_add(&upper->lru, &cc->freepages[found]);
 	}
-	cc->nr_freepages -= order_frames(order);
 	return page;
 }
 
 /* A block for one that moves. Kernel: compaction_alloc(). */
-struct page *compaction_alloc(struct compact_control *cc, unsigned int order)
+static struct page *compaction_alloc(struct compact_control *cc, unsigned int order)
 {
 	struct page *page = take_target(cc, order);
 
-	if (!page) {
-		isolate_freepages(cc);
-		page = take_target(cc, order);
-	}
 	if (!page)
 		return NULL;
 	spin_lock(&cc->zone->lock);
@@ -207,13 +135,7 @@ struct page *compaction_alloc(struct compact_control *cc, unsigned int order)
 	return prep_new_page(cc->mm, page, order, __GFP_MOVABLE) ? page : NULL;
 }
 
-/* What compaction_alloc() gave and nobody took, its content unknown. */
-void compaction_free(struct compact_control *cc, struct page *page, unsigned int order)
-{
-	free_to_buddy(cc->mm, page, order);
-}
-
-void release_freepages(struct compact_control *cc)
+static void release_freepages(struct compact_control *cc)
 {
 	spin_lock(&cc->zone->lock);
 	for (unsigned int order = 0; order < NR_PAGE_ORDERS; order++) {
@@ -227,6 +149,93 @@ void release_freepages(struct compact_control *cc)
 			free_one_page(cc->mm, cc->zone, page, order, page->nr_zeroed);
 		}
 	}
-	cc->nr_freepages = 0;
 	spin_unlock(&cc->zone->lock);
+}
+
+/* Moves the batch, whose blocks are of one order. True: all of it. */
+static bool migrate_batch(struct compact_control *cc, unsigned int order)
+{
+	struct migrate_batch *batch = &cc->batch;
+	bool moved = true;
+	unsigned int i;
+
+	if (batch->nr == 0)
+		return true;
+	count_vm_events(cc->mm, COMPACTISOLATED, batch->frames);
+	isolate_freepages(cc, order);
+	for (i = 0; i < batch->nr && (moved || cc->mode == MIGRATE_SYNC); i++) {
+		struct page *to = compaction_alloc(cc, order);
+
+		if (!to)
+			break;
+		if (migrate_page(cc->mm, batch->pages[i], batch->from_lru >> i & 1, to, cc->mode)) {
+			moved = false;
+			free_to_buddy(cc->mm, to, order);
+		} else {
+			cc->migrated += order_frames(order);
+		}
+	}
+	moved = moved && i == batch->nr;
+	putback_batch(cc->mm, batch, i);
+	release_freepages(cc);
+	return moved;
+}
+
+/* The orders of the blocks in use, bit by bit. */
+static unsigned int orders_in_use(const struct compact_control *cc, uint64_t pfn)
+{
+	uint64_t end = pfn + order_frames(cc->area_order);
+	unsigned int orders = 0;
+
+	while (pfn < end) {
+		const struct page *page = &cc->mm->mem_map[pfn];
+		bool used = page_count(page) > 0;
+
+		if (used)
+			orders |= 1u << page_order(page);
+		pfn += used || page_test(page, PAGE_FLAG(buddy) | PAGE_FLAG(pcp))
+			       ? order_frames(page_order(page))
+			       : 1;
+	}
+	return orders;
+}
+
+/* All blocks of one order. False: one of them stays, so the area will not be empty. */
+static bool empty_order(struct compact_control *cc, uint64_t pfn, unsigned int order)
+{
+	uint64_t end = pfn + order_frames(cc->area_order);
+	bool emptied = true;
+
+	while (pfn < end && (emptied || cc->mode == MIGRATE_SYNC)) {
+		struct page *page = &cc->mm->mem_map[pfn];
+		bool used = page_count(page) > 0;
+		unsigned int found = page_order(page);
+
+		cc->migrate_scanned++;
+		pfn += used || page_test(page, PAGE_FLAG(buddy) | PAGE_FLAG(pcp))
+			       ? order_frames(found)
+			       : 1;
+		if (!used || found != order || !compact_in_zone(cc, page))
+			continue;
+		emptied &= isolate_movable_page(cc->mm, page, &cc->batch);
+		if (cc->batch.nr == COMPACT_CLUSTER_MAX)
+			emptied &= migrate_batch(cc, order);
+	}
+	return migrate_batch(cc, order) && emptied;
+}
+
+/* Moves what is in the area to others. Gives up early when that will not succeed. */
+void compact_empty_area(struct compact_control *cc, uint64_t pfn)
+{
+	unsigned int passes = cc->mode == MIGRATE_SYNC ? SYNC_PASSES : 1;
+
+	for (bool emptied = false; !emptied && passes > 0; passes--) {
+		unsigned int orders = orders_in_use(cc, pfn);
+
+		emptied = true;
+		for (unsigned int order = cc->area_order; order-- > 0;)
+			if (orders >> order & 1)
+				emptied = (emptied || cc->mode == MIGRATE_SYNC) &&
+					  empty_order(cc, pfn, order) && emptied;
+	}
 }

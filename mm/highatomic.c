@@ -4,7 +4,7 @@
  * when memory is fragmented. The pageblock that served one is kept for their kind, up to 1 % of a
  * zone; when others run dry it is given up again.
  */
-#include "mm/internal.h"
+#include "mm/free_list.h"
 
 /* Frames that may be reserved; none if 1 % is less than a pageblock. */
 static uint64_t reserve_limit(const struct mm *mm, const struct zone *zone)

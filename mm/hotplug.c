@@ -54,6 +54,24 @@ static void zone_resized(struct zone *zone, uint64_t pfn, int64_t nr)
 	zone->zone_pgdat->node_present_pages += (uint64_t)nr;
 }
 
+enum online_as { ONLINE_ZEROED, ONLINE_DIRTY, ONLINE_USED };
+
+/* Frames that somebody has already: as if they had been allocated one by one. */
+static void online_used(struct mm *mm, struct zone *zone, uint64_t pfn, uint64_t nr)
+{
+	uint64_t flags = (uint64_t)zone->nid << PAGE_NODE_SHIFT |
+			 (uint64_t)zone->idx << PAGE_ZONE_SHIFT | PAGE_FLAG(present) |
+			 PAGE_MT(MIGRATE_MOVABLE);
+
+	for (uint64_t i = 0; i < nr; i++) {
+		page_set_flags(&mm->mem_map[pfn + i], flags);
+		set_page_counts(&mm->mem_map[pfn + i], 1);
+	}
+	spin_lock(&zone->lock);
+	zone_resized(zone, pfn, (int64_t)nr);
+	spin_unlock(&zone->lock);
+}
+
 /* Consecutive frames of one zone, freed in the largest blocks that fit. */
 static void online_run(struct mm *mm, struct zone *zone, uint64_t pfn, uint64_t nr, bool zeroed)
 {
@@ -71,7 +89,7 @@ static void online_run(struct mm *mm, struct zone *zone, uint64_t pfn, uint64_t 
 	spin_unlock(&zone->lock);
 }
 
-int mm_online_pages(struct mm *mm, unsigned int nid, uint64_t first, uint64_t nr, bool zeroed)
+static int online(struct mm *mm, unsigned int nid, uint64_t first, uint64_t nr, enum online_as as)
 {
 	pg_data_t *pgdat;
 	uint64_t end = first + nr;
@@ -92,13 +110,27 @@ int mm_online_pages(struct mm *mm, unsigned int nid, uint64_t first, uint64_t nr
 
 		while (stop < end && frame_zone(mm, pgdat, stop) == type)
 			stop++;
-		online_run(mm, &pgdat->node_zones[type], pgdat->node_start_pfn + first,
-			   stop - first, zeroed);
+		if (as == ONLINE_USED)
+			online_used(mm, &pgdat->node_zones[type], pgdat->node_start_pfn + first,
+				    stop - first);
+		else
+			online_run(mm, &pgdat->node_zones[type], pgdat->node_start_pfn + first,
+				   stop - first, as == ONLINE_ZEROED);
 		first = stop;
 	}
 	resize_done(mm);
 	spin_unlock(&mm->hotplug_lock);
 	return 0;
+}
+
+int mm_online_pages(struct mm *mm, unsigned int nid, uint64_t first, uint64_t nr, bool zeroed)
+{
+	return online(mm, nid, first, nr, zeroed ? ONLINE_ZEROED : ONLINE_DIRTY);
+}
+
+int mm_online_used_pages(struct mm *mm, unsigned int nid, uint64_t first, uint64_t nr)
+{
+	return online(mm, nid, first, nr, ONLINE_USED);
 }
 
 static void lock_zones(pg_data_t *pgdat)
@@ -113,12 +145,22 @@ static void unlock_zones(pg_data_t *pgdat)
 		spin_unlock(&pgdat->node_zones[type].lock);
 }
 
+/* Quarantined on purpose: nobody has it. */
+static bool soft_offlined(const struct page *page)
+{
+	return page_test(page, PAGE_FLAG(offline)) && page_count(page) == 0;
+}
+
 /* The first pfn of [pfn, end) that is not on a free list, or end. All zone locks are held. */
 static uint64_t free_until(struct mm *mm, uint64_t pfn, uint64_t end)
 {
 	while (pfn < end) {
 		struct page *head = find_free_head(mm, &mm->mem_map[pfn]);
 
+		if (!head && soft_offlined(&mm->mem_map[pfn])) {
+			pfn++;
+			continue;
+		}
 		if (!head)
 			return pfn;
 		pfn = pfn_of(mm, head) + order_frames(page_order(head));
@@ -129,13 +171,22 @@ static uint64_t free_until(struct mm *mm, uint64_t pfn, uint64_t end)
 static void offline_range(struct mm *mm, pg_data_t *pgdat, uint64_t pfn, uint64_t end)
 {
 	while (pfn < end) {
-		struct page *head = find_free_head(mm, &mm->mem_map[pfn]);
-		uint64_t stop = pfn_of(mm, head) + order_frames(page_order(head));
-		struct zone *zone = &pgdat->node_zones[page_zonenum(head)];
+		struct page *page = &mm->mem_map[pfn];
+		struct zone *zone = &pgdat->node_zones[page_zonenum(page)];
+		struct page *head = find_free_head(mm, page);
+		uint64_t stop = pfn + 1;
 
-		if (stop > end)
-			stop = end;
-		take_free_range(mm, zone, head, pfn, stop);
+		if (head) {
+			stop = pfn_of(mm, head) + order_frames(page_order(head));
+			if (stop > end)
+				stop = end;
+			take_free_range(mm, zone, head, pfn, stop);
+		} else {
+			/* Soft-offlined: present, but not managed. */
+			zone_stat_add(zone, NR_QUARANTINED, -1);
+			__atomic_store_n(&zone->managed_pages, zone->managed_pages + 1,
+					 __ATOMIC_RELAXED);
+		}
 		zone_resized(zone, pfn, -(int64_t)(stop - pfn));
 		for (; pfn < stop; pfn++)
 			mm->mem_map[pfn] = (struct page){ 0 };
@@ -185,6 +236,31 @@ static bool offline_free(struct mm *mm, pg_data_t *pgdat, uint64_t pfn, uint64_t
 	return done;
 }
 
+int mm_isolate_pages(struct mm *mm, unsigned int nid, uint64_t first, uint64_t nr)
+{
+	pg_data_t *pgdat;
+
+	if (!range_valid(mm, nid, first, nr))
+		return -EINVAL;
+	pgdat = mm->node[nid];
+	hot_pause(mm, true);
+	isolate_page_range(mm, pgdat, pgdat->node_start_pfn + first, nr);
+	/* Frames of the range in caches come to lie where they are not allocated from. */
+	mm_drain_node_pages(mm, nid);
+	return 0;
+}
+
+void mm_unisolate_pages(struct mm *mm, unsigned int nid, uint64_t first, uint64_t nr)
+{
+	pg_data_t *pgdat;
+
+	if (!range_valid(mm, nid, first, nr))
+		return;
+	pgdat = mm->node[nid];
+	undo_isolate_page_range(mm, pgdat, pgdat->node_start_pfn + first, nr);
+	hot_pause(mm, false);
+}
+
 int mm_offline_pages(struct mm *mm, unsigned int nid, uint64_t first, uint64_t nr)
 {
 	const struct timespec pause = { .tv_nsec = 1000000 };
@@ -198,6 +274,8 @@ int mm_offline_pages(struct mm *mm, unsigned int nid, uint64_t first, uint64_t n
 	pfn = pgdat->node_start_pfn + first;
 	done = offline_free(mm, pgdat, pfn, nr);
 	if (!done && migration_possible(mm)) {
+		bool isolated = page_range_isolated(mm, pgdat, pfn, nr);
+
 		hot_pause(mm, true);
 		isolate_page_range(mm, pgdat, pfn, nr);
 		for (unsigned int tries = 0; !done && tries < OFFLINE_TRIES; tries++) {
@@ -206,7 +284,8 @@ int mm_offline_pages(struct mm *mm, unsigned int nid, uint64_t first, uint64_t n
 			migrate_range(mm, pfn, nr);
 			done = offline_free(mm, pgdat, pfn, nr);
 		}
-		undo_isolate_page_range(mm, pgdat, pfn, nr);
+		if (!isolated)
+			undo_isolate_page_range(mm, pgdat, pfn, nr);
 		hot_pause(mm, false);
 	}
 	return done ? 0 : -EBUSY;

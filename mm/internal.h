@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/rseq.h>
 
 #include "framevisor/mm.h"
 #include "framevisor/mmzone.h"
@@ -77,6 +78,10 @@ struct mm {
 	uint32_t hot_cpus_usual;
 	struct hot_stack **hot_alloc;    /* [cpu * HOT_PER_CPU + HOT_SLOT()]: of the nearest zone */
 	struct per_cpu_pages **pagesets; /* [PAGE_PAGESET(flags)] */
+
+	/* Bit n: the zone has a free block of order PCP_MAX_ORDER + 1 + n. A hint: written under
+	 * the zone's lock, read without. */
+	uint16_t large_orders[MAX_NUMNODES][MAX_NR_ZONES];
 
 	uint32_t nr_nodes;
 	uint32_t nr_cpus;
@@ -187,6 +192,32 @@ static inline void zone_count_free(struct zone *zone, uint64_t frames)
 	__atomic_store_n(&zone->pgfree, zone->pgfree + frames, __ATOMIC_RELAXED);
 }
 
+/* The type of a zone's part of the pageblock that pfn is in, whatever frame is there. */
+static inline uint8_t *pageblock_of(const struct mm *mm, const pg_data_t *pgdat, unsigned int type,
+				    uint64_t pfn)
+{
+	uint64_t block = (pfn - pgdat->node_start_pfn) >> mm->pageblock_order;
+
+	return &pgdat->pageblock_mt[type * pgdat->nr_pageblocks + block];
+}
+
+static inline uint8_t *zone_pageblock(const struct mm *mm, const struct zone *zone, uint64_t pfn)
+{
+	return pageblock_of(mm, zone->zone_pgdat, zone->idx, pfn);
+}
+
+static inline uint8_t *pageblock_entry(const struct mm *mm, const struct page *page)
+{
+	return pageblock_of(mm, mm->node[page_to_nid(page)], page_zonenum(page), pfn_of(mm, page));
+}
+
+/* Without the zone lock the answer may be old at once. */
+static inline enum migratetype get_pageblock_migratetype(const struct mm *mm,
+							 const struct page *page)
+{
+	return __atomic_load_n(pageblock_entry(mm, page), __ATOMIC_RELAXED);
+}
+
 static inline unsigned int order_frames(unsigned int order)
 {
 	return 1u << order;
@@ -243,9 +274,6 @@ void free_one_page(struct mm *mm, struct zone *zone, struct page *page, unsigned
 		   unsigned int nr_zeroed);
 struct page *rmqueue_smallest(struct mm *mm, struct zone *zone, unsigned int order,
 			      enum migratetype mt, bool want_zeroed);
-void add_to_free_list(struct mm *mm, struct zone *zone, struct page *page, unsigned int order,
-		      enum migratetype mt, bool tail);
-void del_from_free_list(struct zone *zone, struct page *page);
 void split_halves(struct page *page, unsigned int order, unsigned int *low, unsigned int *high);
 struct page *rmqueue_dirty(struct mm *mm, struct zone *zone);
 struct page *find_free_head(struct mm *mm, struct page *page);
@@ -253,8 +281,6 @@ void take_free_range(struct mm *mm, struct zone *zone, struct page *head, uint64
 		     uint64_t end);
 
 /* pageblock.c */
-enum migratetype get_pageblock_migratetype(const struct mm *mm, const struct page *page);
-uint8_t *zone_pageblock(const struct mm *mm, const struct zone *zone, uint64_t pfn);
 void set_pageblock_migratetype(struct mm *mm, struct page *page, unsigned int order,
 			       enum migratetype mt);
 bool pageblocks_uniform(const struct mm *mm, const struct page *page, unsigned int order);
@@ -284,7 +310,21 @@ static inline bool should_fail_alloc(struct mm *mm, gfp_t gfp, unsigned int orde
 extern _Thread_local int mm_thread_cpu __attribute__((tls_model("initial-exec")));
 /* 0, or with a CPU chosen by the thread something that makes any CPU number too large. */
 extern _Thread_local uint32_t mm_not_hot __attribute__((tls_model("initial-exec")));
-unsigned int mm_this_cpu(const struct mm *mm);
+/* The cache this thread uses. It may be on another CPU the next moment: the lock makes it safe. */
+static inline unsigned int mm_this_cpu(const struct mm *mm)
+{
+	unsigned int cpu = (unsigned int)mm_thread_cpu;
+
+	if (mm_thread_cpu < 0) {
+		/* glibc registers rseq; the kernel keeps cpu_id up to date in it. */
+		const struct rseq *rseq =
+			(const struct rseq *)((char *)__builtin_thread_pointer() + __rseq_offset);
+
+		cpu = __rseq_size ? *(const volatile uint32_t *)&rseq->cpu_id
+				  : (unsigned int)sched_getcpu();
+	}
+	return likely(cpu < mm->nr_cpus) ? cpu : cpu % mm->nr_cpus;
+}
 void pcp_init(struct per_cpu_pages *pcp);
 void pcp_update_limits(struct mm *mm, struct zone *zone);
 struct page *pcp_alloc_hit(struct mm *mm, struct zone *zone, unsigned int order,
@@ -313,8 +353,21 @@ struct page *rmqueue_buddy(struct mm *mm, struct zone *zone, unsigned int order,
 struct page *get_page_from_freelist(struct mm *mm, gfp_t gfp, unsigned int order,
 				    unsigned int alloc_flags, const struct alloc_context *ac);
 bool prep_new_page(struct mm *mm, struct page *page, unsigned int order, gfp_t gfp);
-void prepare_alloc_context(struct mm *mm, gfp_t gfp, int nid, nodemask_t nodemask,
-			   struct alloc_context *ac);
+
+static inline void prepare_alloc_context(struct mm *mm, gfp_t gfp, int nid, nodemask_t nodemask,
+					 struct alloc_context *ac)
+{
+	unsigned int node = (unsigned int)nid;
+
+	if (nid < 0 || node >= mm->nr_nodes)
+		node = mm->cpu_node[mm_this_cpu(mm)];
+	ac->zonelist = &mm->node[node]->node_zonelists[gfp & __GFP_THISNODE ? ZONELIST_NOFALLBACK
+									    : ZONELIST_FALLBACK];
+	ac->nodemask = nodemask ? nodemask : ~(nodemask_t)0;
+	ac->highest_zoneidx = gfp_zone(gfp);
+	ac->migratetype = grouping(mm) ? gfpflags_to_migratetype(gfp) : MIGRATE_MOVABLE;
+	ac->want_zeroed = (gfp & __GFP_ZERO) != 0;
+}
 
 /* slowpath.c */
 struct page *alloc_pages_slowpath(struct mm *mm, gfp_t gfp, unsigned int order,
@@ -324,6 +377,7 @@ unsigned int gfp_to_alloc_flags(gfp_t gfp, unsigned int order);
 /* page_free.c */
 void free_run(struct mm *mm, struct zone *zone, uint64_t pfn, uint64_t nr, bool zeroed);
 void free_to_buddy(struct mm *mm, struct page *page, unsigned int order);
+void free_pages_any(struct mm *mm, struct page *page, unsigned int order);
 
 /* page_check.c */
 const char *why_not_freeable(const struct page *page, unsigned int order);
@@ -331,6 +385,8 @@ const char *why_not_allocatable(const struct page *page);
 void bad_page(struct mm *mm, struct page *page, const char *reason);
 void quarantine_held(struct mm *mm, struct page *page);
 void quarantine_free(struct mm *mm, struct page *page);
+void mark_quarantined(struct zone *zone, struct page *page, unsigned int order);
+void quarantine_marked(struct mm *mm, struct page *page);
 void mm_message(struct mm *mm, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* page_owner.c: no-ops without MM_PAGE_OWNER. */

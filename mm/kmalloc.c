@@ -36,6 +36,13 @@ static unsigned int size_index(size_t size)
 	return 7 + (unsigned int)(64 - __builtin_clzll(size - 1)) - 8;
 }
 
+/* Threads that meet at the first use each make a state, and one of them is published; who is late
+ * looks at the word while that happens. */
+static struct slab_state *slab_state(const struct mm *mm)
+{
+	return __atomic_load_n(&mm->slab, __ATOMIC_ACQUIRE);
+}
+
 static enum kmalloc_type gfp_type(gfp_t gfp)
 {
 	if (likely(!(gfp & (__GFP_DMA | __GFP_DMA32 | __GFP_RECLAIMABLE))))
@@ -113,8 +120,10 @@ static struct page *large_page(struct mm *mm, const void *ptr)
 
 static void report_foreign(struct mm *mm, const void *ptr, const char *what, const void *caller)
 {
-	if (mm->slab)
-		__atomic_fetch_add(&mm->slab->nr_errors, 1, __ATOMIC_RELAXED);
+	struct slab_state *state = slab_state(mm);
+
+	if (state)
+		__atomic_fetch_add(&state->nr_errors, 1, __ATOMIC_RELAXED);
 	mm_message(mm, "slab: %s: %p is not from kmalloc, called from %p", what, ptr, caller);
 }
 
@@ -125,7 +134,7 @@ static void report_foreign(struct mm *mm, const void *ptr, const char *what, con
 static struct kmem_cache *cache_of(struct mm *mm, const void *ptr, const char *what,
 				   const void *caller)
 {
-	struct slab_state *state = mm->slab;
+	struct slab_state *state = slab_state(mm);
 
 	if (likely(state && (uintptr_t)ptr - state->low < state->high - state->low) &&
 	    (!(mm->flags & MM_DEBUG_POISON) || slab_frame_lookup(mm, ptr))) {
@@ -140,7 +149,7 @@ static struct kmem_cache *cache_of(struct mm *mm, const void *ptr, const char *w
 
 static void *do_kmalloc(struct mm *mm, size_t size, gfp_t gfp, const void *caller)
 {
-	struct slab_state *state = __atomic_load_n(&mm->slab, __ATOMIC_ACQUIRE);
+	struct slab_state *state = slab_state(mm);
 	struct kmem_cache *cache;
 	unsigned int index;
 	enum kmalloc_type type;
@@ -193,7 +202,7 @@ static void kfree_large(struct mm *mm, const void *ptr, const void *caller)
 		return;
 	}
 	page->private = 0;
-	__atomic_fetch_sub(&mm->slab->nr_large, 1, __ATOMIC_RELAXED);
+	__atomic_fetch_sub(&slab_state(mm)->nr_large, 1, __ATOMIC_RELAXED);
 	mm_free_pages(mm, page, page_order(page));
 }
 

@@ -49,6 +49,16 @@ static bool movable(const struct page *page)
 	return !page_test(page, PAGE_FLAGS_UNMOVABLE) && page_count(page) == 1;
 }
 
+/* Without asking its holder. */
+bool page_may_move(const struct mm *mm, const struct page *page)
+{
+	const struct mm_migrate_ops *ops = migrate_ops(mm);
+
+	return ops && movable(page) &&
+	       (page_test(page, PAGE_FLAG(lru)) ||
+		(ops->isolate && page_list_migratetype(page) == MIGRATE_MOVABLE));
+}
+
 /* A block on an LRU list cannot be freed without the list's lock, so its state holds here. */
 static bool isolate_lru_page(struct mm *mm, struct page *page)
 {

@@ -141,6 +141,7 @@ static uint64_t layout_node(struct mm *shape, struct mm *mm, struct carver *carv
 		pgdat->node_zonelists[ZONELIST_FALLBACK].refs = fallback;
 		pgdat->node_zonelists[ZONELIST_NOFALLBACK].refs = nofallback;
 		pgdat->pageblock_mt = blocks;
+		pgdat->nr_pageblocks = pfns >> shape->pageblock_order;
 		memset(blocks, MIGRATE_MOVABLE, (pfns >> shape->pageblock_order) * MAX_NR_ZONES);
 	}
 	for (unsigned int type = 0; type < MAX_NR_ZONES; type++) {

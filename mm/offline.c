@@ -84,6 +84,28 @@ void undo_isolate_page_range(struct mm *mm, pg_data_t *pgdat, uint64_t pfn, uint
 	retype_range(mm, pgdat, pfn, nr, false);
 }
 
+/* Whether somebody has isolated all that can be: no free frame of the range is on another list. */
+bool page_range_isolated(struct mm *mm, pg_data_t *pgdat, uint64_t pfn, uint64_t nr)
+{
+	uint64_t block = order_frames(mm->pageblock_order);
+	uint64_t start = (pfn + block - 1) & ~(block - 1);
+	bool any = false;
+
+	for (; start + block <= pfn + nr; start += block) {
+		for (unsigned int type = 0; type < MAX_NR_ZONES; type++) {
+			const struct zone *zone = &pgdat->node_zones[type];
+
+			if (!zone->pageset)
+				continue;
+			if (__atomic_load_n(zone_pageblock(mm, zone, start), __ATOMIC_RELAXED) !=
+			    MIGRATE_ISOLATE)
+				return false;
+			any = true;
+		}
+	}
+	return any;
+}
+
 /* A block outside the range. */
 static struct page *alloc_target(struct mm *mm, const struct page *from, uint64_t pfn, uint64_t nr)
 {

@@ -4,22 +4,6 @@
  * mark; then the slow path (slowpath.c).
  */
 #include "mm/internal.h"
-#include "mm/pcp_hot.h"
-
-void prepare_alloc_context(struct mm *mm, gfp_t gfp, int nid, nodemask_t nodemask,
-			   struct alloc_context *ac)
-{
-	unsigned int node = (unsigned int)nid;
-
-	if (nid < 0 || node >= mm->nr_nodes)
-		node = mm->cpu_node[mm_this_cpu(mm)];
-	ac->zonelist = &mm->node[node]->node_zonelists[gfp & __GFP_THISNODE ? ZONELIST_NOFALLBACK
-									    : ZONELIST_FALLBACK];
-	ac->nodemask = nodemask ? nodemask : ~(nodemask_t)0;
-	ac->highest_zoneidx = gfp_zone(gfp);
-	ac->migratetype = grouping(mm) ? gfpflags_to_migratetype(gfp) : MIGRATE_MOVABLE;
-	ac->want_zeroed = (gfp & __GFP_ZERO) != 0;
-}
 
 /* What the request says of the content and of what the block is: the flags with it, or 0 when the
  * block was quarantined. By value: in a register on the usual path. */
@@ -148,6 +132,15 @@ static struct page *try_zone(struct mm *mm, struct zone *zone, unsigned int orde
 	return page;
 }
 
+/* One word of a table instead of the zone's own lines: a walk may pass hundreds of zones. */
+static inline bool may_have_block(const struct mm *mm, const struct zoneref *ref,
+				  unsigned int order)
+{
+	return order <= PCP_MAX_ORDER ||
+	       __atomic_load_n(&mm->large_orders[ref->nid][ref->zone_idx], __ATOMIC_RELAXED) >>
+		       (order - PCP_MAX_ORDER - 1);
+}
+
 /* Walks the zonelist once. Kernel: get_page_from_freelist(). */
 struct page *get_page_from_freelist(struct mm *mm, gfp_t gfp, unsigned int order,
 				    unsigned int alloc_flags, const struct alloc_context *ac)
@@ -160,7 +153,7 @@ struct page *get_page_from_freelist(struct mm *mm, gfp_t gfp, unsigned int order
 		struct page *page;
 
 		if (ref->zone_idx > ac->highest_zoneidx || !(ac->nodemask >> ref->nid & 1) ||
-		    !managed_zone(ref->zone))
+		    !may_have_block(mm, ref, order) || !managed_zone(ref->zone))
 			continue;
 		page = try_zone(mm, ref->zone, order, gfp, alloc_flags, ac);
 		if (page)
@@ -203,6 +196,32 @@ static struct page *alloc_fast(struct mm *mm, gfp_t gfp, unsigned int order,
 	return page;
 }
 
+/*
+ * A large block from the nearest zone's own lists, when the zone is so far above its low mark that
+ * nothing else has to be looked at. NULL: take the usual way.
+ */
+static struct page *alloc_large_fast(struct mm *mm, gfp_t gfp, unsigned int order,
+				     const struct alloc_context *ac)
+{
+	const struct zonelist *zonelist = ac->zonelist;
+	uint32_t at = __atomic_load_n(&zonelist->first[ac->highest_zoneidx], __ATOMIC_RELAXED);
+	struct zone *zone = zonelist->refs[at].zone;
+	struct page *page;
+
+	if (unlikely(at >= zonelist->nr || !(ac->nodemask >> zone->nid & 1)))
+		return NULL;
+	if (zone_page_state(zone, NR_FREE_PAGES) <=
+	    wmark_pages(zone, WMARK_LOW) + zone_page_state(zone, NR_FREE_HIGHATOMIC) +
+		    order_frames(order) + zone_read(zone, lowmem_reserve[ac->highest_zoneidx]))
+		return NULL;
+	spin_lock(&zone->lock);
+	page = rmqueue_smallest(mm, zone, order, ac->migratetype, ac->want_zeroed);
+	if (likely(page != NULL))
+		zone_count_alloc(zone, order_frames(order));
+	spin_unlock(&zone->lock);
+	return page && likely(prep_new_page(mm, page, order, gfp)) ? page : NULL;
+}
+
 static struct page *alloc_pages_context(struct mm *mm, gfp_t gfp, unsigned int order,
 					const struct alloc_context *ac)
 {
@@ -213,8 +232,10 @@ static struct page *alloc_pages_context(struct mm *mm, gfp_t gfp, unsigned int o
 		page = alloc_fast(mm, gfp, order, ac);
 		if (likely(page != NULL))
 			return page;
-	} else if (order > MAX_ORDER) {
-		return NULL;
+	} else {
+		page = order <= MAX_ORDER ? alloc_large_fast(mm, gfp, order, ac) : NULL;
+		if (page || order > MAX_ORDER)
+			return page;
 	}
 	alloc_flags = ALLOC_WMARK_LOW | alloc_flags_nofragment(ac);
 	if (gfp & __GFP_KSWAPD_RECLAIM)
@@ -241,46 +262,14 @@ struct page *mm_alloc_pages_node(struct mm *mm, int nid, gfp_t gfp, unsigned int
 	return mm_alloc_pages_nodemask(mm, gfp, order, nid, NULL);
 }
 
-#if HAVE_PCP_HOT
 /* What the stack of dirty frames of the nearest zone cannot serve. */
 #define GFP_NOT_HOT (__GFP_ZERO | __GFP_COLD | __GFP_THISNODE)
 
-/* A frame of the stack in a state it must not have. */
-__attribute__((noinline, cold)) static struct page *hot_bad(struct mm *mm, struct page *page,
-							    gfp_t gfp)
-{
-	if (prep_new_page(mm, page, 0, gfp))
-		return page;
-	return mm_alloc_pages_nodemask(mm, gfp, 0, NUMA_NO_NODE, NULL);
-}
-#endif
-
-__attribute__((noinline)) static struct page *alloc_pages_any(struct mm *mm, gfp_t gfp,
-							      unsigned int order)
-{
-	return mm_alloc_pages_nodemask(mm, gfp, order, NUMA_NO_NODE, NULL);
-}
-
-/* All calls but those of the shortest path are tail calls: it needs no stack frame. */
+/* The calls are tail calls: the shortest path, mm_alloc_page()'s, needs no stack frame here. */
 struct page *mm_alloc_pages(struct mm *mm, gfp_t gfp, unsigned int order)
 {
-#if HAVE_PCP_HOT
-	struct page *page;
-
-	enum migratetype mt = gfpflags_to_migratetype(gfp);
-
-	if (unlikely(order != 0 || (gfp & GFP_NOT_HOT)))
-		return alloc_pages_any(mm, gfp, order);
-	page = hot_pop(mm, mm->hot_alloc + HOT_SLOT(gfp_zone(gfp), mt));
-	if (unlikely(!page))
-		return alloc_pages_any(mm, gfp, 0);
-	if (unlikely(!page_allocatable(page)))
-		return hot_bad(mm, page, gfp);
-	page_set_flags(page, (page_flags(page) & PAGE_IDENTITY) | PAGE_MT(mt));
-	page->private = 0;
-	set_page_counts(page, 1);
-	return page;
-#else
-	return alloc_pages_any(mm, gfp, order);
-#endif
+	if (likely(order == 0 && !(gfp & GFP_NOT_HOT)))
+		return mm_alloc_page_hot(mm, gfp,
+					 HOT_SLOT(gfp_zone(gfp), gfpflags_to_migratetype(gfp)));
+	return mm_alloc_pages_nodemask(mm, gfp, order, NUMA_NO_NODE, NULL);
 }

@@ -98,7 +98,7 @@ void bad_page(struct mm *mm, struct page *page, const char *reason)
 }
 
 /* Marks a block that is on no list. The zone lock is held. */
-static void mark_quarantined(struct zone *zone, struct page *page, unsigned int order)
+void mark_quarantined(struct zone *zone, struct page *page, unsigned int order)
 {
 	int64_t frames = order_frames(order);
 

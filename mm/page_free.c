@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The free path: drop a reference, check the frame, put it into the cache or on the free lists. */
 #include "mm/internal.h"
-#include "mm/pcp_hot.h"
 
 /* Whether page points at an entry of this instance's array. */
 static bool page_known(const struct mm *mm, const struct page *page)
@@ -42,11 +41,24 @@ static inline __attribute__((always_inline)) bool put_page_testzero(struct mm *m
 	return count == 1;
 }
 
+/* Its last reference is gone, and mm_soft_offline_page() has waited for that. */
+static bool marked_for_quarantine(const struct page *page, unsigned int order)
+{
+	const uint64_t wrong = PAGE_FLAGS_CHECK_AT_FREE & ~PAGE_FLAG(hwpoison);
+
+	return order == 0 && page_test(page, PAGE_FLAG(hwpoison)) && !page_test(page, wrong) &&
+	       page_order(page) == 0 && page_mapcount(page) == 0 && page->mapping == NULL;
+}
+
 /* What can be done before the lists are touched. False: the block was quarantined. */
 static inline __attribute__((always_inline)) bool
 free_pages_prepare(struct mm *mm, struct page *page, unsigned int order, bool zeroed)
 {
 	if (unlikely(!page_freeable(page, order))) {
+		if (marked_for_quarantine(page, order)) {
+			quarantine_marked(mm, page);
+			return false;
+		}
 		bad_page(mm, page, why_not_freeable(page, order));
 		quarantine_held(mm, page);
 		return false;
@@ -89,33 +101,8 @@ void free_to_buddy(struct mm *mm, struct page *page, unsigned int order)
 	spin_unlock(&zone->lock);
 }
 
-#if HAVE_PCP_HOT
-/*
- * One frame onto this CPU's stack, without a lock. False: take the usual way, nothing was changed.
- * The stack is that of the type the frame was allocated as; on its way to the free lists the frame
- * goes by the type of its pageblock.
- */
-static inline bool hot_free(struct mm *mm, struct page *page)
-{
-	uint64_t flags = page_flags(page);
-	unsigned int mt = page_list_migratetype(page);
-
-	if (unlikely(page_counts(page) != 1 || !page_freeable(page, 0) ||
-		     !__atomic_load_n(&mm->hot_cpus, __ATOMIC_RELAXED)))
-		return false;
-	/* Complete before it is on the stack: it may be popped at once by another thread. */
-	set_page_counts(page, 0);
-	page_set_flags(page, (flags & (PAGE_IDENTITY | PAGE_MT_MASK)) | PAGE_FLAG(pcp));
-	if (likely(hot_push(mm, &mm->pagesets[PAGE_PAGESET(flags)]->hot[mt], page)))
-		return true;
-	page_set_flags(page, flags);
-	set_page_counts(page, 1);
-	return false;
-}
-#endif
-
-__attribute__((noinline)) static void free_pages_any(struct mm *mm, struct page *page,
-						     unsigned int order)
+/* Not onto a stack. page may be NULL. */
+void free_pages_any(struct mm *mm, struct page *page, unsigned int order)
 {
 	if (page && put_page_testzero(mm, page))
 		free_unref(mm, page, order, false);
@@ -123,11 +110,10 @@ __attribute__((noinline)) static void free_pages_any(struct mm *mm, struct page 
 
 void mm_free_pages(struct mm *mm, struct page *page, unsigned int order)
 {
-#if HAVE_PCP_HOT
-	if (likely(order == 0 && page_known(mm, page)) && likely(hot_free(mm, page)))
-		return;
-#endif
-	free_pages_any(mm, page, order);
+	if (likely(order == 0))
+		mm_free_page(mm, page);
+	else
+		free_pages_any(mm, page, order);
 }
 
 void mm_free_pages_zeroed(struct mm *mm, struct page *page, unsigned int order)
@@ -150,45 +136,97 @@ void free_run(struct mm *mm, struct zone *zone, uint64_t pfn, uint64_t nr, bool 
 	}
 }
 
-/* Checked frames of order 0 without references. */
-static void free_chunk(struct mm *mm, struct page **pages, unsigned int nr, bool zeroed)
+/* Consecutive frames of one zone, checked and without references. */
+struct frame_run {
+	struct page *first;
+	uint64_t nr;
+};
+#define FREE_RUNS 64
+
+struct bulk_free {
+	struct mm *mm;
+	unsigned int nr;
+	struct frame_run run[FREE_RUNS];
+};
+
+static void free_runs(struct bulk_free *bulk, bool zeroed)
 {
+	struct mm *mm = bulk->mm;
 	struct zone *zone = NULL;
-	unsigned int run;
 
-	for (unsigned int i = 0; i < nr; i += run) {
-		struct zone *next = page_zone(mm, pages[i]);
+	for (unsigned int i = 0; i < bulk->nr; i++) {
+		const struct frame_run *run = &bulk->run[i];
+		struct zone *next = page_zone(mm, run->first);
 
-		for (run = 1; i + run < nr && pages[i + run] == pages[i] + run; run++)
-			if (page_zone(mm, pages[i + run]) != next)
-				break;
 		if (!zone || next != zone) {
 			if (zone)
 				spin_unlock(&zone->lock);
 			zone = next;
 			spin_lock(&zone->lock);
 		}
-		free_run(mm, zone, pfn_of(mm, pages[i]), run, zeroed);
-		zone_count_free(zone, run);
+		free_run(mm, zone, pfn_of(mm, run->first), run->nr, zeroed);
+		zone_count_free(zone, run->nr);
 	}
 	if (zone)
 		spin_unlock(&zone->lock);
+	bulk->nr = 0;
+}
+
+static void add_run(struct bulk_free *bulk, struct page *first, uint64_t nr, bool zeroed)
+{
+	if (bulk->nr == FREE_RUNS)
+		free_runs(bulk, zeroed);
+	bulk->run[bulk->nr++] = (struct frame_run){ first, nr };
+}
+
+/*
+ * How many of the pages, of which there is at least one, are consecutive frames in order with one
+ * reference each: that is taken away. What free_pages_prepare() looks at, in one comparison.
+ */
+static uint64_t take_run(const struct mm *mm, struct page **pages, uint64_t nr, bool zeroed)
+{
+	const uint64_t checked = PAGE_FLAGS_CHECK_AT_FREE | PAGE_ORDER_MASK | PAGE_IDENTITY;
+	struct page *page = pages[0];
+	uint64_t done = 0, want;
+
+	if (!page_known(mm, page) || !page_test(page, PAGE_FLAG(present)))
+		return 0;
+	want = page_flags(page) & PAGE_IDENTITY;
+	if (nr > mm->nr_pfns - pfn_of(mm, page))
+		nr = mm->nr_pfns - pfn_of(mm, page);
+	for (; done < nr && pages[done] == page; done++, page++) {
+		/* Acquire: what former holders did before they dropped theirs. */
+		uint64_t counts =
+			__atomic_load_n((uint64_t *)(void *)&page->_refcount, __ATOMIC_ACQUIRE);
+
+		if (unlikely(((page_flags(page) ^ want) & checked) | (counts ^ 1) |
+			     (uintptr_t)page->mapping))
+			break;
+		set_page_counts(page, 0);
+		page->nr_zeroed = zeroed;
+	}
+	return done;
 }
 
 void mm_free_pages_bulk(struct mm *mm, struct page **pages, uint64_t nr, bool zeroed)
 {
-	struct page *chunk[MAX_ORDER_NR_PAGES];
-	unsigned int in_chunk = 0;
+	const bool plain = !mm->page_owner && !(mm->flags & MM_DEBUG_POISON);
+	struct bulk_free bulk = { .mm = mm, .nr = 0 };
+	uint64_t run;
 
-	for (uint64_t i = 0; i < nr; i++) {
-		if (pages[i] && put_page_testzero(mm, pages[i]) &&
-		    free_pages_prepare(mm, pages[i], 0, zeroed))
-			chunk[in_chunk++] = pages[i];
-		if (in_chunk == MAX_ORDER_NR_PAGES || i + 1 == nr) {
-			free_chunk(mm, chunk, in_chunk, zeroed);
-			in_chunk = 0;
+	for (uint64_t i = 0; i < nr; i += run) {
+		struct page *page = pages[i];
+
+		run = plain ? take_run(mm, pages + i, nr - i, zeroed) : 0;
+		if (run > 0) {
+			add_run(&bulk, page, run, zeroed);
+			continue;
 		}
+		run = 1;
+		if (page && put_page_testzero(mm, page) && free_pages_prepare(mm, page, 0, zeroed))
+			add_run(&bulk, page, 1, zeroed);
 	}
+	free_runs(&bulk, zeroed);
 }
 
 /* The head of whatever block the frame is in: free, cached, allocated. */

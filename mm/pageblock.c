@@ -11,7 +11,9 @@
  *
  * Called with the zone lock held, except get_pageblock_migratetype().
  */
-#include "mm/internal.h"
+#include <string.h>
+
+#include "mm/free_list.h"
 
 unsigned int choose_pageblock_order(uint64_t frames)
 {
@@ -22,27 +24,9 @@ unsigned int choose_pageblock_order(uint64_t frames)
 	return order;
 }
 
-static uint8_t *pageblock_entry(const struct mm *mm, const struct page *page)
+uint64_t mm_pageblock_frames(const struct mm *mm)
 {
-	const pg_data_t *pgdat = mm->node[page_to_nid(page)];
-	uint64_t block = (pfn_of(mm, page) - pgdat->node_start_pfn) >> mm->pageblock_order;
-
-	return &pgdat->pageblock_mt[block * MAX_NR_ZONES + page_zonenum(page)];
-}
-
-/* The type of a zone's part of the pageblock that pfn is in, whatever frame is there. */
-uint8_t *zone_pageblock(const struct mm *mm, const struct zone *zone, uint64_t pfn)
-{
-	const pg_data_t *pgdat = zone->zone_pgdat;
-	uint64_t block = (pfn - pgdat->node_start_pfn) >> mm->pageblock_order;
-
-	return &pgdat->pageblock_mt[block * MAX_NR_ZONES + zone->idx];
-}
-
-/* Without the zone lock the answer may be old at once. */
-enum migratetype get_pageblock_migratetype(const struct mm *mm, const struct page *page)
-{
-	return __atomic_load_n(pageblock_entry(mm, page), __ATOMIC_RELAXED);
+	return order_frames(mm->pageblock_order);
 }
 
 /* For all pageblocks that 2^order frames from page on touch. */
@@ -53,17 +37,27 @@ void set_pageblock_migratetype(struct mm *mm, struct page *page, unsigned int or
 	unsigned int blocks = order > mm->pageblock_order ? 1u << (order - mm->pageblock_order) : 1;
 
 	for (unsigned int i = 0; i < blocks; i++)
-		__atomic_store_n(&entry[(size_t)i * MAX_NR_ZONES], (uint8_t)mt, __ATOMIC_RELAXED);
+		__atomic_store_n(&entry[i], (uint8_t)mt, __ATOMIC_RELAXED);
 }
 
-/* Whether all pageblocks of a block have one type. */
+/* Whether all pageblocks of a block have one type. Eight at a time: with small pageblocks a block
+ * has hundreds. */
 bool pageblocks_uniform(const struct mm *mm, const struct page *page, unsigned int order)
 {
 	const uint8_t *entry = pageblock_entry(mm, page);
 	unsigned int blocks = order > mm->pageblock_order ? 1u << (order - mm->pageblock_order) : 1;
+	const uint64_t same = UINT64_C(0x0101010101010101) * entry[0];
+	unsigned int i = 0;
 
-	for (unsigned int i = 1; i < blocks; i++)
-		if (entry[(size_t)i * MAX_NR_ZONES] != entry[0])
+	for (; i + 8 <= blocks; i += 8) {
+		uint64_t eight;
+
+		memcpy(&eight, entry + i, sizeof(eight));
+		if (eight != same)
+			return false;
+	}
+	for (; i < blocks; i++)
+		if (entry[i] != entry[0])
 			return false;
 	return true;
 }
@@ -153,7 +147,7 @@ static const uint8_t fallbacks[MIGRATE_PCPTYPES][MIGRATE_PCPTYPES - 1] = {
 static enum migratetype find_fallback(const struct zone *zone, unsigned int order,
 				      enum migratetype mt)
 {
-	for (unsigned int i = 0; i < MIGRATE_PCPTYPES - 1; i++)
+	for (unsigned int i = 0; mt < MIGRATE_PCPTYPES && i < MIGRATE_PCPTYPES - 1; i++)
 		if (zone->free_area[order].nr[fallbacks[mt][i]])
 			return fallbacks[mt][i];
 	return MIGRATE_TYPES;

@@ -8,9 +8,6 @@
  * watermarks. Dirty and zeroed frames of order 0 have lists of their own: who needs zeroed frames
  * gets them without paying, and who does not leaves them.
  */
-#include <sched.h>
-#include <sys/rseq.h>
-
 #include "mm/internal.h"
 
 /* Batches a refill or drain may be doubled to, as a power of two (kernel: the same). */
@@ -25,22 +22,6 @@ void mm_set_cpu(int cpu)
 {
 	mm_thread_cpu = cpu;
 	mm_not_hot = cpu < 0 ? 0 : UINT32_MAX;
-}
-
-/* The cache this thread uses. It may be on another CPU the next moment: the lock makes it safe. */
-unsigned int mm_this_cpu(const struct mm *mm)
-{
-	unsigned int cpu = (unsigned int)mm_thread_cpu;
-
-	if (mm_thread_cpu < 0) {
-		/* glibc registers rseq; the kernel keeps cpu_id up to date in it. */
-		const struct rseq *rseq =
-			(const struct rseq *)((char *)__builtin_thread_pointer() + __rseq_offset);
-
-		cpu = __rseq_size ? *(const volatile uint32_t *)&rseq->cpu_id
-				  : (unsigned int)sched_getcpu();
-	}
-	return likely(cpu < mm->nr_cpus) ? cpu : cpu % mm->nr_cpus;
 }
 
 void pcp_init(struct per_cpu_pages *pcp)
@@ -418,15 +399,15 @@ uint32_t pcp_hot_frames(const struct per_cpu_pages *pcp)
 	return frames;
 }
 
-static bool hot_frames_anywhere(struct mm *mm)
+static bool hot_frames_on_node(const struct mm *mm, unsigned int nid)
 {
-	unsigned int nid, idx;
-	struct zone *zone;
+	for (unsigned int type = 0; type < MAX_NR_ZONES; type++) {
+		const struct zone *zone = &mm->node[nid]->node_zones[type];
 
-	for_each_zone (mm, nid, idx, zone)
-		for (unsigned int cpu = 0; cpu < mm->nr_cpus; cpu++)
+		for (unsigned int cpu = 0; zone->pageset && cpu < mm->nr_cpus; cpu++)
 			if (pcp_hot_frames(&zone->pageset[cpu]))
 				return true;
+	}
 	return false;
 }
 
@@ -459,18 +440,31 @@ static void drain_zone_pages(struct mm *mm, struct zone *zone, bool stacks)
 	}
 }
 
-void mm_drain_all_pages(struct mm *mm)
+static void drain_nodes(struct mm *mm, unsigned int first, unsigned int end)
 {
-	bool stacks = hot_frames_anywhere(mm);
-	unsigned int nid, idx;
-	struct zone *zone;
+	bool stacks = false;
 
+	for (unsigned int nid = first; nid < end && !stacks; nid++)
+		stacks = hot_frames_on_node(mm, nid);
 	if (stacks)
 		hot_stop(mm);
-	for_each_zone (mm, nid, idx, zone)
-		drain_zone_pages(mm, zone, stacks);
+	for (unsigned int nid = first; nid < end; nid++)
+		for (unsigned int type = 0; type < MAX_NR_ZONES; type++)
+			if (mm->node[nid]->node_zones[type].pageset)
+				drain_zone_pages(mm, &mm->node[nid]->node_zones[type], stacks);
 	if (stacks)
 		hot_start(mm);
+}
+
+void mm_drain_all_pages(struct mm *mm)
+{
+	drain_nodes(mm, 0, mm->nr_nodes);
+}
+
+void mm_drain_node_pages(struct mm *mm, unsigned int nid)
+{
+	if (nid < mm->nr_nodes)
+		drain_nodes(mm, nid, nid + 1);
 }
 
 /* Ticks without a change until a cache counts as idle (kernel: the expire of remote caches). */

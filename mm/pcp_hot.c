@@ -170,7 +170,7 @@ static inline bool free_page_hot(struct mm *mm, struct page *page)
 void mm_free_page(struct mm *mm, struct page *page)
 {
 	if (unlikely(!free_page_hot(mm, page)))
-		mm_free_pages(mm, page, 0);
+		free_pages_any(mm, page, 0);
 }
 
 /* Up to half of the stack if that is full, at most nr frames. */
@@ -217,12 +217,12 @@ void hot_stop(struct mm *mm)
 struct page *mm_alloc_page_hot(struct mm *mm, gfp_t gfp, unsigned long slot)
 {
 	(void)slot;
-	return mm_alloc_pages(mm, gfp, 0);
+	return mm_alloc_pages_nodemask(mm, gfp, 0, NUMA_NO_NODE, NULL);
 }
 
 void mm_free_page(struct mm *mm, struct page *page)
 {
-	mm_free_pages(mm, page, 0);
+	free_pages_any(mm, page, 0);
 }
 
 void hot_init(struct mm *mm)

@@ -51,8 +51,9 @@ static void block_counts(struct text *text, const struct mm *mm, const struct zo
 	uint64_t nr = (pgdat->node_spanned_pages + block - 1) / block;
 
 	for (uint64_t i = 0; i < nr; i++) {
-		uint8_t mt = __atomic_load_n(&pgdat->pageblock_mt[i * MAX_NR_ZONES + zone->idx],
-					     __ATOMIC_RELAXED);
+		uint8_t mt =
+			__atomic_load_n(zone_pageblock(mm, zone, pgdat->node_start_pfn + i * block),
+					__ATOMIC_RELAXED);
 
 		if (mt < MIGRATE_TYPES &&
 		    block_in_zone(mm, zone, &mm->mem_map[pgdat->node_start_pfn + i * block]))
@@ -163,44 +164,13 @@ static void vmstat_zones(struct text *text, const struct totals *totals)
 
 int mm_report_vmstat(struct mm *mm, char *buf, size_t len)
 {
-	static const struct {
-		const char *name;
-		unsigned int item;
-	} events[] = {
-		{ "allocstall_dma", ALLOCSTALL + ZONE_DMA },
-		{ "allocstall_dma32", ALLOCSTALL + ZONE_DMA32 },
-		{ "allocstall_normal", ALLOCSTALL + ZONE_NORMAL },
-		{ "allocstall_high", ALLOCSTALL + ZONE_HIGHMEM },
-		{ "allocstall_movable", ALLOCSTALL + ZONE_MOVABLE },
-		{ "pgactivate", PGACTIVATE },
-		{ "pgdeactivate", PGDEACTIVATE },
-		{ "pgsteal_kswapd", PGSTEAL_KSWAPD },
-		{ "pgsteal_direct", PGSTEAL_DIRECT },
-		{ "pgscan_kswapd", PGSCAN_KSWAPD },
-		{ "pgscan_direct", PGSCAN_DIRECT },
-		{ "slabs_scanned", SLABS_SCANNED },
-		{ "pageoutrun", PAGEOUTRUN },
-		{ "oom_kill", OOM_KILL },
-		{ "pgmigrate_success", PGMIGRATE_SUCCESS },
-		{ "pgmigrate_fail", PGMIGRATE_FAIL },
-		{ "compact_migrate_scanned", COMPACTMIGRATE_SCANNED },
-		{ "compact_free_scanned", COMPACTFREE_SCANNED },
-		{ "compact_isolated", COMPACTISOLATED },
-		{ "compact_stall", COMPACTSTALL },
-		{ "compact_fail", COMPACTFAIL },
-		{ "compact_success", COMPACTSUCCESS },
-		{ "compact_daemon_wake", KCOMPACTD_WAKE },
-		{ "compact_daemon_migrate_scanned", KCOMPACTD_MIGRATE_SCANNED },
-		{ "compact_daemon_free_scanned", KCOMPACTD_FREE_SCANNED },
-		{ "pcp_idle_drain", PCP_IDLE_DRAIN },
-	};
 	struct text text = text_begin(buf, len);
 	struct totals totals;
 
 	sum_up(mm, &totals);
 	vmstat_zones(&text, &totals);
-	for (size_t i = 0; i < sizeof(events) / sizeof(events[0]); i++)
-		vmstat_line(&text, events[i].name, mm_vm_event(mm, events[i].item));
+	for (unsigned int i = 0; i < NR_VM_EVENT_ITEMS; i++)
+		vmstat_line(&text, mm_vm_event_name(i), mm_vm_event(mm, i));
 	return (int)text.used;
 }
 

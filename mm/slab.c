@@ -71,10 +71,13 @@ static uint32_t choose_blocks(uint32_t stride)
 	return best;
 }
 
+/* At most 64 KiB of objects per CPU. */
 static uint32_t choose_sheaf_capacity(uint32_t stride)
 {
+	if (stride <= 64)
+		return SHEAF_LARGE_CAPACITY;
 	if (stride <= 256)
-		return SHEAF_MAX_CAPACITY;
+		return 65536 / stride;
 	if (stride <= 1024)
 		return 64;
 	if (stride <= 4096)
@@ -97,7 +100,7 @@ static void choose_sheaves(struct kmem_cache *cache)
 {
 	struct slab_state *state = cache->state;
 	/* The two caches that sheaves and caches come from have none: nothing to recurse into. */
-	bool internal = !state->sheaf_cache;
+	bool internal = !state->sheaf_cache[SHEAF_LARGE];
 
 	cache->sheaf_capacity = internal || cache->debug ? 0 : choose_sheaf_capacity(cache->stride);
 	if (cache->sheaf_capacity && state->rseq && !(cache->flags & SLAB_LOCKED_SHEAVES))

@@ -271,26 +271,42 @@ static void state_destroy(struct slab_state *state)
 	pthread_mutex_destroy(&state->lock);
 }
 
+static bool make_sheaf_cache(struct slab_state *state, struct slab_frame *frame,
+			     enum sheaf_kind kind)
+{
+	static const struct {
+		const char *name;
+		size_t bytes;
+	} kinds[NR_SHEAF_KINDS] = {
+		[SHEAF_SMALL] = { "kmem_sheaf", SHEAF_BYTES(SHEAF_SMALL_CAPACITY) },
+		[SHEAF_LARGE] = { "kmem_sheaf-8k", SHEAF_BYTES(SHEAF_LARGE_CAPACITY) },
+	};
+	struct kmem_cache *cache;
+	void *object;
+
+	if (!slab_take(state->cache_cache, GFP_KERNEL, (int)frame->nid, &object, 1))
+		return false;
+	cache = object;
+	memset(cache, 0, slab_cache_bytes(state->mm));
+	slab_cache_setup(cache, state, kinds[kind].name, kinds[kind].bytes, 64, 0);
+	list_add_tail(&cache->list, &state->caches);
+	state->sheaf_cache[kind] = cache;
+	return true;
+}
+
 static int state_set_up(struct mm *mm)
 {
 	struct slab_frame *frame = frame_create(mm, NULL, GFP_KERNEL | __GFP_NOWARN,
 						SLAB_FRAME_UNMOVABLE, NUMA_NO_NODE);
 	struct slab_state *expected = NULL;
 	struct slab_state *state;
-	struct kmem_cache *sheaves;
+	bool sheaves;
 
 	if (!frame)
 		return mm->node[0]->base ? -ENOMEM : -ENODEV;
 	state = state_create(mm, frame);
-	sheaves = slab_take(state->cache_cache, GFP_KERNEL, (int)frame->nid, (void **)&sheaves, 1)
-			  ? sheaves
-			  : NULL;
-	if (sheaves) {
-		memset(sheaves, 0, slab_cache_bytes(mm));
-		slab_cache_setup(sheaves, state, "kmem_sheaf", SHEAF_BYTES, 64, 0);
-		list_add_tail(&sheaves->list, &state->caches);
-		state->sheaf_cache = sheaves;
-	}
+	sheaves = make_sheaf_cache(state, frame, SHEAF_SMALL) &&
+		  make_sheaf_cache(state, frame, SHEAF_LARGE);
 	/* Somebody else may have been faster: theirs counts. */
 	if (sheaves && __atomic_compare_exchange_n(&mm->slab, &expected, state, false,
 						   __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
@@ -355,7 +371,8 @@ uint64_t kmem_cache_exit(struct mm *mm)
 	{
 		struct kmem_cache *cache = list_entry(pos, struct kmem_cache, list);
 
-		if (cache == state->cache_cache || cache == state->sheaf_cache)
+		if (cache == state->cache_cache || cache == state->sheaf_cache[SHEAF_SMALL] ||
+		    cache == state->sheaf_cache[SHEAF_LARGE])
 			continue;
 		slab_drain_sheaves(cache, NULL);
 		leaked += slab_report_leaks(cache);

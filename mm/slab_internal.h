@@ -106,9 +106,13 @@ static inline void **sheaf_objects(const struct kmem_sheaf *sheaf)
 	return (void **)(uintptr_t)(sheaf + 1);
 }
 
-#define SHEAF_MAX_CAPACITY 126
-#define SHEAF_BYTES        (sizeof(struct kmem_sheaf) + SHEAF_MAX_CAPACITY * sizeof(void *))
-#define SHEAF_BATCH_MAX    (SHEAF_MAX_CAPACITY / 2 + 1)
+/* Sheaves come in two sizes, 1 KiB and 8 KiB: small objects have the large ones. */
+enum sheaf_kind { SHEAF_SMALL, SHEAF_LARGE, NR_SHEAF_KINDS };
+#define SHEAF_SMALL_CAPACITY  126
+#define SHEAF_LARGE_CAPACITY  1022
+#define SHEAF_BYTES(capacity) (sizeof(struct kmem_sheaf) + (capacity) * sizeof(void *))
+/* Objects fetched from or put back into the slabs at once, and the caller's. */
+#define SHEAF_BATCH_MAX (SHEAF_SMALL_CAPACITY / 2 + 1)
 
 struct kmem_cache_node {
 	uint32_t lock;
@@ -178,7 +182,7 @@ struct slab_state {
 	 * succeeds. */
 	struct kmem_sheaf frozen;
 	struct kmem_cache *cache_cache; /* of struct kmem_cache; lies in this state's memory */
-	struct kmem_cache *sheaf_cache;
+	struct kmem_cache *sheaf_cache[NR_SHEAF_KINDS];
 	struct kmem_cache *kmalloc[NR_KMALLOC_TYPES][KMALLOC_NR_SIZES];
 	struct slab_pool pool[]; /* one per node */
 };
@@ -254,6 +258,14 @@ static inline void map_clear(uint64_t *map, unsigned int bit)
 static inline unsigned int slab_this_node(const struct mm *mm)
 {
 	return mm->nr_nodes == 1 ? 0 : mm->cpu_node[mm_this_cpu(mm)];
+}
+
+/* Where a cache's sheaves come from. */
+static inline struct kmem_cache *sheaf_cache_of(const struct kmem_cache *cache)
+{
+	return cache->state
+		->sheaf_cache[cache->sheaf_capacity > SHEAF_SMALL_CAPACITY ? SHEAF_LARGE
+									   : SHEAF_SMALL];
 }
 
 /* slab.c */

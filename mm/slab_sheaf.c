@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Sheaves: free objects of a cache on a CPU, in front of the slabs. Here is what happens when the
- * hit path (slab_rseq.h) finds none or no room: half a sheaf is fetched from or put back into the
- * slabs at once, so that a node's lock is taken once for many objects.
+ * hit path (slab_rseq.h) finds none or no room: some are fetched from or put back into the slabs at
+ * once, so that a node's lock is taken once for many objects.
  *
  * A sheaf is emptied for others (shrink, destroy) by putting the frozen stand-in in its place,
  * which sends every new arrival the slow way, and then making all sequences in progress on any CPU
@@ -109,7 +109,7 @@ static bool sheaf_ensure(struct kmem_cache *cache, gfp_t gfp)
 	if (sheaf_read(cache, cpu) != &state->frozen)
 		return true;
 	gfp = (gfp & ~(gfp_t)__GFP_NOFAIL) | __GFP_NOWARN;
-	if (!slab_take(state->sheaf_cache, gfp, NUMA_NO_NODE, &object, 1))
+	if (!slab_take(sheaf_cache_of(cache), gfp, NUMA_NO_NODE, &object, 1))
 		return false;
 	sheaf = object;
 	*sheaf = (struct kmem_sheaf){ .capacity = cache->sheaf_capacity };
@@ -120,11 +120,19 @@ static bool sheaf_ensure(struct kmem_cache *cache, gfp_t gfp)
 	}
 	pthread_mutex_unlock(&cache->sheaf_lock);
 	if (object)
-		slab_put(state->sheaf_cache, &object, 1, NULL);
+		slab_put(sheaf_cache_of(cache), &object, 1, NULL);
 	return true;
 }
 
-/* Nothing in this CPU's sheaf: fetches half a sheaf from the slabs. */
+/* Half a sheaf, of large ones less. */
+static size_t sheaf_batch(const struct kmem_cache *cache)
+{
+	size_t half = cache->sheaf_capacity / 2;
+
+	return half < SHEAF_BATCH_MAX ? half : SHEAF_BATCH_MAX - 1;
+}
+
+/* Nothing in this CPU's sheaf: fetches some from the slabs. */
 void *slab_alloc_slow(struct kmem_cache *cache, gfp_t gfp, size_t orig_size, const void *caller)
 {
 	void *batch[SHEAF_BATCH_MAX];
@@ -138,7 +146,7 @@ void *slab_alloc_slow(struct kmem_cache *cache, gfp_t gfp, size_t orig_size, con
 		if (object)
 			return object;
 		if (sheaf_ensure(cache, gfp))
-			nr = cache->sheaf_capacity / 2;
+			nr = sheaf_batch(cache);
 	}
 	nr = slab_take(cache, gfp, NUMA_NO_NODE, batch, nr);
 	if (!nr)
@@ -167,7 +175,7 @@ void slab_free_slow(struct kmem_cache *cache, void *object, const void *caller)
 		/* No new frame for the sake of a free. */
 		if (sheaf_ensure(cache, GFP_NOWAIT | __GFP_NO_GROW) && any_push(cache, object))
 			return;
-		while (nr < cache->sheaf_capacity / 2 && (batch[nr] = any_pop(cache)) != NULL)
+		while (nr < sheaf_batch(cache) && (batch[nr] = any_pop(cache)) != NULL)
 			nr++;
 	}
 	batch[nr++] = object;
@@ -273,6 +281,6 @@ void slab_free_sheaves(struct kmem_cache *cache)
 		if (sheaf == &cache->state->frozen)
 			continue;
 		cache->sheaf[cpu] = &cache->state->frozen;
-		slab_put(cache->state->sheaf_cache, &sheaf, 1, NULL);
+		slab_put(sheaf_cache_of(cache), &sheaf, 1, NULL);
 	}
 }

@@ -9,6 +9,9 @@
 #include "mm/oom_internal.h"
 #include "mm/vmscan_internal.h"
 
+/* Rounds of reclaim with progress and without a frame, until the progress is not believed. */
+#define MAX_FRUITLESS_ROUNDS 256
+
 /* Kernel: gfp_to_alloc_flags(). */
 unsigned int gfp_to_alloc_flags(gfp_t gfp, unsigned int order)
 {
@@ -40,7 +43,8 @@ static void sleep_us(long us)
 
 /* How far a waiting allocation has come. */
 struct attempt {
-	uint64_t progress;        /* frames that the last round freed */
+	uint64_t progress; /* frames that the last round freed, by what the callbacks say */
+	unsigned int rounds;
 	unsigned int idle_rounds; /* without any */
 	struct page *page;        /* found where the OOM was about to begin */
 };
@@ -139,6 +143,10 @@ static struct page *reclaim_and_retry(struct mm *mm, gfp_t gfp, unsigned int ord
 
 	for (;;) {
 		attempt.progress = try_to_free_pages(mm, gfp, ac);
+		/* Whoever says so often that frames came back has not freed any, or others are
+		 * always faster: the OOM has to decide. */
+		if (++attempt.rounds > MAX_FRUITLESS_ROUNDS)
+			attempt.progress = 0;
 		page = try_after_drain(mm, gfp, order, alloc_flags, ac);
 		if (!page)
 			page = direct_compact(mm, gfp, order, alloc_flags, ac, prio);

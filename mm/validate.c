@@ -110,8 +110,6 @@ static void check_free_list(struct check *check, unsigned int order, enum migrat
 	bool all_zero_seen = false;
 	struct list_head *pos;
 
-	if (list_empty(list) != !(zone->free_orders[mt][kind] >> order & 1))
-		fail(check, "bitmap of non-empty lists is wrong for order %u type %u", order, mt);
 	list_for_each(pos, list)
 	{
 		const struct page *page = list_entry(pos, struct page, lru);
@@ -145,10 +143,18 @@ static void check_free_areas(struct check *check)
 {
 	for (unsigned int order = 0; order < NR_PAGE_ORDERS; order++) {
 		for (unsigned int mt = 0; mt < MIGRATE_TYPES && !check->failed; mt++) {
+			struct zone *zone = check->zone;
 			uint64_t blocks = 0;
 
-			check_free_list(check, order, mt, FREE_DIRTY, &blocks);
-			check_free_list(check, order, mt, FREE_ZEROED, &blocks);
+			for (unsigned int kind = 0; kind < NR_FREE_KINDS; kind++) {
+				bool listed = zone->free_orders[mt][kind] >> order & 1;
+
+				if (list_empty(&zone->free_area[order].free_list[mt][kind]) ==
+				    listed)
+					fail(check, "bitmap of lists: order %u type %u", order, mt);
+				if (listed)
+					check_free_list(check, order, mt, kind, &blocks);
+			}
 			if (blocks != check->zone->free_area[order].nr[mt])
 				fail(check, "order %u type %u: %llu blocks, but nr is %u", order,
 				     mt, (unsigned long long)blocks,
@@ -243,37 +249,52 @@ static unsigned int check_block(struct check *check, const struct page *page, ui
 		    ((page_flags(page + i) ^ flags) & PAGE_IDENTITY))
 			fail(check, "frame %llu inside block %llu has a state of its own",
 			     pfn_ll(check, page + i), pfn_ll(check, page));
-	if (flags & PAGE_FLAG(hwpoison))
+	if (flags & PAGE_FLAG(hwpoison) && page_count(page) == 0)
 		check->quarantined += frames;
 	else if (flags & PAGE_FLAG(isolated) && page_count(page) == 0)
 		check->zeroing += frames;
 	return frames;
 }
 
-/* All frames of the node that are in this zone. */
+/* All frames of the zone, which are in its span (check_spans()). */
 static void check_frames(struct check *check)
 {
 	const struct zone *zone = check->zone;
-	const pg_data_t *pgdat = zone->zone_pgdat;
-	uint64_t end = pgdat->node_start_pfn + pgdat->node_spanned_pages;
-	uint64_t pfn = pgdat->node_start_pfn;
+	uint64_t end = zone->zone_start_pfn + zone->spanned_pages;
+	uint64_t pfn = zone->zone_start_pfn;
 
 	while (pfn < end && !check->failed) {
 		const struct page *page = &check->mm->mem_map[pfn];
 		unsigned int frames;
 
 		if (!page_test(page, PAGE_FLAG(present)) || page_zonenum(page) != zone->idx) {
-			if (!page_test(page, PAGE_FLAG(present)) && page_flags(page))
-				fail(check, "absent frame %llu has flags", (unsigned long long)pfn);
 			pfn++;
 			continue;
 		}
-		if (pfn < zone->zone_start_pfn || pfn >= zone->zone_start_pfn + zone->spanned_pages)
-			fail(check, "frame %llu is outside the zone's span",
-			     (unsigned long long)pfn);
 		frames = check_block(check, page, end - pfn);
 		check->present += frames;
 		pfn += frames;
+	}
+}
+
+/* Each frame of the node is in the span of its zone. */
+static void check_spans(struct check *check, const pg_data_t *pgdat)
+{
+	uint64_t end = pgdat->node_start_pfn + pgdat->node_spanned_pages;
+
+	for (uint64_t pfn = pgdat->node_start_pfn; pfn < end && !check->failed; pfn++) {
+		uint64_t flags = page_flags(&check->mm->mem_map[pfn]);
+		const struct zone *zone =
+			&pgdat->node_zones[(flags & PAGE_ZONE_MASK) >> PAGE_ZONE_SHIFT];
+
+		if (!(flags & PAGE_FLAG(present))) {
+			if (flags)
+				fail(check, "absent frame %llu has flags", (unsigned long long)pfn);
+		} else if (zone->idx >= MAX_NR_ZONES ||
+			   pfn - zone->zone_start_pfn >= zone->spanned_pages) {
+			fail(check, "frame %llu is outside the zone's span",
+			     (unsigned long long)pfn);
+		}
 	}
 }
 
@@ -288,12 +309,14 @@ static void compare(struct check *check, const char *what, uint64_t counted, uin
 static uint64_t highatomic_frames(const struct check *check)
 {
 	const pg_data_t *pgdat = check->zone->zone_pgdat;
-	uint64_t blocks = (pgdat->node_spanned_pages + MAX_ORDER_NR_PAGES - 1) / MAX_ORDER_NR_PAGES
-			  << (MAX_ORDER - check->mm->pageblock_order);
+	uint64_t blocks =
+		(pgdat->node_spanned_pages + order_frames(check->mm->pageblock_order) - 1) >>
+		check->mm->pageblock_order;
 	uint64_t frames = 0;
 
 	for (uint64_t i = 0; i < blocks; i++)
-		if (pgdat->pageblock_mt[i * MAX_NR_ZONES + check->zone->idx] == MIGRATE_HIGHATOMIC)
+		if (pgdat->pageblock_mt[check->zone->idx * pgdat->nr_pageblocks + i] ==
+		    MIGRATE_HIGHATOMIC)
 			frames += order_frames(check->mm->pageblock_order);
 	return frames;
 }
@@ -358,6 +381,7 @@ int mm_validate(struct mm *mm, char *buf, size_t len)
 		struct check check = { .mm = mm, .buf = buf, .len = len, .failed = !ok };
 		uint64_t present = 0;
 
+		check_spans(&check, mm->node[nid]);
 		for (idx = 0; idx < MAX_NR_ZONES; idx++)
 			present += mm->node[nid]->node_zones[idx].present_pages;
 		if (present != mm->node[nid]->node_present_pages)

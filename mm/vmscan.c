@@ -176,8 +176,9 @@ static void shrink_one(struct shrinker *shrinker, struct shrink_control *control
 	sc->nr_scanned += control->nr_to_scan;
 	count_vm_events(control->mm, SLABS_SCANNED, control->nr_to_scan);
 	freed = shrinker->scan_objects(shrinker, control);
+	/* More than was asked for it cannot say: that would end reclaim for all the others. */
 	if (freed != SHRINK_STOP)
-		sc->nr_reclaimed += freed;
+		sc->nr_reclaimed += freed < sc->nr_to_reclaim ? freed : sc->nr_to_reclaim;
 }
 
 static bool shrinker_allowed(const struct shrinker *shrinker, gfp_t gfp)
@@ -283,7 +284,7 @@ uint64_t mm_reclaim_pages(struct mm *mm, int nid, uint64_t nr, gfp_t gfp)
 {
 	struct scan_control sc = { .gfp = gfp, .nr_to_reclaim = nr };
 
-	if (nid >= (int)mm->nr_nodes)
+	if (nid >= (int)mm->nr_nodes || reclaim_in_progress())
 		return 0;
 	return reclaim_nodes(mm, nid < 0 ? ~(nodemask_t)0 : UINT64_C(1) << nid, &sc);
 }

@@ -3,6 +3,51 @@
 #include "framevisor/vmstat.h"
 #include "mm/compaction_internal.h"
 
+static const char *const event_names[NR_VM_EVENT_ITEMS] = {
+	[ALLOCSTALL + ZONE_DMA] = "allocstall_dma",
+	[ALLOCSTALL + ZONE_DMA32] = "allocstall_dma32",
+	[ALLOCSTALL + ZONE_NORMAL] = "allocstall_normal",
+	[ALLOCSTALL + ZONE_HIGHMEM] = "allocstall_high",
+	[ALLOCSTALL + ZONE_MOVABLE] = "allocstall_movable",
+	[PGSCAN_KSWAPD] = "pgscan_kswapd",
+	[PGSCAN_DIRECT] = "pgscan_direct",
+	[PGSTEAL_KSWAPD] = "pgsteal_kswapd",
+	[PGSTEAL_DIRECT] = "pgsteal_direct",
+	[PAGEOUTRUN] = "pageoutrun",
+	[PGACTIVATE] = "pgactivate",
+	[PGDEACTIVATE] = "pgdeactivate",
+	[SLABS_SCANNED] = "slabs_scanned",
+	[OOM_KILL] = "oom_kill",
+	[PGMIGRATE_SUCCESS] = "pgmigrate_success",
+	[PGMIGRATE_FAIL] = "pgmigrate_fail",
+	[COMPACTMIGRATE_SCANNED] = "compact_migrate_scanned",
+	[COMPACTFREE_SCANNED] = "compact_free_scanned",
+	[COMPACTISOLATED] = "compact_isolated",
+	[COMPACTSTALL] = "compact_stall",
+	[COMPACTFAIL] = "compact_fail",
+	[COMPACTSUCCESS] = "compact_success",
+	[KCOMPACTD_WAKE] = "compact_daemon_wake",
+	[KCOMPACTD_MIGRATE_SCANNED] = "compact_daemon_migrate_scanned",
+	[KCOMPACTD_FREE_SCANNED] = "compact_daemon_free_scanned",
+	[PCP_IDLE_DRAIN] = "pcp_idle_drain",
+	[PSWPIN] = "pswpin",
+	[PSWPOUT] = "pswpout",
+	[BALLOON_INFLATE] = "balloon_inflate",
+	[BALLOON_DEFLATE] = "balloon_deflate",
+	[BALLOON_MIGRATE] = "balloon_migrate",
+};
+
+const char *mm_vm_event_name(enum vm_event_item item)
+{
+	return (unsigned int)item < NR_VM_EVENT_ITEMS ? event_names[item] : NULL;
+}
+
+void mm_count_vm_events(struct mm *mm, enum vm_event_item item, uint64_t nr)
+{
+	if ((unsigned int)item < NR_VM_EVENT_ITEMS)
+		count_vm_events(mm, item, nr);
+}
+
 void count_vm_events(struct mm *mm, enum vm_event_item item, uint64_t nr)
 {
 	__atomic_add_fetch(&mm->vm_events[item], nr, __ATOMIC_RELAXED);

@@ -15,6 +15,7 @@
 #include "framevisor/log.h"
 #include "framevisor/size.h"
 #include "vmm/boot/cpuid.h"
+#include "vmm/mem_devices.h"
 
 #define MEM_MIN       (2 * FRAME_SIZE)    /* 4 MiB: boot structures and a tiny kernel */
 #define MEM_MAX       (UINT64_C(1) << 52) /* x86 has no more physical address bits */
@@ -81,18 +82,6 @@ static const struct device_host_ops machine_host_ops = {
 	.power = machine_power,
 };
 
-/* RAM below and above the hole; returns the number of ranges. */
-static unsigned int split_ram(uint64_t mem_bytes, struct vm_memory_range ranges[2])
-{
-	uint64_t low = mem_bytes < LAYOUT_LOW_RAM_END ? mem_bytes : LAYOUT_LOW_RAM_END;
-
-	ranges[0] = (struct vm_memory_range){ .gpa = 0, .size = low };
-	if (low == mem_bytes)
-		return 1;
-	ranges[1] = (struct vm_memory_range){ .gpa = LAYOUT_HIGH_RAM, .size = mem_bytes - low };
-	return 2;
-}
-
 static int check_sizes(const struct vm_config *config, struct error *err)
 {
 	char text[SIZE_TEXT_MAX];
@@ -149,9 +138,36 @@ static int plan_memory(struct vm *vm, struct error *err)
 	ret = check_sizes(config, err);
 	if (ret < 0)
 		return ret;
-	vm->hotplug_bytes = (config->mem_max - config->mem_bytes + LAYOUT_HOTPLUG_UNIT - 1) &
-			    ~(LAYOUT_HOTPLUG_UNIT - 1);
-	return 0;
+	ret = memory_map_check(config, err);
+	if (ret < 0)
+		return ret;
+	vm->nr_nodes = config->numa.nr ? config->numa.nr : 1;
+	memcpy(vm->nodes, config->numa.node, sizeof(vm->nodes));
+	if (!config->numa.nr)
+		vm->nodes[0] =
+			(struct vm_numa_node){ .mem = config->mem_bytes, .max = config->mem_max };
+	memory_map_create(&vm->map, vm->nodes, vm->nr_nodes);
+	return config->nr_mem_devices ? mem_devices_plan(vm, err) : 0;
+}
+
+/* What the guest is told. Only where there are nodes, or memory to come, is there something to tell
+ * about memory. */
+static void describe(struct vm *vm)
+{
+	bool tell = vm->config.numa.nr || vm->map.hotplug_bytes;
+
+	for (unsigned int i = 0; i < vm->nr_nodes; i++)
+		for (unsigned int cpu = 0; cpu < vm->config.cpus; cpu++)
+			if (vm->nodes[i].cpus >> cpu & 1)
+				vm->cpu_node[cpu] = (uint8_t)i;
+	vm->acpi = (struct acpi_config){
+		.cpus = vm->config.cpus,
+		.memory = vm->map.range,
+		.nr_memory = tell ? vm->map.nr : 0,
+		.cpu_node = vm->cpu_node,
+		.distance = vm->config.numa.distance,
+		.nr_nodes = vm->nr_nodes,
+	};
 }
 
 /*
@@ -168,8 +184,8 @@ static char *make_cmdline(const struct vm *vm)
 		       strstr(given, "memory_hotplug.online_policy=");
 	char *cmdline = NULL;
 
-	if (asprintf(&cmdline, "%s%s", vm->hotplug_bytes && !decided ? CMDLINE_ONLINE : "", given) <
-	    0)
+	if (asprintf(&cmdline, "%s%s", vm->map.hotplug_bytes && !decided ? CMDLINE_ONLINE : "",
+		     given) < 0)
 		return NULL;
 	return cmdline;
 }
@@ -182,10 +198,10 @@ static int open_boot(struct vm *vm, struct error *err)
 		.initrd = vm->config.initrd,
 		.cmdline = cmdline,
 		.mem_bytes = vm->config.mem_bytes,
-		.hotplug_bytes = vm->hotplug_bytes,
-		.cpus = vm->config.cpus,
+		.acpi = &vm->acpi,
 	};
 
+	describe(vm);
 	if (!cmdline)
 		return error_set(err, ENOMEM, "out of memory");
 	vm->boot = boot_open(&config, err);
@@ -198,17 +214,13 @@ static int check_address_width(const struct vm *vm, struct error *err)
 {
 	struct kvm_cpuid2 *supported = cpuid_supported(vm->kvm.fd, err);
 	unsigned int bits;
-	uint64_t end;
+	uint64_t end = vm->map.end;
 
 	if (!supported)
 		return -EINVAL;
 	bits = cpuid_phys_bits(supported);
 	free(supported);
-	/* No overflow: MEM_MAX. The region for plugging comes last, unless it is below the hole. */
-	if (vm->hotplug_bytes)
-		end = layout_hotplug(vm->config.mem_bytes, vm->hotplug_bytes) + vm->hotplug_bytes;
-	else
-		end = LAYOUT_HIGH_RAM - LAYOUT_LOW_RAM_END + vm->config.mem_bytes;
+	/* No overflow: MEM_MAX. */
 	if (bits < 62 && end > (1ull << bits)) {
 		char text[SIZE_TEXT_MAX];
 
@@ -236,32 +248,90 @@ static int open_kvm(struct vm *vm, struct error *err)
 	return ret;
 }
 
+/* Where a pool that grows for this VM grows: if all of its memory comes from certain nodes. */
+static uint64_t wanted_host_nodes(const struct vm *vm)
+{
+	uint64_t nodes = 0;
+
+	for (unsigned int i = 0; i < vm->nr_nodes; i++) {
+		if (!vm->nodes[i].host_nodes)
+			return 0;
+		nodes |= vm->nodes[i].host_nodes;
+	}
+	return nodes;
+}
+
+/* The host's nodes are the pool's by other numbers. */
+static int pool_nodes(const struct vm *vm, unsigned int node, uint64_t *nodemask, struct error *err)
+{
+	uint64_t missing = vm->nodes[node].host_nodes;
+
+	*nodemask = 0;
+	for (unsigned int nid = 0; nid < owner_client_nr_nodes(vm->client); nid++) {
+		int host = owner_client_host_node(vm->client, nid);
+
+		if (host < 0 || host >= 64 || !(vm->nodes[node].host_nodes >> host & 1))
+			continue;
+		*nodemask |= UINT64_C(1) << nid;
+		missing &= ~(UINT64_C(1) << host);
+	}
+	if (missing)
+		return error_set(err, EINVAL,
+				 "node %u: the pool has no memory in the host's node %d", node,
+				 __builtin_ctzll(missing));
+	return 0;
+}
+
+static int fill_ranges(const struct vm *vm, struct vm_memory_range *ranges, struct error *err)
+{
+	int ret = 0;
+
+	for (unsigned int i = 0; i < vm->map.nr && ret == 0; i++) {
+		const struct acpi_memory *range = &vm->map.range[i];
+
+		ranges[i] = (struct vm_memory_range){
+			.gpa = range->base,
+			.size = range->size,
+			.node = (uint16_t)range->node,
+			.policy = vm->nodes[range->node].policy,
+		};
+		ret = pool_nodes(vm, range->node, &ranges[i].nodemask, err);
+	}
+	return ret;
+}
+
 static int create_memory(struct vm *vm, struct error *err)
 {
-	struct vm_memory_range ranges[2];
-	struct vm_memory_range hotplug = { .gpa = layout_hotplug(vm->config.mem_bytes,
-								 vm->hotplug_bytes),
-					   .size = vm->hotplug_bytes };
+	struct vm_memory_range ranges[MEMORY_MAP_MAX];
 	struct owner_client_config owner = {
 		.vm_name = vm->config.name,
 		.ram_frames = bytes_to_frames(vm->config.mem_bytes),
 		.hugepages = vm->config.hugepages,
 		.pool_bytes = vm->config.pool_bytes,
+		.start = vm->config.owner_start,
+		.start_opaque = vm->config.owner_opaque,
+		.min_frames = bytes_to_frames(vm->config.mem_min),
+		.max_frames = bytes_to_frames(vm->config.mem_max + mem_devices_room(vm)),
+		.shares = vm->config.shares,
+		.oom_score_adj = vm->config.oom_score_adj,
+		.host_nodes = wanted_host_nodes(vm),
 	};
 	struct vm_memory_config memory = {
 		.ranges = ranges,
-		.hotplug = &hotplug,
-		.nr_hotplug = vm->hotplug_bytes ? 1 : 0,
+		.nr_ranges = vm->map.nr_boot,
+		.hotplug = ranges + vm->map.nr_boot,
+		.nr_hotplug = vm->map.nr - vm->map.nr_boot,
 		.loop = vm->loop,
+		.swap_path = vm->config.swap_path,
+		.swap_bytes = vm->config.swap_bytes,
 		.event = vm_memory_event,
 		.event_opaque = vm,
 	};
 
 	vm->client = owner_client_connect(&owner, err);
-	if (!vm->client)
+	if (!vm->client || fill_ranges(vm, ranges, err) < 0)
 		return -EINVAL;
 	memory.client = vm->client;
-	memory.nr_ranges = split_ram(vm->config.mem_bytes, ranges);
 	vm->memory = vm_memory_create(&memory, err);
 	if (!vm->memory)
 		return -EINVAL;
@@ -293,15 +363,20 @@ static int create_host(struct vm *vm, struct error *err)
 
 static int create_devices(struct vm *vm, struct error *err)
 {
-	struct virtio_mem_options mem = {
-		.addr = layout_hotplug(vm->config.mem_bytes, vm->hotplug_bytes),
-		.region_size = vm->hotplug_bytes,
-		.has_node = true, /* as the SRAT says */
-		.node = 0,
-		.changed = vm_mem_changed,
-		.opaque = vm,
-	};
+	struct virtio_mem_options mem[VM_MEM_DEVICES_MAX] = { { .addr = 0 } };
+	unsigned int nr_mem = 0;
 
+	for (unsigned int i = vm->map.nr_boot; i < vm->map.nr; i++)
+		mem[nr_mem++] = (struct virtio_mem_options){
+			.addr = vm->map.range[i].base,
+			.region_size = vm->map.range[i].size,
+			.has_node = true, /* as the SRAT says */
+			.node = (uint16_t)vm->map.range[i].node,
+			.changed = vm_mem_changed,
+			.opaque = vm,
+		};
+	if (vm->nr_mem)
+		mem_devices_options(vm, mem[0].addr, mem);
 	vm->devices = (struct device_set){
 		.host = &vm->host,
 		.serial_output = vm_console_output,
@@ -309,14 +384,15 @@ static int create_devices(struct vm *vm, struct error *err)
 		.balloon_changed = vm_balloon_changed,
 		.opaque = vm,
 		.balloon_without = vm->config.balloon_without,
-		.mem_options = &mem,
-		.nr_mem_options = vm->hotplug_bytes ? 1 : 0,
+		.mem_options = mem,
+		.nr_mem_options = nr_mem,
 	};
 	return device_set_create(&vm->devices, err);
 }
 
 static int create_target(struct vm *vm, struct error *err)
 {
+	uint64_t mem_max[VM_NODES_MAX];
 	struct target_config config = {
 		.loop = vm->loop,
 		.boot = vm->config.mem_bytes,
@@ -324,14 +400,24 @@ static int create_target(struct vm *vm, struct error *err)
 		.size = vm->config.mem_target,
 		.memory = vm->memory,
 		.balloon = vm->devices.balloon,
-		.mem = vm_get_mem(vm),
+		.mem = vm->devices.mem,
+		.nr_mem = vm->nr_mem ? 0 : vm->devices.nr_mem,
+		.mem_max = mem_max,
 		.running = vm_running,
 		.opaque = vm,
 	};
+	unsigned int nr = 0;
 
+	for (unsigned int i = vm->map.nr_boot; i < vm->map.nr && !vm->nr_mem; i++) {
+		const struct vm_numa_node *node = &vm->nodes[vm->map.range[i].node];
+
+		mem_max[nr++] = node->max - node->mem;
+	}
 	check_proportion(vm);
 	vm->target = target_create(&config, err);
-	return vm->target ? 0 : -EINVAL;
+	if (!vm->target)
+		return -EINVAL;
+	return mem_devices_start(vm, err);
 }
 
 static int prealloc(struct vm *vm, struct error *err)
@@ -348,6 +434,7 @@ static int create_vcpus(struct vm *vm, struct error *err)
 		.pio = vm->pio,
 		.mmio = vm->mmio,
 		.memory = vm->memory,
+		.cache_cpus = memory_map_cache_cpus(&vm->config.numa, vm->config.cpus),
 		.machine = vm,
 		.power = machine_power,
 		.failed = machine_failed,
@@ -369,8 +456,9 @@ static int load_guest(struct vm *vm, struct error *err)
 int machine_create(struct vm *vm, struct error *err)
 {
 	static int (*const steps[])(struct vm *, struct error *) = {
-		plan_memory, open_boot,      open_kvm,      create_memory, prealloc,
-		create_host, create_devices, create_target, create_vcpus,  load_guest,
+		plan_memory,  open_boot,   open_kvm,        create_memory,
+		prealloc,     create_host, create_devices,  create_target,
+		create_vcpus, load_guest,  vm_owner_create,
 	};
 	size_t i;
 	int ret = 0;
@@ -382,7 +470,11 @@ int machine_create(struct vm *vm, struct error *err)
 
 void machine_destroy(struct vm *vm)
 {
+	/* A vCPU that waits for a frame could not be joined. All are stopped, or about to be. */
+	if (vm->memory && vm_memory_starves(vm->memory))
+		vm_memory_end_waits(vm->memory);
 	vcpus_destroy(vm->vcpus);
+	vm_owner_destroy(vm);
 	target_destroy(vm->target);
 	vm->target = NULL;
 	device_set_destroy(&vm->devices);

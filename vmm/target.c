@@ -29,8 +29,11 @@
 #define STEP_MIN (UINT64_C(4) << 20)
 
 struct target {
-	struct target_config config;
-	uint64_t size;
+	struct target_config config; /* mem and mem_max point to the two below */
+	struct virtio_mem *mem[TARGET_MEM_MAX];
+	uint64_t mem_max[TARGET_MEM_MAX];
+	uint64_t size; /* as the user set it */
+	uint64_t tax;  /* what it does without of that */
 	struct event_timer *timer;
 
 	uint64_t running_since_ms; /* 0: it has not run yet */
@@ -41,7 +44,8 @@ struct target {
 	uint64_t balloon_moved_ms;
 
 	/* Statistics: who wants them, and what they allow. */
-	unsigned int poll_seconds; /* by target_poll_stats() */
+	unsigned int poll_seconds;  /* by target_poll_stats() */
+	unsigned int owner_seconds; /* by target_poll_for_owner() */
 	bool inflating;
 	uint64_t inflating_since_ms;
 	uint64_t refresh_until_ms;
@@ -58,6 +62,16 @@ static uint64_t now_ms(void)
 	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
+/* All memory devices as one. */
+static void gather_mem(const struct target_config *config, struct virtio_mem_stats *sum)
+{
+	struct virtio_mem_stats stats[TARGET_MEM_MAX];
+
+	for (unsigned int i = 0; i < config->nr_mem; i++)
+		virtio_mem_stats(config->mem[i], &stats[i]);
+	target_sum_mem(stats, config->nr_mem, sum);
+}
+
 static void gather(struct target *target, struct target_parts *parts)
 {
 	const struct target_config *config = &target->config;
@@ -66,13 +80,13 @@ static void gather(struct target *target, struct target_parts *parts)
 	*parts = (struct target_parts){
 		.running = config->running(config->opaque),
 		.boot = config->boot,
-		.size = target->size,
+		.size = target->size > target->tax ? target->size - target->tax : 0,
 		.balloon_limit = UINT64_MAX,
-		.has_mem = config->mem,
+		.has_mem = config->nr_mem != 0,
 	};
 	virtio_balloon_stats(config->balloon, &parts->balloon);
-	if (config->mem)
-		virtio_mem_stats(config->mem, &parts->mem);
+	if (config->nr_mem)
+		gather_mem(config, &parts->mem);
 	if (parts->balloon.actual != target->seen_actual ||
 	    parts->balloon.inflated != target->seen_inflated) {
 		target->seen_actual = parts->balloon.actual;
@@ -91,6 +105,8 @@ static void set_interval(struct target *target, bool at_once)
 	unsigned int seconds = fast ? 1 : target->poll_seconds;
 	struct virtio_balloon_guest_stats stats;
 
+	if (target->owner_seconds && (!seconds || target->owner_seconds < seconds))
+		seconds = target->owner_seconds;
 	virtio_balloon_guest_stats(target->config.balloon, &stats);
 	if (at_once || stats.interval != seconds)
 		virtio_balloon_set_stats_interval(target->config.balloon, seconds);
@@ -154,14 +170,30 @@ static void limit_balloon(struct target *target, struct target_parts *parts)
 
 /* ---- Towards the target ---- */
 
+/* Sums that are right may be wrong in their parts: each device is asked for its own share. */
+static void tell_mem(const struct target_config *config, uint64_t requested)
+{
+	uint64_t share[TARGET_MEM_MAX];
+
+	target_share(requested, config->nr_mem, config->mem_max, share);
+	for (unsigned int i = 0; i < config->nr_mem; i++) {
+		struct virtio_mem_stats stats;
+		struct error err = { 0 };
+
+		virtio_mem_stats(config->mem[i], &stats);
+		if (stats.requested != share[i] &&
+		    virtio_mem_set_requested(config->mem[i], share[i], &err) < 0)
+			log_error("%s", err.message);
+	}
+}
+
 static void tell_devices(struct target *target, const struct target_parts *parts,
 			 const struct target_plan *plan)
 {
 	struct error err = { 0 };
 
-	if (parts->has_mem && plan->requested != parts->mem.requested &&
-	    virtio_mem_set_requested(target->config.mem, plan->requested, &err) < 0)
-		log_error("%s", err.message);
+	if (parts->has_mem)
+		tell_mem(&target->config, plan->requested);
 	if (plan->balloon != parts->balloon.target) {
 		if (virtio_balloon_set_target(target->config.balloon, plan->balloon, &err) < 0)
 			log_error("%s", err.message);
@@ -203,7 +235,9 @@ static void look(void *opaque)
 
 	gather(target, &parts);
 	state = target_judge(&parts);
-	if (state == TARGET_MOVING || target->inflating)
+	if (target->inflating && !target->limit_known) /* the guest's answer is a matter of ms */
+		event_timer_arm(target->timer, LOOK_SOON_MS, 0);
+	else if (state == TARGET_MOVING || target->inflating)
 		event_timer_arm(target->timer, LOOK_MOVES_MS, 0);
 	else if (state != TARGET_REACHED || now_ms() < target->refresh_until_ms)
 		event_timer_arm(target->timer, LOOK_AGAIN_MS, 0);
@@ -239,6 +273,16 @@ int target_set(struct target *target, uint64_t bytes, struct error *err)
 	return 0;
 }
 
+void target_set_tax(struct target *target, uint64_t bytes)
+{
+	if (bytes == target->tax)
+		return;
+	target->tax = bytes;
+	target->balloon_moved_ms = now_ms();
+	target->inflating = false; /* begin anew, with fresh numbers */
+	target_changed(target);
+}
+
 void target_info(struct target *target, struct target_info *info)
 {
 	struct target_parts parts;
@@ -248,14 +292,25 @@ void target_info(struct target *target, struct target_info *info)
 		.size = target->size,
 		.actual = target_actual(&parts),
 		.max = target->config.max,
+		.tax = target->size - parts.size,
 		.state = target_judge(&parts),
 	};
+	if (info->state == TARGET_REACHED && info->tax)
+		info->state = TARGET_TAXED;
 }
 
 void target_poll_stats(struct target *target, unsigned int seconds)
 {
 	target->poll_seconds = seconds;
 	set_interval(target, true);
+}
+
+void target_poll_for_owner(struct target *target, unsigned int seconds)
+{
+	if (seconds == target->owner_seconds)
+		return;
+	target->owner_seconds = seconds;
+	set_interval(target, seconds != 0);
 }
 
 void target_refresh_stats(struct target *target)
@@ -274,6 +329,12 @@ struct target *target_create(const struct target_config *config, struct error *e
 		return NULL;
 	}
 	target->config = *config;
+	for (unsigned int i = 0; i < config->nr_mem; i++) {
+		target->mem[i] = config->mem[i];
+		target->mem_max[i] = config->mem_max[i];
+	}
+	target->config.mem = target->mem;
+	target->config.mem_max = target->mem_max;
 	target->timer = event_timer_create(config->loop, look, target);
 	if (!target->timer) {
 		error_set_errno(err, errno, "cannot create a timer");

@@ -8,6 +8,9 @@
  * cannot give up: when virtio-mem has not moved for TARGET_STALL_MS, or has no driver, the balloon
  * takes what is still too much, and gives it back when blocks go later.
  *
+ * A guest with several nodes has a virtio-mem device for each: what is to be plugged in all is
+ * shared out in proportion to what each of them can have.
+ *
  * Growing: the balloon first, because what it gives back is the guest's at once; then virtio-mem.
  *
  * The balloon is never told to take more than the guest says is available (MemAvailable, less a
@@ -26,6 +29,7 @@
 #include "framevisor/event_loop.h"
 #include "framevisor/virtio_balloon.h"
 #include "framevisor/virtio_mem.h"
+#include "framevisor/vm_numa.h"
 
 #define TARGET_STALL_MS 3000
 
@@ -41,6 +45,7 @@ enum target_state {
 	TARGET_POOL,      /* the pool does not admit more */
 	TARGET_AVAILABLE, /* the guest has nothing more available */
 	TARGET_BUSY,      /* the guest's driver does not get further: memory in use or unmovable */
+	TARGET_TAXED,     /* there, less what the pool asked it to do without */
 	TARGET_STATES,
 };
 /* Their names in QMP ("reached", "no-balloon-driver", ...), and a half sentence for people. */
@@ -62,6 +67,9 @@ struct target_parts {
 	struct virtio_mem_stats mem;
 };
 
+/* Memory devices: one per guest node. */
+#define TARGET_MEM_MAX VM_NODES_MAX
+
 /* What to tell the devices. */
 struct target_plan {
 	uint64_t balloon;   /* to be in the balloon */
@@ -71,6 +79,12 @@ struct target_plan {
 /* Pure functions: policy without devices. */
 void target_decide(const struct target_parts *parts, struct target_plan *plan);
 enum target_state target_judge(const struct target_parts *parts);
+/* Shares bytes (in frames) out to nr devices in proportion to what each can have. */
+void target_share(uint64_t bytes, unsigned int nr, const uint64_t *max, uint64_t *share);
+/* The devices as one: what they have together, how the one that moved last stands still, and the
+ * first one's trouble. nr is not 0. */
+void target_sum_mem(const struct virtio_mem_stats *stats, unsigned int nr,
+		    struct virtio_mem_stats *sum);
 /* Boot memory and what is plugged, without what is in the balloon. */
 uint64_t target_actual(const struct target_parts *parts);
 
@@ -82,7 +96,9 @@ struct target_config {
 	uint64_t boot, max, size; /* bytes: boot memory, ceiling, the first target */
 	struct vm_memory *memory;
 	struct virtio_balloon *balloon;
-	struct virtio_mem *mem; /* NULL: max is boot */
+	struct virtio_mem *const *mem; /* nr_mem of them, and what each may have, in bytes */
+	const uint64_t *mem_max;
+	unsigned int nr_mem; /* 0: max is boot */
 	bool (*running)(void *opaque);
 	void *opaque;
 };
@@ -98,11 +114,16 @@ void target_destroy(struct target *target); /* NULL is ignored */
  */
 int target_set(struct target *target, uint64_t bytes, struct error *err);
 
+/* What the VM does without of its target while the pool is short of memory: the devices are told
+ * the target less the tax, whoever asks for the target is told the user's. 0 ends it. */
+void target_set_tax(struct target *target, uint64_t bytes);
+
 /* Something about the devices or the VM changed: look soon. */
 void target_changed(struct target *target);
 
 struct target_info {
-	uint64_t size, actual, max; /* bytes */
+	uint64_t size, actual, max; /* bytes; size as the user set it */
+	uint64_t tax;               /* of size, done without: target_set_tax() */
 	enum target_state state;
 };
 void target_info(struct target *target, struct target_info *info);
@@ -112,6 +133,8 @@ void target_info(struct target *target, struct target_info *info);
  * itself while it needs to know, which is why nobody else talks to the balloon about it.
  */
 void target_poll_stats(struct target *target, unsigned int seconds);
+void target_poll_for_owner(struct target *target,
+			   unsigned int seconds); /* the same, its own wish */
 void target_refresh_stats(struct target *target);
 
 #endif

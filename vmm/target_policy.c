@@ -4,6 +4,8 @@
 
 #include <errno.h>
 
+#include "framevisor/frame.h"
+
 const char *const target_state_names[TARGET_STATES] = {
 	[TARGET_REACHED] = "reached",
 	[TARGET_MOVING] = "moving",
@@ -15,6 +17,7 @@ const char *const target_state_names[TARGET_STATES] = {
 	[TARGET_POOL] = "pool-full",
 	[TARGET_AVAILABLE] = "guest-needs-memory",
 	[TARGET_BUSY] = "guest-busy",
+	[TARGET_TAXED] = "taxed",
 };
 
 const char *const target_state_texts[TARGET_STATES] = {
@@ -28,6 +31,7 @@ const char *const target_state_texts[TARGET_STATES] = {
 	[TARGET_POOL] = "the pool has no more memory for it",
 	[TARGET_AVAILABLE] = "the guest needs the rest: it has nothing more available",
 	[TARGET_BUSY] = "the guest does not get further: its memory is in use or cannot be moved",
+	[TARGET_TAXED] = "the pool is short of memory: the guest does without the rest for now",
 };
 
 static uint64_t less(uint64_t a, uint64_t b)
@@ -135,4 +139,46 @@ enum target_state target_judge(const struct target_parts *parts)
 		return state == TARGET_AVAILABLE ? TARGET_BUSY : state;
 	}
 	return judge_plug(parts);
+}
+
+void target_share(uint64_t bytes, unsigned int nr, const uint64_t *max, uint64_t *share)
+{
+	uint64_t frames = bytes_to_frames(bytes), all = 0;
+
+	for (unsigned int i = 0; i < nr; i++)
+		all += bytes_to_frames(max[i]);
+	/* What is left goes in the same proportion to those that are left, so that the last one
+	 * gets exactly the rest. */
+	for (unsigned int i = 0; i < nr; i++) {
+		uint64_t room = bytes_to_frames(max[i]);
+		uint64_t part = all ? (uint64_t)((__uint128_t)frames * room / all) : 0;
+
+		if (part > room)
+			part = room;
+		share[i] = frames_to_bytes(part);
+		frames -= part;
+		all -= room;
+	}
+}
+
+void target_sum_mem(const struct virtio_mem_stats *stats, unsigned int nr,
+		    struct virtio_mem_stats *sum)
+{
+	*sum = stats[0];
+	for (unsigned int i = 1; i < nr; i++) {
+		sum->driver_ready = sum->driver_ready && stats[i].driver_ready;
+		sum->broken = sum->broken || stats[i].broken;
+		sum->region_size += stats[i].region_size;
+		sum->usable += stats[i].usable;
+		sum->requested += stats[i].requested;
+		sum->plugged += stats[i].plugged;
+		sum->acks += stats[i].acks;
+		sum->nacks += stats[i].nacks;
+		sum->busy += stats[i].busy;
+		sum->errors += stats[i].errors;
+		if (!sum->last_error)
+			sum->last_error = stats[i].last_error;
+		if (stats[i].idle_ms < sum->idle_ms)
+			sum->idle_ms = stats[i].idle_ms;
+	}
 }

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -16,6 +17,10 @@
 #include "vmm/vcpu_internal.h"
 
 #define KICK_SIGNAL SIGRTMIN
+
+/* A vCPU that is not parked after so long, while somebody waits for memory, is the one that does.
+ */
+#define STARVED_WAIT_MS 200
 
 struct vcpus {
 	struct vcpu_host host;
@@ -170,6 +175,16 @@ static void handle_exit(struct vcpu *vcpu)
 	fail(vcpu, why);
 }
 
+static bool ending(struct vcpus *vcpus)
+{
+	bool ending;
+
+	pthread_mutex_lock(&vcpus->lock);
+	ending = vcpus->want_exit || !vcpus->want_run;
+	pthread_mutex_unlock(&vcpus->lock);
+	return ending;
+}
+
 /* One KVM_RUN and what follows from it. Returns false when the vCPU must go to the park. */
 static bool run_once(struct vcpu *vcpu)
 {
@@ -184,6 +199,10 @@ static bool run_once(struct vcpu *vcpu)
 		return false;
 	case EAGAIN: /* an AP that waits for SIPI was woken */
 		return true;
+	case EFAULT: /* its memory is gone, and so is the machine: vm_memory_end_waits() */
+		if (ending(vcpu->vcpus))
+			return false;
+		/* fallthrough */
 	default:
 		snprintf(why, sizeof(why), "KVM_RUN failed: %s", strerror(errno));
 		fail(vcpu, why);
@@ -194,7 +213,11 @@ static bool run_once(struct vcpu *vcpu)
 static void *vcpu_thread(void *arg)
 {
 	struct vcpu *vcpu = arg;
+	char name[16];
 
+	/* Its own: the name of another thread is a file in /proc. */
+	snprintf(name, sizeof(name), "vcpu/%u", vcpu->id);
+	pthread_setname_np(pthread_self(), name);
 	vcpu->tid = gettid();
 	while (park(vcpu)) {
 		while (run_once(vcpu))
@@ -221,31 +244,82 @@ static unsigned int nr_started(const struct vcpus *vcpus)
 	return nr;
 }
 
-void vcpus_pause(struct vcpus *vcpus)
+/* Waits until all threads are parked, or ms are over. Lock held. */
+static bool wait_parked(struct vcpus *vcpus, unsigned int ms)
 {
-	unsigned int i;
+	struct timespec until;
 
-	pthread_mutex_lock(&vcpus->lock);
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_nsec += ms * 1000000L;
+	until.tv_sec += until.tv_nsec / 1000000000;
+	until.tv_nsec %= 1000000000;
+	while (vcpus->nr_parked < nr_started(vcpus))
+		if (pthread_cond_clockwait(&vcpus->changed, &vcpus->lock, CLOCK_MONOTONIC,
+					   &until) == ETIMEDOUT)
+			return vcpus->nr_parked >= nr_started(vcpus);
+	return true;
+}
+
+/* Lock held. */
+static void ask_to_park(struct vcpus *vcpus)
+{
 	vcpus->want_run = false;
-	for (i = 0; i < vcpus->nr; i++) {
+	for (unsigned int i = 0; i < vcpus->nr; i++)
 		if (!vcpus->vcpu[i].parked)
 			kick(&vcpus->vcpu[i]);
-	}
-	while (vcpus->nr_parked < nr_started(vcpus))
-		pthread_cond_wait(&vcpus->changed, &vcpus->lock);
+}
+
+void vcpus_pause_begin(struct vcpus *vcpus)
+{
+	pthread_mutex_lock(&vcpus->lock);
+	ask_to_park(vcpus);
 	pthread_mutex_unlock(&vcpus->lock);
+}
+
+bool vcpus_pause(struct vcpus *vcpus)
+{
+	bool parked = false, starves = false;
+
+	pthread_mutex_lock(&vcpus->lock);
+	ask_to_park(vcpus);
+	/* One that waits for a frame executes nothing, and parks before it does. */
+	while (!parked && !starves) {
+		parked = wait_parked(vcpus, STARVED_WAIT_MS);
+		pthread_mutex_unlock(&vcpus->lock);
+		starves = vcpus->host.memory && vm_memory_starves(vcpus->host.memory);
+		pthread_mutex_lock(&vcpus->lock);
+	}
+	pthread_mutex_unlock(&vcpus->lock);
+	return parked;
+}
+
+int vcpus_pause_within(struct vcpus *vcpus, unsigned int ms)
+{
+	int ret = 0;
+
+	pthread_mutex_lock(&vcpus->lock);
+	ask_to_park(vcpus);
+	if (!wait_parked(vcpus, ms)) {
+		/* The one that did not come goes on by itself when it comes. */
+		vcpus->want_run = true;
+		pthread_cond_broadcast(&vcpus->changed);
+		ret = -EAGAIN;
+	}
+	pthread_mutex_unlock(&vcpus->lock);
+	return ret;
 }
 
 void vcpus_resume(struct vcpus *vcpus)
 {
 	unsigned int i;
 
-	/* Tells a guest with kvm-clock that it was stopped, so that its soft-lockup watchdog does
-	 * not complain. EINVAL: the guest has no kvm-clock, or not yet. */
-	for (i = 0; vcpus->kvm->has_kvmclock_ctrl && i < vcpus->nr; i++)
-		(void)ioctl(vcpus->vcpu[i].fd, KVM_KVMCLOCK_CTRL, 0);
-
 	pthread_mutex_lock(&vcpus->lock);
+	/* Tells a guest with kvm-clock that it was stopped, so that its soft-lockup watchdog does
+	 * not complain. EINVAL: the guest has no kvm-clock, or not yet. A vCPU that is blocked in
+	 * KVM_RUN would block this, too. */
+	for (i = 0; vcpus->kvm->has_kvmclock_ctrl && i < vcpus->nr; i++)
+		if (vcpus->vcpu[i].parked || !vcpus->vcpu[i].started)
+			(void)ioctl(vcpus->vcpu[i].fd, KVM_KVMCLOCK_CTRL, 0);
 	vcpus->want_run = true;
 	pthread_cond_broadcast(&vcpus->changed);
 	pthread_mutex_unlock(&vcpus->lock);
@@ -279,17 +353,15 @@ int vcpus_start(struct vcpus *vcpus, struct error *err)
 	/* All signals but the kick are the main thread's. A new thread inherits the mask. */
 	sigfillset(&blocked);
 	sigdelset(&blocked, KICK_SIGNAL);
+	sigdelset(&blocked, SIGSYS); /* the sandbox's, to whoever broke its rules */
 	pthread_sigmask(SIG_SETMASK, &blocked, &old);
 	for (i = 0; i < vcpus->nr && ret == 0; i++) {
 		struct vcpu *vcpu = &vcpus->vcpu[i];
-		char name[16];
 
 		ret = pthread_create(&vcpu->thread, NULL, vcpu_thread, vcpu);
 		if (ret != 0)
 			break;
 		vcpu->started = true;
-		snprintf(name, sizeof(name), "vcpu/%u", vcpu->id);
-		pthread_setname_np(vcpu->thread, name);
 	}
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (ret != 0)
@@ -308,6 +380,7 @@ static int set_cpuid(const struct vcpu *vcpu, const struct kvm_cpuid2 *supported
 	const struct cpuid_config config = {
 		.id = vcpu->id,
 		.cpus = vcpu->vcpus->nr,
+		.cache_cpus = vcpu->vcpus->host.cache_cpus,
 		.tsc_deadline = vcpu->vcpus->kvm->has_tsc_deadline,
 	};
 	unsigned int room = supported->nent + CPUID_EXTRA_ENTRIES;

@@ -27,6 +27,7 @@ struct vcpu_host {
 	struct bus *pio;
 	struct bus *mmio;
 	struct vm_memory *memory; /* for the dump of an unhandled exit */
+	unsigned int cache_cpus;  /* see struct cpuid_config */
 	void *machine;
 	/* Triple fault and KVM's system events. The vCPU is parked until vcpus_reset(). */
 	void (*power)(void *machine, enum power_request request);
@@ -55,8 +56,17 @@ int vcpus_start(struct vcpus *vcpus, struct error *err);
 /* The thread id of a vCPU, 0 before vcpus_start(). */
 int vcpus_tid(const struct vcpus *vcpus, unsigned int cpu);
 
-/* Returns when every thread is parked. Idempotent. */
-void vcpus_pause(struct vcpus *vcpus);
+/* Asks every thread to park and does not wait for it: one may be blocked in a touch of memory. */
+void vcpus_pause_begin(struct vcpus *vcpus);
+/*
+ * Returns true when every thread is parked. Idempotent. false: one of them waits in the kernel for
+ * a frame of guest memory and cannot be interrupted there; it executes nothing more of the guest
+ * until vcpus_resume(), but its state must not be touched.
+ */
+bool vcpus_pause(struct vcpus *vcpus);
+/* The same, but waits only so long, and then lets all go on. Returns 0, or -EAGAIN: all run on as
+ * before. */
+int vcpus_pause_within(struct vcpus *vcpus, unsigned int ms);
 void vcpus_resume(struct vcpus *vcpus);
 
 #endif

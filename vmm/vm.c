@@ -11,6 +11,7 @@
 
 #include "framevisor/log.h"
 #include "vmm/vm_internal.h"
+#include "vmm/vm_rejoin.h"
 
 static void send_event(struct vm *vm, enum vm_event event)
 {
@@ -49,6 +50,7 @@ void vm_balloon_changed(void *opaque)
 	struct vm *vm = opaque;
 
 	target_changed(vm->target);
+	vm_owner_balloon_changed(vm);
 	send_event(vm, VM_EVENT_BALLOON);
 }
 
@@ -61,19 +63,67 @@ void vm_mem_changed(void *opaque)
 	send_event(vm, VM_EVENT_BALLOON);
 }
 
-/* Told, not paused: the vCPU that waits cannot be parked before it gets its frame. */
+/* A frame that is swapped out does not come back for now: the VM goes on when its user says so. */
+static void on_swap_unreadable(struct vm *vm, uint64_t gpa)
+{
+	log_error("%s: paused: the guest's memory at 0x%llx cannot be read from the swap file; "
+		  "'cont' tries again",
+		  vm->config.name, (unsigned long long)gpa);
+	send_event(vm, VM_EVENT_SWAP_UNREADABLE);
+	if (vm->state != VM_STATE_RUNNING)
+		return;
+	/* Not waited for: the vCPU that touched it parks when it has it. */
+	vcpus_pause_begin(vm->vcpus);
+	machine_pause_devices(vm);
+	vm->state = VM_STATE_PAUSED;
+	vm_owner_state_changed(vm);
+	send_event(vm, VM_EVENT_STOP);
+}
+
+/* The others are parked; the vCPU that waits parks as soon as it gets its frame, if not before. */
+static void pause_for_memory(struct vm *vm, uint64_t gpa)
+{
+	bool running = vm->state == VM_STATE_RUNNING;
+
+	log_warn("%s: the guest uses memory that it has given up (at 0x%llx) beyond what it may "
+		 "have%s",
+		 vm->config.name, (unsigned long long)gpa,
+		 running ? ": paused until a frame is there, or QMP 'cont'" : "");
+	send_event(vm, VM_EVENT_OVER_LIMIT);
+	if (running && vm_pause(vm, NULL) == 0)
+		vm->waits_for_memory = true;
+}
+
 void vm_memory_event(void *opaque, enum vm_memory_event event, uint64_t gpa)
 {
 	struct vm *vm = opaque;
+	struct error err = { 0 };
 
-	if (event == VM_MEMORY_EVENT_POOL_EMPTY) {
+	switch (event) {
+	case VM_MEMORY_EVENT_POOL_EMPTY:
 		send_event(vm, VM_EVENT_POOL_EMPTY);
-		return;
+		break;
+	case VM_MEMORY_EVENT_OVER_LIMIT:
+		pause_for_memory(vm, gpa);
+		break;
+	case VM_MEMORY_EVENT_WITHIN_LIMIT:
+		if (vm_waits_for_memory(vm) && vm_resume(vm, &err) < 0)
+			log_warn("%s: %s", vm->config.name, err.message);
+		break;
+	case VM_MEMORY_EVENT_SWAP_FULL:
+		send_event(vm, VM_EVENT_SWAP_FULL);
+		break;
+	case VM_MEMORY_EVENT_SWAP_UNREADABLE:
+		on_swap_unreadable(vm, gpa);
+		break;
+	default:
+		break;
 	}
-	log_warn("%s: the guest uses memory that it has given up (at 0x%llx) beyond what it may "
-		 "have; it waits until it gives other memory up",
-		 vm->config.name, (unsigned long long)gpa);
-	send_event(vm, VM_EVENT_OVER_LIMIT);
+}
+
+bool vm_waits_for_memory(const struct vm *vm)
+{
+	return vm->waits_for_memory && vm->state == VM_STATE_PAUSED;
 }
 
 bool vm_running(void *opaque)
@@ -81,6 +131,13 @@ bool vm_running(void *opaque)
 	const struct vm *vm = opaque;
 
 	return vm->state == VM_STATE_RUNNING;
+}
+
+/* A reset can revive what only stopped: see no_shutdown. */
+static bool ended(const struct vm *vm)
+{
+	return vm->state == VM_STATE_SHUTDOWN &&
+	       (!vm->config.no_shutdown || vm->shutdown_reason != VM_SHUTDOWN_GUEST);
 }
 
 static void on_failed(struct vm *vm)
@@ -200,6 +257,7 @@ void vm_destroy(struct vm *vm)
 {
 	if (!vm)
 		return;
+	vm_rejoin_destroy(vm);
 	machine_destroy(vm);
 	event_source_remove(vm->request_source);
 	if (vm->request_fd >= 0)
@@ -219,16 +277,35 @@ int vm_start(struct vm *vm, struct error *err)
 	return vm->config.start_paused ? 0 : vm_resume(vm, err);
 }
 
+static void paused(struct vm *vm)
+{
+	machine_pause_devices(vm);
+	vm->state = VM_STATE_PAUSED;
+	vm_owner_state_changed(vm);
+	send_event(vm, VM_EVENT_STOP);
+}
+
 int vm_pause(struct vm *vm, struct error *err)
 {
 	(void)err;
+	vm->waits_for_memory = false; /* whoever asked wants it to stay so */
 	if (vm->state != VM_STATE_RUNNING)
 		return 0; /* nothing runs in any other state */
 	vcpus_pause(vm->vcpus);
-	machine_pause_devices(vm);
-	vm->state = VM_STATE_PAUSED;
-	send_event(vm, VM_EVENT_STOP);
+	paused(vm);
 	return 0;
+}
+
+int vm_pause_within(struct vm *vm, unsigned int ms)
+{
+	int ret;
+
+	if (vm->state != VM_STATE_RUNNING)
+		return 0;
+	ret = vcpus_pause_within(vm->vcpus, ms);
+	if (ret == 0)
+		paused(vm);
+	return ret;
 }
 
 int vm_resume(struct vm *vm, struct error *err)
@@ -249,8 +326,11 @@ int vm_resume(struct vm *vm, struct error *err)
 				 vm->config.name);
 	}
 	vm->state = VM_STATE_RUNNING;
+	vm->waits_for_memory = false;
+	vm_memory_swap_retry(vm->memory);
 	vcpus_resume(vm->vcpus);
 	target_changed(vm->target);
+	vm_owner_state_changed(vm);
 	send_event(vm, VM_EVENT_RESUME);
 	return 0;
 }
@@ -260,9 +340,14 @@ int vm_reset(struct vm *vm, struct error *err)
 	bool was_running = vm->state == VM_STATE_RUNNING;
 	int ret;
 
-	if (vm->state == VM_STATE_SHUTDOWN)
+	if (ended(vm))
 		return error_set(err, EINVAL, "VM %s has ended", vm->config.name);
-	vcpus_pause(vm->vcpus);
+	if (!vcpus_pause(vm->vcpus)) {
+		if (was_running)
+			vcpus_resume(vm->vcpus);
+		return error_set(err, EBUSY, "VM %s cannot be reset now: a vCPU waits for memory",
+				 vm->config.name);
+	}
 	/* What the vCPUs asked for before they stopped was the old guest's wish. */
 	__atomic_store_n(&vm->requests, 0, __ATOMIC_SEQ_CST);
 	ret = machine_reset(vm, err);
@@ -274,7 +359,7 @@ int vm_reset(struct vm *vm, struct error *err)
 	send_event(vm, VM_EVENT_RESET);
 	if (was_running)
 		vcpus_resume(vm->vcpus);
-	else if (vm->state == VM_STATE_INTERNAL_ERROR)
+	else if (vm->state == VM_STATE_INTERNAL_ERROR || vm->state == VM_STATE_SHUTDOWN)
 		vm->state = VM_STATE_PAUSED;
 	return 0;
 }
@@ -295,7 +380,7 @@ int vm_powerdown(struct vm *vm, struct error *err)
 
 void vm_shutdown(struct vm *vm, enum vm_shutdown_reason reason)
 {
-	if (vm->state == VM_STATE_SHUTDOWN)
+	if (ended(vm) || (vm->state == VM_STATE_SHUTDOWN && reason == VM_SHUTDOWN_GUEST))
 		return;
 	vcpus_pause(vm->vcpus);
 	if (vm->state == VM_STATE_RUNNING)
@@ -303,7 +388,10 @@ void vm_shutdown(struct vm *vm, enum vm_shutdown_reason reason)
 	vm->state = VM_STATE_SHUTDOWN;
 	vm->shutdown_reason = reason;
 	send_event(vm, VM_EVENT_SHUTDOWN);
-	event_loop_quit(vm->loop);
+	if (ended(vm))
+		event_loop_quit(vm->loop);
+	else
+		send_event(vm, VM_EVENT_STOP);
 }
 
 void vm_set_event_handler(struct vm *vm, vm_event_fn fn, void *opaque)
@@ -332,9 +420,19 @@ struct vm_memory *vm_get_memory(struct vm *vm)
 	return vm->memory;
 }
 
-struct virtio_mem *vm_get_mem(struct vm *vm)
+struct owner_client *vm_get_client(struct vm *vm)
 {
-	return vm->devices.nr_mem ? vm->devices.mem[0] : NULL;
+	return vm->client;
+}
+
+struct virtio_mem *vm_get_mem_at(struct vm *vm, unsigned int i)
+{
+	return i < vm->devices.nr_mem && !vm->nr_mem ? vm->devices.mem[i] : NULL;
+}
+
+int vm_get_host_node(const struct vm *vm, unsigned int nid)
+{
+	return owner_client_host_node(vm->client, nid);
 }
 
 struct target *vm_get_target(struct vm *vm)

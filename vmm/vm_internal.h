@@ -12,8 +12,10 @@
 #include "vmm/boot/boot.h"
 #include "vmm/irq.h"
 #include "vmm/kvm.h"
+#include "vmm/memory_map.h"
 #include "vmm/target.h"
 #include "vmm/vcpu.h"
+#include "vmm/vm_owner.h"
 
 /* Requests of vCPU threads to the loop's thread; bits of vm->requests. */
 #define VM_REQUEST_POWER_OFF 1u
@@ -27,6 +29,7 @@ struct vm {
 	vm_event_fn event_fn;
 	void *event_opaque;
 	enum vm_state state;
+	bool waits_for_memory; /* paused by vm_memory_event(), and nobody has said otherwise */
 	enum vm_shutdown_reason shutdown_reason;
 
 	/* Any thread sets a bit and writes the eventfd; the loop's thread acts. An eventfd and not
@@ -36,10 +39,19 @@ struct vm {
 	struct event_source *request_source;
 
 	/* In the order in which machine_create() makes them. */
-	uint64_t hotplug_bytes; /* size of the region for plugging: 0, or above the boot memory */
+	unsigned int nr_mem; /* memory devices that the configuration lists */
+	struct vm_mem_device mem[VM_MEM_DEVICES_MAX];
+	uint64_t mem_capacity[VM_MEM_DEVICES_MAX]; /* size of the device's region */
+	struct vm_numa_node
+		nodes[VM_NODES_MAX]; /* at least one, whether the guest is told or not */
+	unsigned int nr_nodes;
+	struct memory_map map;
+	uint8_t cpu_node[VM_CPUS_MAX];
+	struct acpi_config acpi;
 	struct boot *boot;
 	struct kvm kvm;
 	struct owner_client *client;
+	struct vm_rejoin *rejoin; /* NULL: not served */
 	struct vm_memory *memory;
 	struct bus *pio, *mmio;
 	struct irq_router *irq;
@@ -48,6 +60,7 @@ struct vm {
 	struct device_set devices;
 	struct vcpus *vcpus;
 	struct target *target;
+	struct vm_owner *owner; /* what the pool owner asks: vm_owner.h */
 };
 
 /* Everything from the kernel file's check to the vCPUs. On failure err is set; what exists is freed
@@ -61,6 +74,10 @@ int machine_reset(struct vm *vm, struct error *err);
 
 void machine_pause_devices(struct vm *vm);
 void machine_resume_devices(struct vm *vm);
+
+/* Pauses the VM unless that takes longer: a vCPU that waits for memory comes when it has it.
+ * Returns 0 or -EAGAIN. */
+int vm_pause_within(struct vm *vm, unsigned int ms);
 
 /* Any thread. */
 void vm_request(struct vm *vm, unsigned int request);

@@ -29,6 +29,8 @@ _Noreturn void guest_power_off(void);
 
 /* serial.c */
 void serial_putc(char c);
+/* Whether somebody has typed something; it is taken. */
+bool serial_typed(void);
 void print(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void vprint(const char *fmt, __builtin_va_list args);
 
@@ -55,7 +57,10 @@ unsigned int acpi_cpus(uint8_t *apic_ids, unsigned int max);
 /* Reboots through the FADT's reset register. RAM keeps its content. */
 _Noreturn void guest_reset(void);
 
-/* smp: ap_entry.S. The guest defines ap_start(). */
+/* smp.c, ap_entry.S. The guest defines ap_start(), which each other CPU calls. */
+uint8_t guest_cpu_id(void); /* the APIC ID of this CPU */
+/* Starts those of the CPUs that are not this one; does not wait for them. */
+void guest_start_cpus(const uint8_t *apic_ids, unsigned int cpus);
 #define AP_TRAMPOLINE 0x8000ull
 #define AP_MAX        64
 extern char ap_trampoline[], ap_trampoline_end[];

@@ -5,6 +5,7 @@
 #include "guest.h"
 
 #define UART_LSR      5
+#define UART_LSR_DR   0x01
 #define UART_LSR_THRE 0x20
 
 void serial_putc(char c)
@@ -12,6 +13,14 @@ void serial_putc(char c)
 	while (!(inb(LAYOUT_PORT_SERIAL + UART_LSR) & UART_LSR_THRE))
 		cpu_relax();
 	outb(LAYOUT_PORT_SERIAL, (uint8_t)c);
+}
+
+bool serial_typed(void)
+{
+	if (!(inb(LAYOUT_PORT_SERIAL + UART_LSR) & UART_LSR_DR))
+		return false;
+	inb(LAYOUT_PORT_SERIAL);
+	return true;
 }
 
 static void print_number(uint64_t value, unsigned int base)

@@ -8,20 +8,9 @@
 
 const char guest_name[] = "smp";
 
-#define ROUNDS        2000
-#define TOUCHED       8
-#define TOUCH_ADDR    (LAYOUT_KERNEL + 4 * FRAME_SIZE)
-#define LAPIC_ID      0x20
-#define LAPIC_SVR     0xf0
-#define LAPIC_ICR     0x300
-#define LAPIC_ICR_HI  0x310
-#define ICR_INIT      0x4500
-#define ICR_STARTUP   0x4600
-#define ICR_PENDING   0x1000
-#define SVR_ENABLE    0x1ff
-#define TSC_10_MS     30000000ull
-#define TSC_200_US    600000ull
-#define BARRIER_READY 1
+#define ROUNDS     2000
+#define TOUCHED    8
+#define TOUCH_ADDR (LAYOUT_KERNEL + 4 * FRAME_SIZE)
 
 static volatile uint32_t go;
 static uint64_t shared;
@@ -29,30 +18,6 @@ static uint64_t ready;
 static uint64_t done;
 static uint64_t own[AP_MAX + 1];
 static uint8_t seen_ids[256];
-
-static uint32_t lapic_read(uint32_t reg)
-{
-	return *(volatile uint32_t *)(uintptr_t)(LAYOUT_LAPIC + reg);
-}
-
-static void lapic_write(uint32_t reg, uint32_t value)
-{
-	*(volatile uint32_t *)(uintptr_t)(LAYOUT_LAPIC + reg) = value;
-}
-
-static void delay(uint64_t cycles)
-{
-	for (uint64_t start = rdtsc(); rdtsc() - start < cycles;)
-		cpu_relax();
-}
-
-static void send_ipi(uint8_t apic_id, uint32_t command)
-{
-	lapic_write(LAPIC_ICR_HI, (uint32_t)apic_id << 24);
-	lapic_write(LAPIC_ICR, command);
-	while (lapic_read(LAPIC_ICR) & ICR_PENDING)
-		cpu_relax();
-}
 
 static void work(unsigned int index)
 {
@@ -71,7 +36,7 @@ static void work(unsigned int index)
 
 void ap_start(unsigned int index)
 {
-	__atomic_fetch_add(&seen_ids[lapic_read(LAPIC_ID) >> 24], 1, __ATOMIC_SEQ_CST);
+	__atomic_fetch_add(&seen_ids[guest_cpu_id()], 1, __ATOMIC_SEQ_CST);
 	__atomic_fetch_add(&ready, 1, __ATOMIC_SEQ_CST);
 	while (!go)
 		cpu_relax();
@@ -86,24 +51,6 @@ static void wait_for(const uint64_t *counter, uint64_t value, const char *what)
 		if (rdtsc() - start > PATIENCE)
 			guest_fail("%lu of %lu CPUs %s", *counter, value, what);
 		cpu_relax();
-	}
-}
-
-static void start_others(const uint8_t *ids, unsigned int cpus, uint8_t self)
-{
-	ap_cr3 = guest_cr3();
-	memcpy((void *)(uintptr_t)AP_TRAMPOLINE, ap_trampoline,
-	       (size_t)(ap_trampoline_end - ap_trampoline));
-	for (unsigned int i = 0; i < cpus; i++) {
-		if (ids[i] == self)
-			continue;
-		send_ipi(ids[i], ICR_INIT);
-		delay(TSC_10_MS);
-		/* Twice, as the MP specification asks; a CPU that runs ignores the second. */
-		for (unsigned int n = 0; n < 2; n++) {
-			send_ipi(ids[i], ICR_STARTUP | (AP_TRAMPOLINE >> 12));
-			delay(TSC_200_US);
-		}
 	}
 }
 
@@ -133,16 +80,13 @@ void guest_main(void)
 	uint8_t ids[AP_MAX];
 	unsigned int cpus = acpi_cpus(ids, AP_MAX);
 	unsigned int expected = (unsigned int)cmdline_number("cpus", cpus);
-	uint8_t self;
 
 	if (cpus == 0 || cpus > AP_MAX)
 		guest_fail("%u CPUs in the MADT", cpus);
 	if (cpus != expected)
 		guest_fail("%u CPUs in the MADT, not %u", cpus, expected);
-	self = (uint8_t)(lapic_read(LAPIC_ID) >> 24);
-	seen_ids[self]++;
-	lapic_write(LAPIC_SVR, SVR_ENABLE);
-	start_others(ids, cpus, self);
+	seen_ids[guest_cpu_id()]++;
+	guest_start_cpus(ids, cpus);
 	wait_for(&ready, cpus - 1, "came up");
 	go = 1;
 	work(0);

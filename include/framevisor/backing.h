@@ -29,6 +29,14 @@ struct backing;
  */
 int backing_create(int host_node, uint64_t spanned_frames, bool hugetlb, struct backing **result,
 		   struct error *err);
+/*
+ * The file of another process, which was filled there: fd (taken over, also on failure) of an
+ * object that backing_create() made with the same three values. present[] says of each frame
+ * whether it is populated; of all others the file's memory is given back to the host. Errors as
+ * there, and -EBADF when the file is not such a one or is too short.
+ */
+int backing_adopt(int host_node, uint64_t spanned_frames, bool hugetlb, int fd,
+		  const uint8_t *present, struct backing **result, struct error *err);
 /* Unmaps and closes; the file lives on while others have it open or mapped. NULL is ignored. */
 void backing_destroy(struct backing *backing);
 
@@ -58,6 +66,9 @@ void *backing_base(const struct backing *backing);
 bool backing_is_hugetlb(const struct backing *backing);
 uint64_t backing_spanned(const struct backing *backing);
 uint64_t backing_populated(const struct backing *backing); /* frames */
+/* Frames of host memory that the file holds, as the host counts them. While nothing is coming or
+ * going that is backing_populated(); more means that somebody wrote where a hole is. */
+uint64_t backing_host_frames(const struct backing *backing);
 
 /*
  * Host physical frame numbers (physical address / 2 MiB) of frames [first, first + nr), 0 where not

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Compaction: free memory that lies in single frames becomes large blocks, because frames in use
- * are moved together. In each zone a migrate scanner goes up from the start and takes movable
- * frames, a free scanner comes down from the end and takes free ones; when they meet, the low end
- * is free and the high end is full.
+ * are moved together. Areas of the wanted size in which everything can be moved are emptied, those
+ * with the least in them first, and the holes of the fullest ones are filled with it.
  *
  * Who has a frame moves it: the allocator knows neither mappings nor page tables. Two kinds of
  * frames can be moved: those on the LRU lists (mm_lru_add()), and those allocated with
@@ -63,7 +62,8 @@ int mm_set_migrate_ops(struct mm *mm, const struct mm_migrate_ops *ops, void *op
 void mm_migrate_page_state(struct page *from, struct page *to);
 
 /*
- * Compacts all of node nid (-1: all nodes), whatever the settings. Returns the frames moved.
+ * Compacts all of node nid (-1: all nodes), whatever the settings. Returns the frames moved; 0
+ * within a callback of reclaim, migration or OOM.
  * Kernel: writing to /proc/sys/vm/compact_memory.
  */
 uint64_t mm_compact_node(struct mm *mm, int nid);

@@ -45,7 +45,8 @@ void event_timer_destroy(struct event_timer *timer);
  */
 int event_loop_post(struct event_loop *loop, event_post_fn fn, void *opaque);
 
-/* Runs until event_loop_quit(). Returns 0, or a negative errno if epoll itself failed. */
+/* Runs until event_loop_quit(); may be run again afterwards. Returns 0, or a negative errno if
+ * epoll itself failed. */
 int event_loop_run(struct event_loop *loop);
 void event_loop_quit(struct event_loop *loop);
 

@@ -72,13 +72,51 @@ void mm_destroy(struct mm *mm);
  * Returns 0, -EINVAL (outside the span) or -EBUSY (already present). Kernel: online_pages().
  */
 int mm_online_pages(struct mm *mm, unsigned int nid, uint64_t first, uint64_t nr, bool zeroed);
+/* The same for frames that somebody holds from before this instance: they come as if each had been
+ * allocated by itself (movable, one reference), and are freed by their holder. */
+int mm_online_used_pages(struct mm *mm, unsigned int nid, uint64_t first, uint64_t nr);
 
 /*
  * Takes frames [first, first + nr) out of the pool again. Those in use are moved elsewhere by their
  * holders first (compaction.h), if they can be; no caller's lock that the migrate callbacks take
- * may be held then. All or nothing: -EBUSY if one of them stays in use. Kernel: offline_pages().
+ * may be held then. All or nothing: returns 0, -EINVAL (outside the span), or -EBUSY if one of them
+ * stays in use or is not present; then all frames are in the pool as before (those that were moved
+ * stay where they are now). Frames quarantined by mm_soft_offline_page() go with the others; if
+ * their numbers come again, they are new frames. Waits a few milliseconds for holders that refuse.
+ * Kernel: offline_pages().
  */
 int mm_offline_pages(struct mm *mm, unsigned int nid, uint64_t first, uint64_t nr);
+
+/*
+ * For callers whose holders cannot move frames within a callback (other processes, asked by
+ * message): from mm_isolate_pages() on nothing is allocated from the pageblocks that lie wholly in
+ * the range, and what is freed there stays. The caller then has the frames in use given back in its
+ * own time, and calls mm_offline_pages() when they are. Each call that returned 0 is ended by one
+ * mm_unisolate_pages() of the same range, also after it was offlined. Meanwhile allocations take
+ * the slower way past the lock-free stacks, and free frames in the range count as free in
+ * mm_counts() but not in the zone's NR_FREE_PAGES. Returns 0 or -EINVAL (outside the span).
+ * Kernel: start_isolate_page_range(), undo_isolate_page_range().
+ */
+int mm_isolate_pages(struct mm *mm, unsigned int nid, uint64_t first, uint64_t nr);
+void mm_unisolate_pages(struct mm *mm, unsigned int nid, uint64_t first, uint64_t nr);
+/* Frames of a pageblock: the grain of isolation. A power of two. */
+uint64_t mm_pageblock_frames(const struct mm *mm);
+
+/*
+ * Takes one frame out of circulation on purpose, for example because the host reports errors on it.
+ * A free one is quarantined at once; one in use is moved by its holder first, if it can be (as for
+ * mm_offline_pages()). Kernel: soft_offline_page(). Returns
+ *   0             quarantined: counted so, never handed out again
+ *   -EINPROGRESS  in use and not to be moved now: it is quarantined when its holder frees it. The
+ *                 caller makes sure that nobody frees it during the call
+ *   -EBUSY        part of a larger block that cannot be moved
+ *   -EALREADY     is quarantined, or marked
+ *   -EINVAL       not present
+ */
+int mm_soft_offline_page(struct mm *mm, struct page *page);
+/* Takes that back: the frame is free again (dirty), or the mark is gone. Also for frames that were
+ * quarantined because of a bad state. Returns 0 or -EINVAL (neither). Kernel: unpoison_memory(). */
+int mm_unpoison_page(struct mm *mm, struct page *page);
 
 /* Frame numbers. nid and idx (node relative) identify a frame outside the allocator. */
 struct page *mm_page(struct mm *mm, unsigned int nid, uint64_t idx); /* NULL if out of range */

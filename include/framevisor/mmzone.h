@@ -138,9 +138,8 @@ struct zone {
 	struct free_area free_area[NR_PAGE_ORDERS];
 	uint16_t free_orders[MIGRATE_TYPES][NR_FREE_KINDS]; /* bit n: list of order n not empty */
 
-	/* Compaction: where the scanners resume, and back-off after failures. */
+	/* Compaction: where the next run goes on, and back-off after failures. */
 	uint64_t compact_migrate_pfn;
-	uint64_t compact_free_pfn;
 	uint32_t compact_considered;
 	uint32_t compact_defer_shift;
 	int32_t compact_order_failed;
@@ -181,7 +180,9 @@ struct pglist_data {
 	void *base;       /* of the permanent mapping */
 	uint64_t phys_base;
 	const uint64_t *phys_pfn;
-	uint8_t *pageblock_mt; /* [block][zone]: zones may interleave within a block */
+	/* [zone][block]: zones may interleave within a block */
+	uint8_t *pageblock_mt;
+	uint64_t nr_pageblocks;
 
 	/* LRU lists of the node's movable frames, under lru_lock (vmscan.h). */
 	struct list_head lru[NR_LRU_LISTS];

@@ -8,17 +8,32 @@
  *
  *   client                         owner
  *   HELLO (name, size)      ->
- *                           <-     WELCOME (+ one fd per node, SCM_RIGHTS; + /dev/userfaultfd if
- * asked) GRANT (n frames)        ->
+ *                           <-     WELCOME (+ one fd per node, SCM_RIGHTS; + the VMM's end of the
+ *                                  notice channel, framevisor/owner_notice.h; + /dev/userfaultfd
+ *                                  if asked)
+ *   GRANT (n frames)        ->
  *                           <-     GRANTED (runs of zeroed frames; -ENOMEM when there are none)
  *   RETURN (runs)           ->
  *                           <-     RETURNED (frames taken back)
  *   RESIZE (frames)         ->
  *                           <-     RESIZED (its limit now; -ENOMEM and why, when it does not fit)
+ *   BIND (node, frames)     ->
+ *                           <-     BOUND (of that node, from now on; -ENOMEM and why)
+ *   DECLARE (runs it holds) ->
+ *                           <-     DECLARED (of the packet's frames; of none: what it holds)
  *
  * A client may hold as many frames as its RAM has (ram_frames); what it asks beyond gets -ENOMEM.
  * RESIZE changes that limit: up, when the pool has or can get the memory (the reply may take as
  * long as that of HELLO); down, but not below what the client holds (-EBUSY).
+ *
+ * BIND keeps frames of one node for a client: of what it may hold in all, so many are to be had
+ * there whatever others take. A pool that grows grows there for it. What a client holds of the node
+ * counts.
+ *
+ * An owner that takes over from one that died connects to the clients that it finds in the ledger,
+ * on their sockets RUNDIR/vm/NAME/owner.sock. Such a client says HELLO with OWNER_HELLO_ADOPT, is
+ * welcomed without files (it has them), and declares every frame that it holds, once each; a
+ * DECLARE of no runs ends that. A frame that is not the client's ends the connection.
  *
  * When the connection ends, the owner waits until the client's process is gone (killing it if it is
  * not) and takes all its frames back: a frame is never given on while somebody may still map it.
@@ -28,7 +43,7 @@
 
 #include <stdint.h>
 
-#define OWNER_PROTOCOL_VERSION 1
+#define OWNER_PROTOCOL_VERSION 2
 #define OWNER_NAME_MAX         64 /* VM name with its terminating 0 */
 #define OWNER_NODES_MAX        64
 #define OWNER_RUNS_MAX         256  /* runs in one message */
@@ -43,6 +58,10 @@ enum owner_message_type {
 	OWNER_RETURNED,
 	OWNER_RESIZE,
 	OWNER_RESIZED,
+	OWNER_BIND,
+	OWNER_BOUND,
+	OWNER_DECLARE,
+	OWNER_DECLARED,
 };
 
 /* Consecutive frames of one node: file offset first * FRAME_SIZE in the node's fd. */
@@ -60,13 +79,29 @@ struct owner_header {
 	uint32_t reserved;
 };
 
+#define OWNER_SHARES_DEFAULT 1000
+#define OWNER_SHARES_MAX     1000000
+
 #define OWNER_HELLO_WANT_UFFD 0x1 /* send /dev/userfaultfd: this process may not open it */
+
+/* A client of an owner that died, on a connection that the new owner made. Of the rest of HELLO
+ * nothing counts. */
+#define OWNER_HELLO_ADOPT 0x2
 
 struct owner_hello {
 	struct owner_header header;
 	uint32_t version;
 	uint32_t flags;
-	uint64_t ram_frames; /* the VM's RAM: admission is decided by this */
+	uint64_t ram_frames; /* the VM's RAM: admission is decided by this, */
+	/* Where the pool grows, if it has to, as far as it can: bit n = node n of the host; 0:
+	 * anywhere.
+	 */
+	uint64_t host_nodes;
+	/* In these 0 means the default. */
+	uint64_t min_frames;   /* and by what is never taken away (default: by the settings) */
+	uint64_t max_frames;   /* with all that may ever be plugged (ram_frames) */
+	uint32_t shares;       /* who has more is taxed less when memory is short (1000) */
+	int32_t oom_score_adj; /* -1000 (never chosen) to 1000 */
 	char name[OWNER_NAME_MAX];
 };
 
@@ -74,6 +109,11 @@ struct owner_hello {
 /* The last fd is an open /dev/userfaultfd (USERFAULTFD_IOC_NEW): a userfaultfd itself would belong
  * to the address space of the owner, who created it. */
 #define OWNER_WELCOME_UFFD 0x2
+/* The fd behind those of the nodes is the VMM's end of the notice channel. */
+#define OWNER_WELCOME_NOTICE 0x4
+
+/* No files of nodes come along: it is known from before and has them. */
+#define OWNER_WELCOME_ADOPTED 0x8
 
 /* On failure (status != 0) message holds a sentence for the user and no fd is passed. */
 struct owner_welcome {
@@ -82,18 +122,24 @@ struct owner_welcome {
 	uint32_t flags;
 	uint32_t nr_nodes;
 	uint32_t reserved;
-	uint64_t spanned[OWNER_NODES_MAX]; /* frames that node's file may ever hold */
+	uint64_t spanned[OWNER_NODES_MAX];   /* frames that node's file may ever hold */
+	uint16_t host_node[OWNER_NODES_MAX]; /* the kernel's number of that node */
 	char message[256];
 };
+
+/* For frames that it holds already and moves: so many may go beyond the VM's limit, which sends the
+ * old ones back at once. */
+#define OWNER_GRANT_TO_MOVE 0x1
+#define OWNER_MOVE_FRAMES   64
 
 struct owner_grant {
 	struct owner_header header;
 	uint32_t nr_frames;
-	uint32_t flags;    /* 0 */
+	uint32_t flags;    /* OWNER_GRANT_TO_MOVE or 0 */
 	uint64_t nodemask; /* nodes to take from, bit n = node n; 0: all */
 };
 
-/* For GRANTED and RETURN; length covers the runs used. */
+/* For GRANTED, RETURN and DECLARE; length covers the runs used. */
 struct owner_runs {
 	struct owner_header header;
 	uint32_t nr_runs;
@@ -115,6 +161,20 @@ struct owner_resize {
 struct owner_resized {
 	struct owner_header header;
 	uint64_t ram_frames; /* the limit from now on */
+	char message[256];
+};
+
+struct owner_bind {
+	struct owner_header header;
+	uint32_t node;
+	uint32_t reserved; /* 0 */
+	uint64_t frames;   /* wanted of it in all; 0: none in particular */
+};
+
+/* On failure (status != 0) message holds a sentence for the user and nothing has changed. */
+struct owner_bound {
+	struct owner_header header;
+	uint64_t frames;
 	char message[256];
 };
 

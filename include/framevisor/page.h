@@ -37,7 +37,8 @@ enum pageflags {
 	PG_isolated,   /* taken off its list for a while by compaction, reclaim or zeroing */
 	PG_locked,     /* being migrated or written out */
 	PG_pinned,     /* I/O in flight: not to be moved */
-	PG_hwpoison,   /* quarantined: found in a bad state, never handed out again */
+	PG_hwpoison,   /* quarantined: never handed out again; with a reference: when it is freed */
+	PG_offline,    /* of these: taken out on purpose, nobody uses it (mm_soft_offline_page()) */
 	NR_PAGEFLAGS,
 };
 

@@ -105,6 +105,8 @@ void mm_set_cpu_node(struct mm *mm, unsigned int cpu, unsigned int nid);
 
 /* Empties all per-CPU caches into the free lists, remote ones too. Kernel: drain_all_pages(). */
 void mm_drain_all_pages(struct mm *mm);
+/* The same for the frames of one node (all CPUs'). */
+void mm_drain_node_pages(struct mm *mm, unsigned int nid);
 
 /*
  * Called when an allocation with __GFP_DIRECT_RECLAIM found nothing and reclaim made no progress.

@@ -69,6 +69,11 @@ struct qmp_server_config {
 	const struct qmp_command *commands; /* constant, outlives the server */
 	size_t nr_commands;
 	void *opaque; /* for the handlers */
+	/* What is not among these is looked for in a second table, with an opaque of its own. May
+	 * be empty. */
+	const struct qmp_command *base;
+	size_t nr_base;
+	void *base_opaque;
 };
 
 struct qmp_server;
@@ -91,11 +96,12 @@ int qmp_server_add_client(struct qmp_server *server, int fd);
 void qmp_server_event(struct qmp_server *server, const char *name, json_t *data);
 
 /*
- * The same for events that come in bursts: at most one per second and name, and the last one is
- * never lost: it follows when the second is over, or when the server is destroyed. name must stay
- * valid. Steals data.
+ * The same for events that come in bursts: at most one per second, name and source (which of
+ * several devices that tell the same), and the last one is never lost: it follows when the second
+ * is over, or when the server is destroyed. name must stay valid. Steals data.
  */
-void qmp_server_event_limited(struct qmp_server *server, const char *name, json_t *data);
+void qmp_server_event_limited(struct qmp_server *server, const char *name, unsigned int source,
+			      json_t *data);
 
 unsigned int qmp_server_nr_clients(const struct qmp_server *server);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The run directory: /run/framevisor for root, $XDG_RUNTIME_DIR/framevisor otherwise,
- * $FRAMEVISOR_RUNDIR before both.
+ * The run directory: /run/framevisor for root and for whom root's pool owner lets in
+ * (rundir_share()), $XDG_RUNTIME_DIR/framevisor for others, $FRAMEVISOR_RUNDIR before all.
  *
  *   RUNDIR/pool.sock        pool owner, binary protocol (owner_protocol.h)
  *   RUNDIR/pool-qmp.sock    pool owner, QMP
@@ -27,6 +27,13 @@
  * which path and why. buf has RUNDIR_PATH_MAX bytes. */
 int rundir_path(char *buf, bool create, struct error *err);
 
+/*
+ * Lets the members of a group use this process's run directory: they may connect to pool.sock and
+ * make a directory of their own in RUNDIR/vm. Nothing else in it is theirs, and they can neither
+ * remove nor look into the VMs of others. pool.sock must exist.
+ */
+int rundir_share(const char *group, struct error *err);
+
 /* RUNDIR/leaf; checks that it fits a socket address. */
 int rundir_join(char *buf, const char *leaf, struct error *err);
 /* RUNDIR/vm/NAME/leaf (leaf NULL: the directory itself). */
@@ -41,6 +48,8 @@ int rundir_check_name(const char *name, struct error *err);
  */
 int rundir_vm_claim(const char *name, struct error *err);
 void rundir_vm_unclaim(const char *name, int fd);
+/* Removes the directory of a VM whose process holds the lock and cannot do it. */
+void rundir_vm_remove(const char *name);
 
 /* The pid of the process that holds the VM's lock, or 0 if none does. */
 pid_t rundir_vm_pid(const char *name);

@@ -62,6 +62,10 @@ int virtio_mem_set_requested(struct virtio_mem *mem, uint64_t bytes, struct erro
 struct virtio_mem_stats {
 	bool driver_ready; /* DRIVER_OK was seen */
 	bool broken;       /* DEVICE_NEEDS_RESET */
+	uint16_t node;     /* proximity domain; 0 if it has none */
+	/* Why the last plug or unplug could not be done: negative errno, -ENOMEM for the pool's
+	 * refusal; 0 after one that succeeded. */
+	int last_error;
 	uint64_t addr;
 	uint64_t region_size;
 	uint64_t block_size;
@@ -70,9 +74,6 @@ struct virtio_mem_stats {
 	uint64_t plugged;   /* bytes */
 	/* Answers since creation. */
 	uint64_t acks, nacks, busy, errors;
-	/* Why the last plug or unplug could not be done: negative errno, -ENOMEM for the pool's
-	 * refusal; 0 after one that succeeded. */
-	int last_error;
 	/* Since the last block was plugged or unplugged, or a new size was requested: how long the
 	 * guest has not moved. */
 	uint64_t idle_ms;

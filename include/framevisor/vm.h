@@ -16,9 +16,22 @@
 #include "framevisor/virtio_balloon.h"
 #include "framevisor/virtio_mem.h"
 #include "framevisor/vm_memory.h"
+#include "framevisor/vm_numa.h"
 
 #define VM_NAME_MAX 63
 #define VM_CPUS_MAX 64
+
+/* Memory devices that are listed one by one, and how many there may be in all. */
+#define VM_MEM_DEVICES_MAX 16
+#define VM_MEM_ID_MAX      64
+
+struct vm_mem_device {
+	char id[VM_MEM_ID_MAX]; /* its name; empty: a spare one */
+	uint64_t size;          /* the most that it can hold, a multiple of its block size */
+	uint64_t requested;     /* what the guest is asked to plug of it */
+	uint64_t block_size;    /* 0: FRAME_SIZE */
+	uint16_t node;          /* of the guest */
+};
 
 struct vm_config {
 	char name[VM_NAME_MAX + 1];
@@ -30,6 +43,13 @@ struct vm_config {
 	uint64_t mem_max;
 	/* What it is given at first, between mem_bytes and mem_max. 0: mem_bytes. */
 	uint64_t mem_target;
+	/* What is never taken away from it (0: the pool's default), its weight when memory is short
+	 * (0: 1000), and its OOM score adjustment. */
+	uint64_t mem_min;
+	uint32_t shares;
+	int oom_score_adj;
+	/* The sums over its nodes are mem_bytes and mem_max. */
+	struct vm_numa numa;
 	/* Bind all of the boot memory before the guest runs. */
 	bool prealloc;
 	/* progress of that, may be NULL; done and total in frames. Returning false gives up. */
@@ -41,8 +61,22 @@ struct vm_config {
 	const char *append;       /* NULL: "console=ttyS0" */
 	enum hugepages_mode hugepages;
 	uint64_t pool_bytes;
+	/* How a pool owner is started; NULL: by this process. See struct owner_client_config. */
+	int (*owner_start)(void *opaque, const struct owner_client_config *config,
+			   struct error *err);
+	void *owner_opaque;
 	bool start_paused;
 	bool no_reboot; /* a guest reset ends the VM */
+	/* A guest that switches itself off or breaks leaves the VM there, stopped: a reset revives
+	 * it. */
+	bool no_shutdown;
+	/* Memory devices with a name and a request of their own; then mem_max and mem_target are 0.
+	 * Copied. */
+	const struct vm_mem_device *mem_devices;
+	unsigned int nr_mem_devices;
+	/* As in struct vm_memory_config. */
+	const char *swap_path;
+	uint64_t swap_bytes;
 };
 
 enum vm_state {
@@ -62,8 +96,11 @@ enum vm_event {
 	VM_EVENT_BALLOON,   /* the guest's size changed: see vm_get_target() */
 	VM_EVENT_MEM,       /* virtio-mem plugged or unplugged blocks */
 	/* A vCPU waits for memory: the VM has all it may have, or the pool is empty. */
-	VM_EVENT_OVER_LIMIT,
+	VM_EVENT_OVER_LIMIT, /* paused for it, until that ends or vm_resume() */
 	VM_EVENT_POOL_EMPTY,
+	/* A swapped frame cannot be read (the VM is paused), or the swap file is full. */
+	VM_EVENT_SWAP_UNREADABLE,
+	VM_EVENT_SWAP_FULL,
 	VM_EVENT_ERROR, /* state became VM_STATE_INTERNAL_ERROR */
 };
 typedef void (*vm_event_fn)(void *opaque, enum vm_event event);
@@ -114,14 +151,49 @@ void vm_set_event_handler(struct vm *vm, vm_event_fn fn, void *opaque);
 
 const struct vm_config *vm_get_config(const struct vm *vm);
 enum vm_state vm_get_state(const struct vm *vm);
+/* VM_STATE_PAUSED, because the guest uses more memory than it may have: it goes on by itself when a
+ * frame for it is there. */
+bool vm_waits_for_memory(const struct vm *vm);
 enum vm_shutdown_reason vm_get_shutdown_reason(const struct vm *vm);
+/* Listens on listen_fd (SOCK_SEQPACKET; taken over on success) for a pool owner that takes over
+ * from one that died; lost (may be NULL) is called when the present one ends. Before vm_start(). */
+int vm_serve_owner(struct vm *vm, int listen_fd, void (*lost)(void *opaque), void *opaque,
+		   struct error *err);
+
+struct owner_client *vm_get_client(struct vm *vm); /* its connection to the pool owner */
 struct vm_memory *vm_get_memory(struct vm *vm);
 struct virtio_balloon *vm_get_balloon(struct vm *vm);
-/* NULL: it has no memory beyond its boot memory. */
-struct virtio_mem *vm_get_mem(struct vm *vm);
+/* The memory devices that the target moves, one for each guest node that can have more than it
+ * boots with, in their order. NULL: no more of them. */
+struct virtio_mem *vm_get_mem_at(struct vm *vm, unsigned int i);
+static inline struct virtio_mem *vm_get_mem(struct vm *vm)
+{
+	return vm_get_mem_at(vm, 0);
+}
+/* The host's number of a node of the pool, or -1. */
+int vm_get_host_node(const struct vm *vm, unsigned int nid);
 /* How much memory the guest shall have: vmm/target.h. */
 struct target;
 struct target *vm_get_target(struct vm *vm);
+
+/* ---- Memory devices of config->mem_devices: vmm/mem_devices.h ---- */
+
+/* NULL behind the last one. Spare ones are among them. */
+const struct vm_mem_device *vm_mem_device(const struct vm *vm, unsigned int index);
+void vm_mem_device_stats(struct vm *vm, unsigned int index, struct virtio_mem_stats *stats);
+/* The index of the device of that name, or -1. */
+int vm_mem_device_find(const struct vm *vm, const char *id);
+/* Asks the guest to have that much plugged. The pool is asked first. */
+int vm_mem_device_request(struct vm *vm, unsigned int index, uint64_t bytes, struct error *err);
+/* Makes a spare device of the node the one described. Returns its index or a negative errno. */
+int vm_mem_device_attach(struct vm *vm, const struct vm_mem_device *device, struct error *err);
+/* Makes it a spare one again. -EBUSY while anything is plugged. */
+int vm_mem_device_detach(struct vm *vm, unsigned int index, struct error *err);
+
+/* The size of all memory of the guest: target_info() and target_set(), with those devices. */
+struct target_info;
+void vm_size_info(struct vm *vm, struct target_info *info);
+int vm_set_size(struct vm *vm, uint64_t bytes, struct error *err);
 
 /* Thread id of a vCPU's thread (QMP query-cpus-fast; libvirt pins by it), or 0 before vm_start().
  */

@@ -23,10 +23,22 @@
 
 struct vm_memory;
 
+/* From which nodes of the pool a range gets its frames. */
+enum vm_memory_policy {
+	VM_MEMORY_ANY,
+	VM_MEMORY_BIND,       /* only of the mask; the owner keeps them for this VM */
+	VM_MEMORY_PREFERRED,  /* of the mask while it has any */
+	VM_MEMORY_INTERLEAVE, /* of the nodes of the mask in turn, frame by frame, while they have
+				 any */
+};
+
 /* A piece of guest-physical RAM, backed by the next size bytes of the window. */
 struct vm_memory_range {
 	uint64_t gpa;
 	uint64_t size; /* multiple of FRAME_SIZE */
+	uint16_t node; /* of the guest: for vm_memory_nodes() */
+	enum vm_memory_policy policy;
+	uint64_t nodemask; /* bit n: node n of the pool; not 0 unless VM_MEMORY_ANY */
 };
 
 /*
@@ -46,7 +58,20 @@ enum vm_memory_event {
 	/* The pool has no frame for a touch at gpa; the vCPU is blocked until it has. Once per
 	 * shortage. */
 	VM_MEMORY_EVENT_POOL_EMPTY,
+	/*
+	 * A frame (at gpa) cannot be read back from the swap file. Whoever touched it is blocked;
+	 * nothing is lost as long as the device comes back: the VM is best paused, and reading is
+	 * tried again by vm_memory_swap_retry().
+	 */
+	VM_MEMORY_EVENT_SWAP_UNREADABLE,
+	/* The swap file is full or cannot be written: what was to be swapped out stays where it is
+	 * (gpa: 0). Once per failure; tried again after a while. */
+	VM_MEMORY_EVENT_SWAP_FULL,
+	/* After OVER_LIMIT: nobody waits any more for a frame that the guest may not have (gpa: 0).
+	 */
+	VM_MEMORY_EVENT_WITHIN_LIMIT,
 };
+#define VM_MEMORY_NR_EVENTS 5
 
 struct vm_memory_config {
 	const struct vm_memory_range *ranges;
@@ -63,6 +88,14 @@ struct vm_memory_config {
 	const struct vm_memory_range *hotplug;
 	unsigned int nr_hotplug;
 
+	/*
+	 * Where cold frames are swapped to: a directory (an unlinked file of mode 0600 in it), or
+	 * the name of a file that does not exist yet (it is unlinked at once). NULL: no swap.
+	 * swap_bytes is how large the file may become; 0: as large as the guest.
+	 */
+	const char *swap_path;
+	uint64_t swap_bytes;
+
 	/* Called in the loop's thread; may be NULL. */
 	void (*event)(void *opaque, enum vm_memory_event event, uint64_t gpa);
 	void *event_opaque;
@@ -73,6 +106,8 @@ void vm_memory_destroy(struct vm_memory *mem);
 
 /* The accessors' view; valid until destroy. Its frame_ops are set. */
 struct guest_memory *vm_memory_guest(struct vm_memory *mem);
+/* The connection that it was created with. */
+struct owner_client *vm_memory_client(struct vm_memory *mem);
 
 /*
  * Registers the ranges as KVM memory slots of vm_fd, from slot number first_slot on, and remembers
@@ -110,6 +145,8 @@ struct vm_memory_stats {
 	uint64_t faults;           /* first touches served */
 	uint64_t touched_released; /* first touches of frames that the guest had given up */
 	uint64_t waits;            /* faults that found the pool empty */
+	uint64_t stall_ns;         /* how long at least one of them waited, in all ... */
+	uint64_t stall_max_ns;     /* ... and at most at a time */
 
 	uint64_t hotplug;           /* size of the pluggable ranges */
 	uint64_t plugged;           /* of these, plugged now */
@@ -118,11 +155,162 @@ struct vm_memory_stats {
 	uint64_t touched_unplugged; /* first touches of frames that are not plugged */
 	uint64_t over_limit;        /* faults that would have gone beyond the VM's limit */
 	uint64_t spins;             /* faults that found the fault thread awake */
+
+	uint64_t parked;         /* of the bound ones, those whose next touch will be noticed */
+	uint64_t unparked;       /* touches of parked frames */
+	uint64_t released_clean; /* frames given back because they were untouched or zero */
+	uint64_t migrated;       /* frames moved to another frame of the pool */
+	uint64_t migrate_max_ns; /* the longest time that such a frame was out of reach */
+
+	uint64_t sampled; /* frames parked by the sampling for cold ones */
+
+	uint64_t swapped;        /* frames that are in the swap file now, or all zero */
+	uint64_t swapped_zero;   /* of these, all zero: they take no space */
+	uint64_t swap_out;       /* frames swapped out, with the zero ones */
+	uint64_t swap_in;        /* frames swapped in */
+	uint64_t swap_ahead;     /* of these, read ahead of their touch */
+	uint64_t swap_dropped;   /* given up by the guest while they were swapped out */
+	uint64_t swap_out_bytes; /* what was written for swap_out */
+	uint64_t swap_used;      /* bytes in use in the swap file */
+	uint64_t swap_size;      /* that it may have; 0: no swap */
+	uint64_t swap_errors;    /* reads and writes that failed */
 };
 void vm_memory_stats(struct vm_memory *mem, struct vm_memory_stats *stats);
 
+/* Frames of one guest node, by the pool's nodes that they are in. */
+struct vm_memory_node {
+	uint16_t node;
+	uint64_t ram, plugged; /* frames that it has, and hot-plugged ones */
+	uint64_t bound[OWNER_NODES_MAX];
+};
+
+/* Fills nodes[] (room for max) in ascending order of their numbers. Returns how many there are. Any
+ * thread; looks at every frame. */
+unsigned int vm_memory_nodes(struct vm_memory *mem, struct vm_memory_node *nodes, unsigned int max);
+
+/* Where range i begins in this process's address space: for tools that look at its pages. NULL:
+ * there is none. Ranges for plugging follow the others. */
+const void *vm_memory_range_address(struct vm_memory *mem, unsigned int i, uint64_t *gpa,
+				    uint64_t *size);
+
+/* Goes on with the pool owner that connected on fd (taken over) in place of one that died: declares
+ * what the VM holds. Loop's thread. Returns 0 or a negative errno with err set. */
+int vm_memory_rejoin(struct vm_memory *mem, int fd, struct error *err);
+
+/* Gives the empty file under the window the descriptor to, and no other. Before the guest runs. */
+int vm_memory_move_hole(struct vm_memory *mem, int to);
+/* Whether a touch waits for a frame that cannot be had now: a vCPU that is blocked by it may not be
+ * stoppable before it gets one (KVM before Linux 6.2). Any thread. */
+bool vm_memory_starves(struct vm_memory *mem);
+
+/*
+ * The machine ends: no touch is answered any more, and those that wait are let go, without a frame
+ * of the pool. Whoever waited must not run guest code afterwards: a vCPU may find an error instead
+ * of memory. Only vm_memory_destroy() may follow. Loop's thread.
+ */
+void vm_memory_end_waits(struct vm_memory *mem);
+
 /* Gives the unused stock back to the pool. Loop's thread. */
 void vm_memory_drain_stock(struct vm_memory *mem);
+
+/*
+ * --- Moving frames ---
+ *
+ * A frame of the running guest moves to another frame of the pool: its content is copied while
+ * nobody can reach it, no write is lost, and the old frame goes back to the owner. Whoever touches
+ * it meanwhile waits, for less than a millisecond on ordinary machines. Frames that are not bound
+ * (holes, swapped out, being swapped in) are left as they are: later touches are served from the
+ * pool as always. Any thread but the fault thread; each frame is a step of its own, and other
+ * changes of the guest's memory go on between two steps.
+ */
+
+/* Which frames to move and where to. */
+struct vm_memory_move {
+	/* Guest frames [gpa, gpa + frames_to_bytes(nr_frames)), over several ranges of RAM if need
+	 * be; what is not RAM is skipped. Or, if nr_from is not 0, those that have these frames of
+	 * the pool; frames of the stock among them are given back. */
+	uint64_t gpa;
+	uint64_t nr_frames;
+	bool of_node; /* of these only the ones of guest node node */
+	uint16_t node;
+	const struct frame_run *from;
+	unsigned int nr_from;
+	/* Nodes to move to; frames that are there already stay. 0: any, and every frame moves. */
+	uint64_t nodemask;
+	/* Or exactly these frames, zeroed, which the owner has granted to this VM for it. What is
+	 * left over of them goes back to the owner, also on failure. */
+	const struct frame_run *to;
+	unsigned int nr_to;
+
+	/* Called in this thread after each step; may be NULL. Returning false gives up. */
+	vm_memory_progress_fn progress;
+	void *opaque;
+};
+
+/*
+ * Moves them. Returns the number of frames moved; -ENOMEM when nothing can be moved because the
+ * nodes have no frame, -ECANCELED, -ENOTSUP (frames of this VM cannot be taken away), -EPIPE (no
+ * owner) or another negative errno with err set. What was moved by then stays moved.
+ */
+int64_t vm_memory_move_frames(struct vm_memory *mem, const struct vm_memory_move *move,
+			      struct error *err);
+
+/*
+ * The same in a thread of its own, one at a time (-EBUSY), for guest frames and nodes: from, to and
+ * progress are not used. Loop's thread, like the two below.
+ */
+int vm_memory_move_start(struct vm_memory *mem, const struct vm_memory_move *move,
+			 struct error *err);
+void vm_memory_move_cancel(struct vm_memory *mem);
+
+struct vm_memory_move_status {
+	bool running;
+	uint64_t done;  /* frames looked at */
+	uint64_t total; /* of so many */
+	uint64_t moved;
+	int error; /* how the last one ended: 0 or a negative errno */
+	char message[256];
+};
+void vm_memory_move_status(struct vm_memory *mem, struct vm_memory_move_status *status);
+
+/*
+ * --- Cold frames ---
+ *
+ * While sampling is on, a few frames every 20 ms, those longest in use first, are parked: the next
+ * touch is noticed, at the price of a fault. Who comes back counts as active again, who does not is
+ * idle since it was parked. A guest that uses all of its frames all the time runs at 0.94 to 0.98
+ * of its speed; when most of the sampled frames come back at once, fewer are sampled.
+ */
+void vm_memory_set_sampling(struct vm_memory *mem, bool on);
+
+/* Ages that idle frames are counted by, in ms. */
+#define VM_MEMORY_IDLE_AGES 5
+extern const uint32_t vm_memory_idle_ages[VM_MEMORY_IDLE_AGES]; /* 1, 5, 30, 120, 600 s */
+
+struct vm_memory_idle {
+	bool sampling;
+	uint64_t active;   /* bound frames in use, or not sampled since */
+	uint64_t inactive; /* bound frames that were parked and not touched since */
+	uint64_t idle[VM_MEMORY_IDLE_AGES]; /* of these, at least so old */
+	/* How long the sampling of all active frames takes at today's pace: an idle frame is known
+	 * as such after so long at the latest. 0: no sampling. */
+	uint64_t cycle_ms;
+};
+/* Any thread. */
+void vm_memory_idle(struct vm_memory *mem, struct vm_memory_idle *idle);
+
+/* --- Swap --- */
+
+/*
+ * Asks for nr_frames to be swapped out, the coldest first; frames used lately are taken only when
+ * nothing older is left. Returns at once; a thread of its own does it, and stats and the pool show
+ * how far it is. A request replaces what is left of the last one; 0 stops it. Returns 0, or
+ * -ENOTSUP without swap.
+ */
+int vm_memory_swap_out(struct vm_memory *mem, uint64_t nr_frames);
+
+/* Tries again what could not be read or written. Any thread. Call it when the VM is to go on. */
+void vm_memory_swap_retry(struct vm_memory *mem);
 
 /* One line per slot (slot, gpa, size, hva, frames bound) for the dump of an unhandled exit. */
 void vm_memory_dump(struct vm_memory *mem, int fd);

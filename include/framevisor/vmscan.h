@@ -79,7 +79,7 @@ int mm_start_kswapd(struct mm *mm);
 void mm_stop_kswapd(struct mm *mm);
 
 /* Reclaims about nr frames from node nid (-1: all) as an allocation with gfp would. Returns how
- * many came back. */
+ * many came back; 0 within a callback of reclaim, migration or OOM. */
 uint64_t mm_reclaim_pages(struct mm *mm, int nid, uint64_t nr, gfp_t gfp);
 
 static inline int register_shrinker(struct shrinker *shrinker)

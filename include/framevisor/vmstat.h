@@ -35,11 +35,22 @@ enum vm_event_item {
 	KCOMPACTD_MIGRATE_SCANNED,
 	KCOMPACTD_FREE_SCANNED,
 	PCP_IDLE_DRAIN, /* caches of idle CPUs emptied */
+	/* Counted by those who have the frames, with mm_count_vm_events(): the allocator does not
+	 * know of swap or balloons. Frames. */
+	PSWPIN,
+	PSWPOUT,
+	BALLOON_INFLATE,
+	BALLOON_DEFLATE,
+	BALLOON_MIGRATE,
 	NR_VM_EVENT_ITEMS,
 };
 
 /* Any thread. */
 uint64_t mm_vm_event(struct mm *mm, enum vm_event_item item);
+/* Adds to a counter: for holders and their PSWPIN to BALLOON_MIGRATE. */
+void mm_count_vm_events(struct mm *mm, enum vm_event_item item, uint64_t nr);
+/* As in /proc/vmstat; NULL: no such item. For reports that go beyond mm_report_vmstat(). */
+const char *mm_vm_event_name(enum vm_event_item item);
 
 /*
  * Why an allocation of this order would fail now, in 1/1000: towards 0 for want of memory, towards

@@ -24,6 +24,7 @@
 #include "framevisor/event_loop.h"
 #include "framevisor/log.h"
 #include "framevisor/vm_memory.h"
+#include "tests/unit/kvm_user_mode.h"
 
 #define TOUCHES     256 /* per round */
 #define ROUNDS      4
@@ -178,41 +179,6 @@ static void make_page_tables(struct bench *b)
 	}
 }
 
-static void set_user_mode(struct bench *b)
-{
-	struct kvm_segment code = { .limit = UINT32_MAX,
-				    .selector = 0x1b,
-				    .type = 11,
-				    .present = 1,
-				    .dpl = 3,
-				    .s = 1,
-				    .l = 1,
-				    .g = 1 };
-	struct kvm_segment data = { .limit = UINT32_MAX,
-				    .selector = 0x23,
-				    .type = 3,
-				    .present = 1,
-				    .dpl = 3,
-				    .db = 1,
-				    .s = 1,
-				    .g = 1 };
-	struct kvm_sregs sregs;
-
-	if (ioctl(b->vcpu_fd, KVM_GET_SREGS, &sregs) != 0)
-		die("KVM_GET_SREGS");
-	sregs.cs = code;
-	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
-	sregs.tr = (struct kvm_segment){
-		.base = GUEST_TSS, .limit = 0x67, .selector = 0x28, .type = 11, .present = 1
-	};
-	sregs.cr0 = 0x80000033; /* PG, NE, ET, MP, PE */
-	sregs.cr3 = GUEST_PML4;
-	sregs.cr4 = 0x20;   /* PAE */
-	sregs.efer = 0x500; /* LMA, LME */
-	if (ioctl(b->vcpu_fd, KVM_SET_SREGS, &sregs) != 0)
-		die("KVM_SET_SREGS");
-}
-
 /* Returns false where there is no KVM. */
 static bool create_vcpu(struct bench *b)
 {
@@ -252,7 +218,8 @@ static bool create_vcpu(struct bench *b)
 		die("vCPU");
 	b->us_per_tick = 1e3 / ioctl(b->vcpu_fd, KVM_GET_TSC_KHZ, 0);
 	make_page_tables(b);
-	set_user_mode(b);
+	if (!kvm_set_user_mode(b->vcpu_fd, GUEST_TSS, GUEST_PML4))
+		die("registers");
 	memcpy(guest_words(b, GUEST_CODE, 64), guest_code, (size_t)(guest_code_end - guest_code));
 	return true;
 }

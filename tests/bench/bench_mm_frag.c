@@ -10,7 +10,7 @@
  *   movable_only        share of the pool in aligned 1 GiB areas without a frame that cannot be
  *                       moved: what compaction can win at best
  *   ..._at_best         unusable_order9 if all movable frames were moved to where they spoil
- * nothing: no compaction can do better
+ *                       nothing: no compaction can do better
  *   ..._compacted       after one mm_compact_node(); _fully: until it moves no more. The plain
  *                       buddy has no compaction, its figure is unusable_order9_at_best
  */

@@ -50,13 +50,13 @@ def framevisor(directory, *arguments):
 class Guest:
     """A VMM with the guest's console on a pseudo terminal."""
 
-    def __init__(self, options, directory, test):
+    def __init__(self, options, directory, test, command=None):
         self.qmp_path = f"{directory}/run/vm/bench/qmp.sock" if options.name.startswith("framevisor") else f"{directory}/qmp.sock"
         self.master, slave = pty.openpty()
         tty.setraw(slave)
         self.text = b""
         env = {**os.environ, "FRAMEVISOR_RUNDIR": f"{directory}/run"}
-        command = command_for(options, directory) + [f"{APPEND} {test}"]
+        command = command or command_for(options, directory) + [f"{APPEND} {test}"]
         self.started = time.monotonic()
         self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=subprocess.PIPE, env=env)
         os.close(slave)
@@ -81,6 +81,16 @@ class Guest:
         deadline = time.monotonic() + seconds
         while not re.search(pattern, self.text):
             self.read(deadline)
+
+    def verb(self, text, seconds=600):
+        """Has the guest do something and waits until it did."""
+        seen = len(self.text)
+        os.write(self.master, f"{text}\n".encode())
+        deadline = time.monotonic() + seconds
+        while not (done := re.search(rf"guest: {text.split()[0]} (ok|failed).*\n", self.text[seen:].decode(errors="replace"))):
+            self.read(deadline)
+        if done[1] != "ok":
+            sys.exit(f"in the guest: {done[0]}")
 
     def end(self):
         self.process.send_signal(signal.SIGTERM)
@@ -167,4 +177,5 @@ def main():
         json.dump(measure(options, directory), sys.stdout)
 
 
-main()
+if __name__ == "__main__":
+    main()

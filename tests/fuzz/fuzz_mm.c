@@ -475,14 +475,59 @@ static void call_wrong(struct fuzz *fuzz)
 	}
 }
 
+/* Frames quarantined on purpose, and back. Counts are not looked at from here on. */
+static void call_soft_offline(struct fuzz *fuzz)
+{
+	unsigned int nid = below(fuzz, fuzz->config.nr_nodes);
+	uint64_t idx = take(fuzz, 1) % fuzz->config.node[nid].spanned;
+	struct page *page = mm_page(fuzz->mm, nid, idx);
+	bool used = fuzz->used[nid][idx];
+	int ret;
+
+	if (take(fuzz, 1) & 1) {
+		mm_unpoison_page(fuzz->mm, page);
+		return;
+	}
+	fuzz->wrong = true;
+	ret = mm_soft_offline_page(fuzz->mm, page);
+	if (ret == -EINVAL && fuzz->online[nid][idx])
+		bug("a frame that is there cannot be taken out");
+	if (ret == -EINPROGRESS && !used)
+		bug("a free frame is said to be in use");
+	if (ret == 0 && fuzz->used[nid][idx])
+		bug("a frame in use was quarantined");
+}
+
+static void call_isolate(struct fuzz *fuzz)
+{
+	unsigned int nid = below(fuzz, fuzz->config.nr_nodes);
+	uint64_t first = take(fuzz, 1), nr = take(fuzz, 1);
+
+	if (mm_isolate_pages(fuzz->mm, nid, first, nr))
+		return;
+	call_free(fuzz);
+	call_alloc(fuzz, true);
+	call_bulk(fuzz);
+	mm_unisolate_pages(fuzz->mm, nid, first, nr);
+}
+
 static void call_misc(struct fuzz *fuzz)
 {
 	static char text[1 << 14];
 	unsigned int what = (unsigned int)take(fuzz, 1);
 
-	switch (what & 7) {
+	switch (what % 11) {
 	case 0:
 		mm_drain_all_pages(fuzz->mm);
+		break;
+	case 7:
+		mm_drain_node_pages(fuzz->mm, what >> 5);
+		break;
+	case 8:
+		call_soft_offline(fuzz);
+		break;
+	case 9:
+		call_isolate(fuzz);
 		break;
 	case 1:
 		mm_set_cpu((int)(what >> 3) % 5 - 1);

@@ -4,6 +4,8 @@
  * that serves them, over a pool of pure metadata. Whatever they send, the pool's books must balance
  * after it, and each must hold exactly what it was granted and has not returned.
  *
+ * The same for the notice channel, in both directions: what is taken for a notice must be one.
+ *
  * The input is a list of steps: one byte that chooses client, kind and type, one byte of length
  * (in units of 4 bytes), and that many bytes of packet. Three of the four kinds repair the packet
  * (its length; its type and sums; all of it), so that the fuzzer gets past the first checks.
@@ -14,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "vmm/owner/notice_packet.h"
 #include "vmm/owner/pool.h"
 #include "vmm/owner/session.h"
 
@@ -111,6 +114,42 @@ static size_t repair(union owner_packet *packet, unsigned int type,
 	}
 }
 
+/* Whoever handles what was let through relies on this. */
+static void check_notice(const union notice_packet *packet, const struct packet_limits *limits)
+{
+	const struct notice_move *move = &packet->move;
+
+	if (packet->header.type != NOTICE_MOVE)
+		return;
+	for (uint32_t i = 0; i < move->nr_runs; i++) {
+		const struct frame_run *run = &move->runs[i];
+
+		if (i >= OWNER_RUNS_MAX || run->node >= limits->nr_nodes ||
+		    run->first + run->nr > limits->spanned[run->node])
+			die("a MOVE of frames that do not exist");
+	}
+}
+
+static void notice_step(const uint8_t *data, size_t len, const struct packet_limits *limits)
+{
+	union notice_packet packet;
+	const char *why = NULL;
+
+	memset(&packet, 0, sizeof(packet));
+	memcpy(packet.bytes, data, len);
+	packet.header.length = (uint32_t)len;
+	if (packet.header.type & 0x100) /* get past the first checks */
+		packet.header = (struct owner_header){ .type = packet.header.type & 0x7f,
+						       .length = (uint32_t)len };
+	if (notice_check_request(&packet, len, limits, &why) == 0)
+		check_notice(&packet, limits);
+	else if (!why)
+		die("no reason");
+	why = NULL;
+	if (notice_check_report(&packet, len, &why) < 0 && !why)
+		die("no reason");
+}
+
 static void step(struct fuzz_client *clients, uint8_t choice, const uint8_t *data, size_t len)
 {
 	struct fuzz_client *client = &clients[choice % NR_CLIENTS];
@@ -120,6 +159,10 @@ static void step(struct fuzz_client *clients, uint8_t choice, const uint8_t *dat
 	const char *why = NULL;
 	uint64_t missing;
 
+	if (choice / NR_CLIENTS % 4 == STEP_RAW && choice / 16 == 15) {
+		notice_step(data, len, &client->session.limits);
+		return;
+	}
 	memset(&packet, 0, sizeof(packet));
 	memcpy(packet.bytes, data, len); /* 1020 at most */
 	switch (choice / NR_CLIENTS % 4) {

@@ -6,6 +6,7 @@ Requests and replies are JSON objects, one per line. A request has "id" and "op"
 
   run        cmd, timeout, cwd, env, stdin -> rc, out, err, timed_out, seconds
   terminal   cmd, rows, cols: like run, on a pseudo terminal whose other end is the second port
+  ping       nothing: the machine answers
   poweroff   ends this program; PID 1 then switches the machine off
 """
 import errno
@@ -23,7 +24,7 @@ import threading
 import time
 
 PORTS = "/sys/class/virtio-ports"
-KVM_CREATE_VM = 0xAE01
+KVM_CREATE_VM, KVM_CREATE_VCPU, KVM_CREATE_IRQCHIP = 0xAE01, 0xAE41, 0xAE60
 
 
 def open_port(name, seconds=30):
@@ -38,14 +39,29 @@ def open_port(name, seconds=30):
     raise SystemExit(f"agent: no virtio port {name}")
 
 
-def hold_idle_vm():
-    """The first and the last VM of a machine switch a static key in the scheduler; under
-    multi-threaded emulation that has crashed the kernel. One idle VM keeps the key on."""
+def hold_idle_vms():
+    """The first and the last VM of a machine, and of its virtual CPUs those without an APIC and those with
+    one that is off, switch static keys: they patch code that other CPUs execute. Multi-threaded
+    emulation gets that wrong now and then; a CPU then meets a breakpoint that is there no more, and its
+    kernel panics. Idle VMs of all these kinds keep the keys as they are. Returns what keeps them."""
     try:
-        return fcntl.ioctl(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC), KVM_CREATE_VM, 0)
+        kvm = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
+        with_apic, without = (fcntl.ioctl(kvm, KVM_CREATE_VM, 0) for _ in range(2))
+        fcntl.ioctl(with_apic, KVM_CREATE_IRQCHIP, 0)
+        return [kvm, with_apic, without, *(fcntl.ioctl(vm, KVM_CREATE_VCPU, 0) for vm in (with_apic, without))]
     except OSError as error:
         print(f"agent: no KVM: {error}", flush=True)
-        return -1
+        return []
+
+
+def start_other_cpus():
+    """The machine boots with one CPU: so nobody executes the code that the kernel patches meanwhile."""
+    for name in sorted(os.listdir("/sys/devices/system/cpu")):
+        path = f"/sys/devices/system/cpu/{name}/online"
+        if name[:3] == "cpu" and name[3:].isdigit() and os.path.exists(path):
+            with open(path, "r+", encoding="ascii") as file:
+                if file.read().strip() == "0":
+                    file.write("1")
 
 
 def environment(request):
@@ -146,6 +162,9 @@ class Agent:
                 request = json.loads(line)
                 if request["op"] == "poweroff":
                     return
+                if request["op"] == "ping":
+                    self.send({"id": request["id"]})
+                    continue
                 threading.Thread(target=self.handle, args=(request,), daemon=True).start()
 
 
@@ -154,9 +173,10 @@ def main():
     # so would everything be that is started here.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
-    idle_vm = hold_idle_vm()
+    idle_vms = hold_idle_vms()
+    start_other_cpus()
     agent = Agent()
-    agent.send({"id": 0, "kvm": idle_vm >= 0})
+    agent.send({"id": 0, "kvm": bool(idle_vms)})
     agent.serve()
 
 

@@ -33,6 +33,16 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 KERNELS = os.path.join(ROOT, "build/kernels")
 LOGS = os.environ.get("FRAMEVISOR_TEST_LOGS") or os.path.join(ROOT, f"build/test-logs/run-{os.getpid()}")
+PING_EVERY_S = 5
+# A machine that has not answered for so long is wedged. One that is merely slow, with both of its CPUs
+# busy on a busy machine, answers within seconds.
+WEDGED_S = 120
+# agent.py starts the other CPU when all is set up. A fault ends the machine at once, a CPU that hangs
+# after a minute. The rest saves time, and spares an emulated machine what it does badly: a time stamp
+# counter checked against slow timers, and features of the nested KVM that no guest of ours needs.
+CMDLINE = ("maxcpus=1 panic=-1 oops=panic rcupdate.rcu_cpu_stall_timeout=60 sysctl.kernel.panic_on_rcu_stall=1 nowatchdog mitigations=off "
+           "nokaslr tsc=reliable no_timer_check random.trust_cpu=on rcupdate.rcu_expedited=1 "
+           "kvm.halt_poll_ns=0 kvm.nx_huge_pages=off kvm_amd.nested=0 kvm_amd.vls=0 kvm_amd.vgif=0 kvm_amd.avic=0")
 VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/virtiofsd")
 
 
@@ -85,6 +95,7 @@ class TestHost:  # pylint: disable=too-many-instance-attributes
         self._waiting = {}
         self._next_id = 1
         self._dead = None
+        self._stopping = threading.Event()
 
     def __enter__(self):
         return self.start()
@@ -94,7 +105,7 @@ class TestHost:  # pylint: disable=too-many-instance-attributes
 
     # Starting and stopping.
 
-    def start(self, timeout=120):
+    def start(self, timeout=300):
         """Boots the machine and waits until it takes commands."""
         begin = time.monotonic()
         if os.geteuid() != 0:
@@ -118,6 +129,7 @@ class TestHost:  # pylint: disable=too-many-instance-attributes
 
     def stop(self):
         """Switches the machine off and ends the libvirt daemons that start() started."""
+        self._stopping.set()
         if self._agent is not None and self._dead is None:
             try:
                 self._send({"id": 0, "op": "poweroff"})
@@ -145,12 +157,16 @@ class TestHost:  # pylint: disable=too-many-instance-attributes
         """Whether the machine runs and takes commands."""
         return self._agent is not None and self._dead is None
 
+    def why_dead(self):
+        """What is known of a machine that died; its last words."""
+        return self._dead or ""
+
     def _xml(self):
         version = _kernel_version()
         virtiofsd = next((path for path in VIRTIOFSD if os.path.exists(path)), None)
         if virtiofsd is None:
             raise TestHostError("virtiofsd is missing; tests/host/packages.sh installs it")
-        cmdline = ("console=ttyS0 quiet panic=-1 oops=panic mitigations=off rootfstype=virtiofs root=hostroot rw "
+        cmdline = (f"console=ttyS0 quiet rootfstype=virtiofs root=hostroot rw {CMDLINE} "
                    f"init={HERE}/init.sh testhost.kernel={version}")
         initrd = ""
         if version == "6.1":  # virtiofs is a module there
@@ -182,6 +198,26 @@ class TestHost:  # pylint: disable=too-many-instance-attributes
         if "died" in greeting:
             raise TestHostError(greeting["died"])
         self.has_kvm = greeting["kvm"]
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self):
+        """Gives the machine up when it no longer answers, so that nobody waits for it in vain."""
+        while not self._stopping.wait(PING_EVERY_S):
+            try:
+                self._ask({"op": "ping"}, WEDGED_S)
+            except (OSError, TestHostError):
+                if not self._stopping.is_set():
+                    self._give_up(f"the test host has not answered for {WEDGED_S} s")
+                return
+
+    def _give_up(self, reason):
+        """From now on the machine counts as dead; whoever waits for an answer is told so."""
+        with self._lock:
+            if self._dead is None:
+                self._dead = f"{reason}; its serial log says:\n{self.serial_tail()}"
+            for waiting in self._waiting.values():
+                waiting.put({"died": self._dead})
+            self._waiting.clear()
 
     def _wait_until_off(self, seconds):
         deadline = time.monotonic() + seconds
@@ -224,11 +260,7 @@ class TestHost:  # pylint: disable=too-many-instance-attributes
                     waiting = self._waiting.pop(reply["id"], None)
                 if waiting is not None:
                     waiting.put(reply)
-        with self._lock:
-            self._dead = "the test host died; its serial log says:\n" + self.serial_tail()
-            for waiting in self._waiting.values():
-                waiting.put({"died": self._dead})
-            self._waiting.clear()
+        self._give_up("the test host died")
 
     def _ask(self, request, timeout):
         if not self.alive():
@@ -240,7 +272,8 @@ class TestHost:  # pylint: disable=too-many-instance-attributes
         try:
             answer = reply.get(timeout=timeout)
         except queue.Empty:
-            raise TestHostError(f"the test host does not answer; its serial log says:\n{self.serial_tail()}") from None
+            self._give_up(f"the test host has not answered for {timeout:.0f} s")
+            raise TestHostError(self._dead) from None
         if "died" in answer:
             raise TestHostError(answer["died"])
         if "error" in answer:

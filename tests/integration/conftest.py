@@ -1,28 +1,20 @@
 # SPDX-License-Identifier: MIT
 """Fixtures: the places where tests run, the product in a run directory of its own, and results for
 tests/run."""
-import json
 import os
 import re
 import sys
 
 import pytest
+from _pytest.runner import runtestprotocol
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "host"))
 
+from hosts import HOSTS, LANE, claimed, write_result  # noqa: E402
 from product import Here, Product  # noqa: E402
-from testhost import TestHost, TestHostError  # noqa: E402
 
-RESULTS = os.environ.get("FRAMEVISOR_TEST_RESULTS")
-
-
-def write_result(group, name, outcome, seconds=0.0, detail=""):
-    """One line for tests/run, which shows it at once."""
-    if RESULTS:
-        with open(RESULTS, "a", encoding="utf-8") as file:
-            json.dump({"group": group, "name": name, "outcome": outcome, "seconds": seconds, "detail": detail}, file)
-            file.write("\n")
+DEATHS = 3  # of the test host in one test: then the test is at fault
 
 
 def pytest_collectreport(report):
@@ -45,41 +37,46 @@ def pytest_runtest_logreport(report):
     write_result(group.removesuffix(".py"), name, report.outcome, report.duration, detail)
 
 
-class Hosts:
-    """The test host of this session; a new one when a test has brought it down."""
+def pytest_collection_modifyitems(items):
+    """The second lane goes through the files from the other end."""
+    if LANE == "2":
+        files = {}
+        for item in items:
+            files.setdefault(item.path, []).append(item)
+        items[:] = [item for path in reversed(files) for item in files[path]]
 
-    def __init__(self):
-        self.boots = 0
-        self.host = None
 
-    def get(self):
-        if self.host is None or not self.host.alive():
-            self.stop()
-            try:
-                self._boot()
-            except TestHostError as error:
-                # The emulated machine's own kernel has been seen to panic in its boot, once in
-                # hundreds; a second failure is a fault to be seen.
-                write_result("", f"the test host did not come up: {error}; once more", "note")
-                self._boot()
-            write_result("", f"test host up after {self.host.boot_seconds:.1f} s", "note")
-        return self.host
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item, nextitem):
+    """Runs a test; again, on a new test host, when the old one died meanwhile."""
+    if not claimed(item):
+        return True
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for deaths_left in range(DEATHS - 1, -1, -1):
+        reports = runtestprotocol(item, nextitem=nextitem, log=False)
+        if not HOSTS.died() or not deaths_left or not any(report.failed for report in reports):
+            break
+        reason, *last_words = HOSTS.host.why_dead().splitlines()
+        remark = f"{item.name}: {reason.partition(';')[0]}; the test runs again on a new one"
+        write_result("", "\n     | ".join([remark, *last_words[-12:]]), "note")
+        try:
+            # What other tests share lived on that machine too.
+            item.session._setupstate.teardown_exact(None)  # pylint: disable=protected-access
+        except Exception as error:  # pylint: disable=broad-except # nothing there can still be saved
+            write_result("", f"{item.name}: {type(error).__name__} while clearing up", "note")
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
 
-    def _boot(self):
-        self.boots += 1
-        self.host = TestHost(log_name=f"testhost-{self.boots}").start()
 
-    def stop(self):
-        if self.host is not None:
-            self.host.stop()
-            self.host = None
+def pytest_unconfigure():
+    HOSTS.stop()
 
 
 @pytest.fixture(scope="session")
 def hosts():
-    manager = Hosts()
-    yield manager
-    manager.stop()
+    return HOSTS
 
 
 @pytest.fixture
@@ -103,7 +100,7 @@ def place(request):
 
 
 def _product(request, place):
-    name = re.sub(r"[^A-Za-z0-9.-]+", "-", request.node.name).strip("-")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{request.node.path.stem}-{request.node.name}").strip("-")
     return Product(place, name)
 
 
@@ -119,5 +116,15 @@ def product(request, host):
 def product_anywhere(request, place):
     """The product, on this machine and in the test host."""
     instance = _product(request, place)
+    yield instance
+    instance.finish()
+
+
+@pytest.fixture
+def product_somewhere(request, hosts):
+    """The product where that is cheapest, for what needs no guest that runs: on this machine, or in the
+    test host when this one has no KVM."""
+    here = Here()
+    instance = _product(request, here if here.has_kvm else hosts.get())
     yield instance
     instance.finish()

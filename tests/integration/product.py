@@ -14,7 +14,10 @@ import pytest
 from testhost import LOGS, ROOT, Result, TestHostError
 
 FRAME_MIB = 2
+SLOW = 3  # limits are written for a quiet machine; every one is waited for that many times as long
 STOCK_KERNELS = ("6.12", "6.1")  # what tests/host/kernels.sh looks for
+# Each kernel, and guests with one and with more CPUs, without every pair of them.
+KERNELS_AND_CPUS = [(STOCK_KERNELS[0], 2), (STOCK_KERNELS[1], 1)]
 KVM_GET_API_VERSION = 0xAE00
 KVM_CREATE_VM = 0xAE01
 
@@ -42,7 +45,7 @@ class Here:
     def run(cmd, timeout=60, check=False, env=None, cwd=ROOT, stdin=""):
         """As TestHost.run()."""
         start = time.monotonic()
-        out_path = os.path.join(LOGS, "here.out")
+        out_path = os.path.join(LOGS, f"here-{os.getpid()}.out")
         os.makedirs(LOGS, exist_ok=True)
         with open(out_path, "w+b") as out, open(f"{out_path}.err", "w+b") as err:
             process = subprocess.Popen(cmd, shell=True, executable="/bin/bash", start_new_session=True, cwd=cwd,
@@ -114,6 +117,7 @@ class Vm:
     def wait_for(self, pattern, timeout, whole_lines=True):
         """Waits until the console shows a line that matches, after what was waited for before.
         Returns the match. A prompt is not a whole line."""
+        timeout *= SLOW
         deadline = time.monotonic() + timeout
         while True:
             ended = self.status is not None
@@ -148,6 +152,7 @@ class Vm:
 
     def wait_until_ended(self, timeout=30):
         """Waits for the end of the VM's process. Returns its exit status."""
+        timeout *= SLOW
         deadline = time.monotonic() + timeout
         while self.status is None:
             assert time.monotonic() < deadline, f"the VM did not end in {timeout} s\n{self.describe()}"
@@ -175,7 +180,7 @@ class Product:
     def run(self, cmd, timeout=60, **options):
         """A shell command with the product's run directory in its environment."""
         options["env"] = {**self.env, **options.get("env", {})}
-        return self.place.run(cmd, timeout=timeout, **options)
+        return self.place.run(cmd, timeout=timeout * SLOW, **options)
 
     def framevisor(self, arguments, timeout=60, **options):
         """build/framevisor ARGUMENTS, whatever comes of it."""
@@ -233,9 +238,10 @@ class Product:
         return self.place.run(self._PROCESSES.format(rundir=self.rundir)).out.splitlines()
 
     def leftovers(self):
-        """What is still there of VMs and pool owner: processes, files, hugepages."""
+        """What is still there of VMs and pool owner: processes, files, hugepages. A pool's log that says
+        something is to stay."""
         script = (self._PROCESSES.format(rundir=self.rundir) + f" | sed 's/^/process /'; find {self.rundir} -mindepth 1 ! -name vm "
-                  "! -name pool.lock 2>/dev/null | sed 's/^/file /'; grep HugePages_Total /proc/meminfo")
+                  "! -name pool.lock ! -name pool.log 2>/dev/null | sed 's/^/file /'; grep HugePages_Total /proc/meminfo")
         *found, total = self.place.run(script).out.splitlines()
         # On this machine others may be using hugepages at the same time.
         if not isinstance(self.place, Here) and int(total.split()[1]) != self.hugepages_before:
@@ -244,7 +250,7 @@ class Product:
 
     def assert_nothing_left(self, timeout=10):
         """Waits for VMs and pool owner to be gone without a trace."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout * SLOW
         while True:
             found = self.leftovers()
             if not found:

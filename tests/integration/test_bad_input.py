@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What cannot work ends with one clear line and exit status 1, and leaves nothing behind: no process,
-no socket, no directory entry, no hugepage. None of this needs a guest that runs, so it is tried on
-this machine too."""
+no socket, no directory entry, no hugepage. None of this needs a guest that runs, so it is
+tried on this machine, where that has KVM."""
 import re
 
 import pytest
@@ -73,8 +73,8 @@ def assert_refused(product, result, pattern):
 
 
 @pytest.mark.parametrize("case", RUN_CASES)
-def test_run_refuses(product_anywhere, case):
-    product = product_anywhere
+def test_run_refuses(product_somewhere, case):
+    product = product_somewhere
     arguments, pattern = RUN_CASES[case]
     directory = prepare(product) if "{dir}" in arguments else ""
     result = product.framevisor(f"run {arguments.format(dir=directory)} </dev/null", timeout=60)
@@ -82,13 +82,13 @@ def test_run_refuses(product_anywhere, case):
 
 
 @pytest.mark.parametrize("verb", ["balloon nobody 256M", "mem nobody", "stop nobody", "kill nobody", "console nobody"])
-def test_unknown_vm(product_anywhere, verb):
-    assert_refused(product_anywhere, product_anywhere.framevisor(f"{verb} </dev/null"), "nobody")
+def test_unknown_vm(product_somewhere, verb):
+    assert_refused(product_somewhere, product_somewhere.framevisor(f"{verb} </dev/null"), "nobody")
 
 
 @pytest.mark.parametrize("verb", ["pool", "pool check", "buddyinfo", "zoneinfo"])
-def test_no_pool_owner(product_anywhere, verb):
-    assert_refused(product_anywhere, product_anywhere.framevisor(verb), r"pool")
+def test_no_pool_owner(product_somewhere, verb):
+    assert_refused(product_somewhere, product_somewhere.framevisor(verb), r"pool")
 
 
 def test_duplicate_name(product):
@@ -118,31 +118,31 @@ BARE_DEV = ("mount -t tmpfs tmpfs /mnt && mknod -m 666 /mnt/null c 1 3 && mknod 
             "mknod -m 666 /mnt/urandom c 1 9 && mount --move /mnt /dev")
 
 
-def test_no_kvm(product_anywhere):
-    result = product_anywhere.run(without(BARE_DEV, RUN) + " </dev/null")
-    assert_refused(product_anywhere, result, r"/dev/kvm")
+def test_no_kvm(product_somewhere):
+    result = product_somewhere.run(without(BARE_DEV, RUN) + " </dev/null")
+    assert_refused(product_somewhere, result, r"/dev/kvm")
 
 
-def test_kvm_is_something_else(product_anywhere):
-    result = product_anywhere.run(without("mount --bind /dev/zero /dev/kvm", RUN) + " </dev/null")
-    assert_refused(product_anywhere, result, r"(?i)kvm")
+def test_kvm_is_something_else(product_somewhere):
+    result = product_somewhere.run(without("mount --bind /dev/zero /dev/kvm", RUN) + " </dev/null")
+    assert_refused(product_somewhere, result, r"(?i)kvm")
 
 
-def test_hugepages_demanded_but_not_to_be_had(product_anywhere):
+def test_hugepages_demanded_but_not_to_be_had(product_somewhere):
     """A machine whose kernel has no 2 MiB hugepages to give, because the files to ask with are not
     there."""
-    result = product_anywhere.run(without(NO_HUGEPAGES, f"{RUN} --hugepages=require") + " </dev/null")
-    assert_refused(product_anywhere, result, r"(?i)hugepage")
+    result = product_somewhere.run(without(NO_HUGEPAGES, f"{RUN} --hugepages=require") + " </dev/null")
+    assert_refused(product_somewhere, result, r"(?i)hugepage")
 
 
-def test_no_hugepages_and_none_demanded(product_anywhere):
+def test_no_hugepages_and_none_demanded(product_somewhere):
     """The same machine with --hugepages=auto: one warning, and the guest runs on ordinary memory."""
     image = f"{ROOT}/build/guest-tests/touch.elf"
-    result = product_anywhere.run(without(NO_HUGEPAGES, f"build/framevisor run --kernel {image} --mem 64M") + " </dev/null")
+    result = product_somewhere.run(without(NO_HUGEPAGES, f"build/framevisor run --kernel {image} --mem 64M") + " </dev/null")
     assert result.rc == 0, result
     assert "PASS touch" in result.out, result
     assert len(result.err.strip().splitlines()) == 1 and "hugepages" in result.err, result
-    product_anywhere.assert_nothing_left()
+    product_somewhere.assert_nothing_left()
 
 
 def as_nobody(product):
@@ -154,13 +154,13 @@ def as_nobody(product):
     return f"setpriv --reuid 65534 --regid 65534 --clear-groups {product.directory}/bin/framevisor"
 
 
-def test_no_permission_for_kvm(product_anywhere):
-    command = as_nobody(product_anywhere)
-    mode = product_anywhere.run("stat -c %a /dev/kvm", check=True).out.strip()
+def test_no_permission_for_kvm(product_somewhere):
+    command = as_nobody(product_somewhere)
+    mode = product_somewhere.run("stat -c %a /dev/kvm", check=True).out.strip()
     if mode.endswith("6"):
         pytest.skip("everybody may use this machine's /dev/kvm")
-    result = product_anywhere.run(f"{command} run --kernel {product_anywhere.directory}/bin/vmlinuz --mem 256M </dev/null")
-    assert_refused(product_anywhere, result, r"/dev/kvm.*([Pp]ermission|group)")
+    result = product_somewhere.run(f"{command} run --kernel {product_somewhere.directory}/bin/vmlinuz --mem 256M </dev/null")
+    assert_refused(product_somewhere, result, r"/dev/kvm.*([Pp]ermission|group)")
 
 
 def test_no_permission_for_hugepages(product):
@@ -174,23 +174,23 @@ def test_no_permission_for_hugepages(product):
     assert_refused(product, result, r"(?i)hugepage")
 
 
-def test_socket_path_too_long(product_anywhere):
-    path = f"{product_anywhere.directory}/{'long/' * 20}run"
-    result = product_anywhere.run(f"{RUN} </dev/null", env={"FRAMEVISOR_RUNDIR": path})
-    assert_refused(product_anywhere, result, r"long/.*(long|short)")
-    assert product_anywhere.run(f"test -e {product_anywhere.directory}/long").rc == 1, "the directory was made all the same"
+def test_socket_path_too_long(product_somewhere):
+    path = f"{product_somewhere.directory}/{'long/' * 20}run"
+    result = product_somewhere.run(f"{RUN} </dev/null", env={"FRAMEVISOR_RUNDIR": path})
+    assert_refused(product_somewhere, result, r"long/.*(long|short)")
+    assert product_somewhere.run(f"test -e {product_somewhere.directory}/long").rc == 1, "the directory was made all the same"
 
 
 @pytest.mark.parametrize("path", ["/proc/framevisor", "/dev/null/framevisor", "{dir}/file"])
-def test_unwritable_run_directory(product_anywhere, path):
-    product_anywhere.run(f": >{product_anywhere.directory}/file", check=True)
-    path = path.format(dir=product_anywhere.directory)
-    result = product_anywhere.run(f"{RUN} </dev/null", env={"FRAMEVISOR_RUNDIR": path})
-    assert_refused(product_anywhere, result, re.escape(path))
+def test_unwritable_run_directory(product_somewhere, path):
+    product_somewhere.run(f": >{product_somewhere.directory}/file", check=True)
+    path = path.format(dir=product_somewhere.directory)
+    result = product_somewhere.run(f"{RUN} </dev/null", env={"FRAMEVISOR_RUNDIR": path})
+    assert_refused(product_somewhere, result, re.escape(path))
 
 
-def test_run_directory_of_another_user(product_anywhere):
-    command = as_nobody(product_anywhere)
-    product_anywhere.run(f"chown 0:0 {product_anywhere.rundir}; chmod 755 {product_anywhere.rundir}; chmod 666 /dev/null", check=True)
-    result = product_anywhere.run(f"{command} run --kernel {product_anywhere.directory}/bin/vmlinuz --mem 256M </dev/null")
-    assert_refused(product_anywhere, result, rf"({re.escape(product_anywhere.rundir)}|/dev/kvm)")
+def test_run_directory_of_another_user(product_somewhere):
+    command = as_nobody(product_somewhere)
+    product_somewhere.run(f"chown 0:0 {product_somewhere.rundir}; chmod 755 {product_somewhere.rundir}; chmod 666 /dev/null", check=True)
+    result = product_somewhere.run(f"{command} run --kernel {product_somewhere.directory}/bin/vmlinuz --mem 256M </dev/null")
+    assert_refused(product_somewhere, result, rf"({re.escape(product_somewhere.rundir)}|/dev/kvm)")

@@ -2,7 +2,7 @@
 """Memory that a guest gives up is in the pool again, as frames, and comes back with the guest's data
 intact."""
 import pytest
-from product import FRAME_MIB, STOCK_KERNELS
+from product import FRAME_MIB, KERNELS_AND_CPUS
 
 RAM_FRAMES = 512 // FRAME_MIB
 BACK_FRAMES = 240 // FRAME_MIB
@@ -15,13 +15,27 @@ def granted(pool, name):
     return next(vm["granted"] for vm in pool["vms"] if vm["name"] == name)
 
 
-@pytest.mark.parametrize("cpus", [1, 2])
-@pytest.mark.parametrize("kernel", STOCK_KERNELS)
+def give_back_fresh(product, vm):
+    """Right after boot, at least 240 MiB of the 512 are in the pool's free lists, as the pool counts,
+    and stay there while the guest works with what it has."""
+    product.ok("balloon web 256M", timeout=90)
+    memory = product.json("mem web")["balloon"]
+    assert memory["frames-released"] >= BACK_FRAMES, memory
+    for _ in range(2):
+        pool = product.check_conservation()
+        assert pool["held"] <= RAM_FRAMES - BACK_FRAMES, pool
+        assert pool["free"] >= pool["total"] - RAM_FRAMES + BACK_FRAMES, pool
+        vm.verb("touch 120")
+    product.ok("balloon web 512M", timeout=90)
+
+
+@pytest.mark.parametrize(("kernel", "cpus"), KERNELS_AND_CPUS)
 def test_balloon_down_and_up_twice(product, kernel, cpus):
-    """512M to 256M and back, twice, with a guest that has used its memory, so that the frames were
-    really under it: they are free again, and the guest's data stays intact."""
+    """512M to 256M and back, fresh, and twice with a guest that has used its memory, so that the frames
+    were really under it: they are free again, and the guest's data stays intact."""
     vm = product.linux("web", kernel, cpus)
     vm.wait_until_up()
+    give_back_fresh(product, vm)
     vm.verb("fill 64")
     for _ in range(2):
         vm.verb("touch 340")
@@ -45,22 +59,6 @@ def test_balloon_down_and_up_twice(product, kernel, cpus):
     vm.verb("verify")
     vm.type("poweroff")
     assert vm.wait_until_ended() == 0, vm.describe()
-
-
-@pytest.mark.parametrize("kernel", STOCK_KERNELS)
-def test_balloon_fresh_guest(product, kernel):
-    """Right after boot, at least 240 MiB of the 512 are in the pool's free lists, as the pool counts,
-    and stay there while the guest works with what it has."""
-    vm = product.linux("web", kernel)
-    vm.wait_until_up()
-    product.ok("balloon web 256M", timeout=90)
-    memory = product.json("mem web")["balloon"]
-    assert memory["frames-released"] >= BACK_FRAMES, memory
-    for _ in range(2):
-        pool = product.check_conservation()
-        assert pool["held"] <= RAM_FRAMES - BACK_FRAMES, pool
-        assert pool["free"] >= pool["total"] - RAM_FRAMES + BACK_FRAMES, pool
-        vm.verb("touch 120")
 
 
 def test_frames_go_from_one_guest_to_another(product):
@@ -99,20 +97,8 @@ def test_balloon_around_much_data(product):
 
 
 def test_balloon_asks_too_much(product):
-    """A guest that needs its memory gives up what it can and lives on, and the user is told."""
-    vm = product.linux("web")
-    vm.wait_until_up()
-    vm.verb("fill 240")
-    result = product.framevisor("balloon web 128M --timeout 5", timeout=180)
-    assert result.rc == 1 and "on the way to 128 MiB" in result.err, result
-    assert vm.verb("echo alive", timeout=120) == "alive"
-    vm.verb("verify", timeout=180)
-    product.ok("balloon web 512M", timeout=120)
-    vm.verb("verify", timeout=120)
-
-
-def test_balloon_bad_requests(product):
-    """Each is one clear line and status 1, and changes nothing."""
+    """Each bad request is one clear line and status 1, and changes nothing. A guest that needs its memory
+    gives up what it can and lives on, and the user is told."""
     vm = product.linux("web")
     vm.wait_until_up()
     for size in ("0", "1G", "-5M", "lots", "99999999999999G", "''"):
@@ -120,4 +106,10 @@ def test_balloon_bad_requests(product):
         assert result.rc == 1, result
         assert len(result.err.strip().splitlines()) == 1, result
     assert product.json("mem web")["balloon"]["inflated"] == 0
-    assert vm.verb("echo alive") == "alive"
+    vm.verb("fill 240")
+    result = product.framevisor("balloon web 128M --timeout 5", timeout=180)
+    assert result.rc == 1 and "on the way to 128 MiB" in result.err, result
+    assert vm.verb("echo alive", timeout=120) == "alive"
+    vm.verb("verify", timeout=180)
+    product.ok("balloon web 512M", timeout=120)
+    vm.verb("verify", timeout=120)

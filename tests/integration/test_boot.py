@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Stock kernels from power on to power off."""
 import pytest
-from product import STOCK_KERNELS, kernel_versions, linux_files
+from product import KERNELS_AND_CPUS, kernel_versions, linux_files
 
 MIB_KB = 1024
 
 
-@pytest.mark.parametrize("cpus", [1, 2])
-@pytest.mark.parametrize("kernel", STOCK_KERNELS)
+@pytest.mark.parametrize(("kernel", "cpus"), KERNELS_AND_CPUS)
 def test_boot_reboot_poweroff(product, kernel, cpus):
     """User space comes up with the CPUs and the memory asked for, again after a reboot, and poweroff
     ends the VM's process with status 0."""
@@ -26,13 +25,12 @@ def test_boot_reboot_poweroff(product, kernel, cpus):
     assert vm.wait_until_ended() == 0, vm.describe()
 
 
-@pytest.mark.parametrize("kernel", STOCK_KERNELS)
-def test_power_button(product, kernel):
+def test_power_button(product):
     """framevisor stop presses the ACPI power button and waits for the guest to act on it."""
-    vm = product.linux("web", kernel)
+    vm = product.linux("web")
     vm.wait_until_up()
     product.ok("stop web")
-    assert vm.wait_until_ended(5) == 0, vm.describe()
+    assert vm.wait_until_ended() == 0, vm.describe()
     vm.wait_for("guest: power button, powering off", 1)
 
 
@@ -67,9 +65,9 @@ def test_interactive_shell(product):
     assert vm.wait_until_ended() == 0, vm.describe()
 
 
-@pytest.mark.parametrize("redirection", ["<&-", "</dev/null", "< <(sleep 1)"], ids=["closed", "null", "pipe"])
+@pytest.mark.parametrize("redirection", ["<&-", "< <(sleep 1)"], ids=["closed", "pipe"])
 def test_input_that_ends(product, redirection):
-    """The VM runs on when its standard input is closed, empty or ends."""
+    """The VM runs on when its standard input is closed or ends."""
     image, initrd = linux_files(kernel_versions()[0])
     result = product.framevisor(f"run --name web --mem 256M --kernel {image} --initrd {initrd} "
                                 f"--append 'console=ttyS0 quiet fv.test=echo:here,poweroff' {redirection}", timeout=90)
@@ -94,9 +92,9 @@ def test_detached_console(product):
 def test_signals_end_the_vm(product, signal, status):
     """Ctrl-C and its like end a VM in order: exit status, no files, no hugepages."""
     vm = product.linux("web", mem="128M")
-    vm.wait_for("guest: up", 90)
+    vm.wait_until_up()
     product.run(f"kill -{signal} {vm.pid}", check=True)
-    assert vm.wait_until_ended(10) == status, vm.describe()
+    assert vm.wait_until_ended() == status, vm.describe()
     product.assert_nothing_left()
 
 

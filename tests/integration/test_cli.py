@@ -16,9 +16,9 @@ def test_help(product):
 
 
 @pytest.mark.parametrize("arguments", ["", "nonsense", "run --nonsense", "balloon", "ps extra operands here", "mem a b", "run --cpus"])
-def test_wrong_usage(product_anywhere, arguments):
+def test_wrong_usage(product_somewhere, arguments):
     """One line on stderr, exit status 1."""
-    result = product_anywhere.framevisor(arguments)
+    result = product_somewhere.framevisor(arguments)
     assert result.rc == 1, result
     assert result.out == "", result
     assert len(result.err.strip().splitlines()) == 1, result

@@ -67,21 +67,73 @@ def test_owner_killed_while_no_vm_runs(product):
     assert product.hugepages()["HugePages_Total"] == before
 
 
+def wait_for_owner(product, wanted):
+    """Waits until a pool owner runs (wanted) or none does. Returns its PID, or None."""
+    deadline = time.monotonic() + 120
+    while True:
+        owner = next((line.split()[0] for line in product.processes() if "framevisord" in line), None)
+        if bool(owner) == wanted:
+            return owner
+        assert time.monotonic() < deadline, product.processes()
+        time.sleep(0.5)
+
+
 def test_owner_killed_under_a_running_vm(product):
-    """kill -9 of the pool owner must not stop a VM: it keeps the frames it has."""
+    """kill -9 of the pool owner must not stop a VM: it keeps the frames it has, and the next owner takes
+    them over with the rest of the pool."""
     vm = product.linux("web", mem="256M")
     vm.wait_until_up()
     vm.verb("fill 64")
-    owner = [line for line in product.processes() if "framevisord" in line]
-    product.run(f"kill -9 {owner[0].split()[0]}", check=True)
+    owner = wait_for_owner(product, True)
+    product.run(f"kill -9 {owner}", check=True)
     vm.verb("verify")
     assert vm.verb("echo alive") == "alive"
+    deadline = time.monotonic() + 120
+    while True:  # the next owner answers, and the VM is its client
+        asked = product.framevisor("pool --json")
+        if asked.rc == 0 and json.loads(asked.out)["vms"]:
+            break
+        assert time.monotonic() < deadline, asked
+        time.sleep(0.5)
+    assert wait_for_owner(product, True) != owner
+    assert product.check_conservation()["held"] >= 32
+    vm.verb("verify")
     vm.type("poweroff")
     assert vm.wait_until_ended() == 0, vm.describe()
-    # The next pool owner gives back what the dead one had reserved.
-    product.ok("pool start --size 64M --hugepages=require")
-    product.check_conservation()
+    wait_for_owner(product, False)
+
+
+def test_grow_and_shrink(product):
+    """pool grow and shrink over two nodes: each node of the host has exactly as many hugepages more or
+    fewer, ZONE_MOVABLE goes first, and a refusal says by how much."""
+    def reserved():
+        paths = "/sys/devices/system/node/node[01]/hugepages/hugepages-2048kB/nr_hugepages"
+        return [int(word) for word in product.run(f"cat {paths}", check=True).out.split()]
+
+    def nodes(what):
+        return [node[what] for node in product.check_conservation()["nodes"]]
+
+    before = reserved()
+    product.ok("pool start --size 256M --max 512M --movable 50% --hugepages=require")
+    assert nodes("total") == [64, 64] and nodes("movable") == [32, 32]
+    assert [now - then for now, then in zip(reserved(), before)] == [64, 64]
+    told = product.json("pool grow 128M")
+    assert told["done"] == 64 and told["hugepages"] == 64, told
+    assert nodes("total") == [96, 96] and nodes("movable") == [48, 48]
+    assert [now - then for now, then in zip(reserved(), before)] == [96, 96]
+    told = product.json("pool shrink 32M --node 1")
+    assert [node["frames"] for node in told["nodes"]] == [0, 16], told
+    assert nodes("total") == [96, 80] and nodes("movable") == [48, 32]
+    product.ok("pool shrink 160M")
+    assert nodes("movable") == [0, 0] and nodes("total") == [48, 48]
+    assert sum(reserved()) - sum(before) == 96
+    refused = product.framevisor("pool grow 512M")
+    assert refused.rc == 1 and "it can grow by 320 MiB, not by 512 MiB" in refused.err, refused
+    refused = product.framevisor("pool shrink 192M")
+    assert refused.rc == 1 and "too much" in refused.err, refused
     product.ok("pool stop")
+    product.assert_nothing_left()
+    assert reserved() == before
 
 
 def test_reports(product):

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -30,6 +31,7 @@
 
 #include "framevisor/frame.h"
 #include "framevisor/owner_client.h"
+#include "framevisor/owner_notice.h"
 #include "framevisor/owner_protocol.h"
 #include "framevisor/qmp_client.h"
 #include "framevisor/rundir.h"
@@ -197,6 +199,15 @@ enum peer_order {
 	PEER_HUGETLB, /* whether the pool is of hugepages */
 	PEER_UFFD,    /* whether it has a userfaultfd */
 	PEER_RUN,     /* its first run: answers first | node << 48 */
+	PEER_NOTICE_SEND,  /* number of bytes of rubbish on the notice channel */
+	PEER_NOTICE_CLOSE, /* closes its end of it */
+	/* Waits for NOTICE_MOVE, does what it asks, until none comes for number ms; answers
+	 * the frames moved.
+	 */
+	PEER_MOVE,
+	/* Answers that many MOVE by -EAGAIN, then goes on as PEER_MOVE for 500 ms. */
+	PEER_REFUSE,
+	PEER_MEMORY, /* number: node; answers how many frames of the host its file holds */
 	PEER_EXIT,
 };
 
@@ -261,6 +272,70 @@ static inline int64_t peer_dirty(struct peer_state *peer)
 	return zero;
 }
 
+/* One frame that it holds, for another one. */
+static inline bool peer_move_frame(struct peer_state *peer, uint16_t node, uint64_t idx,
+				   uint64_t nodemask)
+{
+	struct frame_run old = { .first = idx, .nr = 1, .node = node }, new;
+	unsigned int one = 1;
+
+	for (unsigned int i = 0; i < peer->nr_runs; i++) {
+		if (peer->runs[i].node != node || peer->runs[i].first != idx)
+			continue;
+		if (owner_client_grant_to_move(peer->client, 1, nodemask, &new, &one) != 1)
+			return false;
+		peer->runs[i] = new;
+		return owner_client_return(peer->client, &old, 1) == 0;
+	}
+	return false;
+}
+
+/* All runs become runs of one frame. */
+static inline void peer_split_runs(struct peer_state *peer)
+{
+	struct frame_run runs[4096];
+	unsigned int nr = 0;
+
+	for (unsigned int r = 0; r < peer->nr_runs; r++)
+		for (uint32_t i = 0; i < peer->runs[r].nr; i++)
+			runs[nr++] = (struct frame_run){ .first = peer->runs[r].first + i,
+							 .nr = 1,
+							 .node = peer->runs[r].node };
+	memcpy(peer->runs, runs, nr * sizeof(runs[0]));
+	peer->nr_runs = nr;
+}
+
+static inline int64_t peer_serve_moves(struct peer_state *peer, int ms, uint64_t refuse)
+{
+	int fd = owner_client_notice_fd(peer->client);
+	struct pollfd ready = { .fd = fd, .events = POLLIN };
+	int64_t total = 0;
+
+	peer_split_runs(peer);
+	for (int wait = 30000; poll(&ready, 1, wait) > 0; wait = ms) {
+		struct notice_done done = { .header = { .type = NOTICE_DONE,
+							.length = sizeof(done) } };
+		static struct notice_move move;
+
+		if (recv(fd, &move, sizeof(move), 0) <= 0)
+			return -errno;
+		if (move.header.type != NOTICE_MOVE)
+			continue;
+		for (uint32_t r = 0; r < move.nr_runs && !refuse; r++)
+			for (uint64_t i = 0; i < move.runs[r].nr; i++)
+				done.nr_frames +=
+					peer_move_frame(peer, move.runs[r].node,
+							move.runs[r].first + i, move.nodemask);
+		total += (int64_t)done.nr_frames;
+		done.id = move.id;
+		done.header.status = refuse ? -EAGAIN : 0;
+		refuse -= refuse != 0;
+		if (send(fd, &done, sizeof(done), MSG_NOSIGNAL) < 0)
+			return -errno;
+	}
+	return total;
+}
+
 static inline int64_t peer_flood(struct peer_state *peer)
 {
 	struct owner_grant grant = { .header = { .type = OWNER_GRANT, .length = sizeof(grant) },
@@ -275,6 +350,7 @@ static inline int64_t peer_flood(struct peer_state *peer)
 static inline int64_t peer_obey(struct peer_state *peer, const struct peer_command *command)
 {
 	char rubbish[8192];
+	struct stat st;
 	int64_t ret;
 
 	switch (command->order) {
@@ -304,6 +380,21 @@ static inline int64_t peer_obey(struct peer_state *peer, const struct peer_comma
 		return owner_client_take_uffd(peer->client) >= 0;
 	case PEER_RUN:
 		return (int64_t)(peer->runs[0].first | (uint64_t)peer->runs[0].node << 48);
+	case PEER_NOTICE_SEND:
+		memset(rubbish, 0x5a, sizeof(rubbish));
+		ret = send(owner_client_notice_fd(peer->client), rubbish, command->number,
+			   MSG_NOSIGNAL);
+		return ret < 0 ? -errno : 0;
+	case PEER_NOTICE_CLOSE:
+		return shutdown(owner_client_notice_fd(peer->client), SHUT_RDWR) < 0 ? -errno : 0;
+	case PEER_MOVE:
+		return peer_serve_moves(peer, (int)command->number, 0);
+	case PEER_REFUSE:
+		return peer_serve_moves(peer, 500, command->number);
+	case PEER_MEMORY:
+		if (fstat(owner_client_node_fd(peer->client, (unsigned int)command->number), &st))
+			return -errno;
+		return (int64_t)st.st_blocks * 512 / (int64_t)FRAME_SIZE;
 	default:
 		_exit(0);
 	}

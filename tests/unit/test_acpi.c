@@ -205,6 +205,39 @@ static void test_srat(void **state)
 	find_table("MCFG");
 }
 
+/* CPUs by node, and the distances as they were given; one node has no distances. */
+static void test_slit(void **state)
+{
+	static const uint8_t distance[VM_NODES_MAX][VM_NODES_MAX] = { { 10, 21, 33 },
+								      { 22, 10, 44 },
+								      { 35, 46, 10 } };
+	static const uint8_t cpu_node[] = { 0, 0, 1, 2 };
+	const struct acpi_memory memory[] = { { .base = 0, .size = 0x40000000 } };
+	struct acpi_config config = { .cpus = 4,
+				      .memory = memory,
+				      .nr_memory = 1,
+				      .cpu_node = cpu_node,
+				      .distance = distance,
+				      .nr_nodes = 3 };
+	uint8_t *slit, *srat;
+
+	(void)state;
+	memset(tables, 0, sizeof(tables));
+	assert_true(acpi_build(tables, sizeof(tables), LAYOUT_RSDP, &config) > 0);
+	srat = find_table("SRAT");
+	for (unsigned int i = 0; i < 4; i++)
+		assert_int_equal(srat[48 + 16 * i + 2], cpu_node[i]);
+	slit = find_table("SLIT");
+	assert_int_equal(get(slit + 4, 4), 44 + 9);
+	assert_int_equal(get(slit + 36, 8), 3);
+	for (unsigned int i = 0; i < 9; i++)
+		assert_int_equal(slit[44 + i], distance[i / 3][i % 3]);
+	config.nr_nodes = 1;
+	memset(tables, 0, sizeof(tables));
+	assert_true(acpi_build(tables, sizeof(tables), LAYOUT_RSDP, &config) > 0);
+	assert_null(look_for_table("SLIT"));
+}
+
 /* Above all RAM, aligned, never in the hole, and below 4 GiB where it fits. */
 static void test_hotplug_place(void **state)
 {
@@ -323,10 +356,11 @@ static void test_no_room(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_rsdp), cmocka_unit_test(test_fadt),
-		cmocka_unit_test(test_madt), cmocka_unit_test(test_mcfg),
-		cmocka_unit_test(test_srat), cmocka_unit_test(test_hotplug_place),
-		cmocka_unit_test(test_dsdt), cmocka_unit_test(test_no_room),
+		cmocka_unit_test(test_rsdp),          cmocka_unit_test(test_fadt),
+		cmocka_unit_test(test_madt),          cmocka_unit_test(test_mcfg),
+		cmocka_unit_test(test_srat),          cmocka_unit_test(test_slit),
+		cmocka_unit_test(test_hotplug_place), cmocka_unit_test(test_dsdt),
+		cmocka_unit_test(test_no_room),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

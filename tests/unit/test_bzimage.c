@@ -189,8 +189,9 @@ static void test_files(void **state)
 {
 	char kernel[] = "/tmp/test_bzimage.kernel.XXXXXX",
 	     initrd[] = "/tmp/test_bzimage.initrd.XXXXXX";
+	const struct acpi_config acpi = { .cpus = 1 };
 	struct boot_config config = {
-		.kernel = kernel, .initrd = initrd, .mem_bytes = 128 * MIB, .cpus = 1
+		.kernel = kernel, .initrd = initrd, .mem_bytes = 128 * MIB, .acpi = &acpi
 	};
 	struct image_file file;
 	struct setup_header hdr;

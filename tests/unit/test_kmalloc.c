@@ -2,6 +2,10 @@
 /* General memory: all sizes, alignment, kinds of memory, resizing, wrong pointers. */
 #include "slab_fixture.h"
 
+#include <pthread.h>
+
+#define THREADS 4
+
 static void test_sizes(void **state)
 {
 	struct pool *pool = pool_create(1, 64, 2, 0);
@@ -227,13 +231,68 @@ static void test_debug(void **state)
 	pool_destroy(pool);
 }
 
+struct starter {
+	pthread_t thread;
+	pthread_barrier_t *barrier;
+	void *last; /* for another thread to free */
+};
+
+static void *first_use(void *arg)
+{
+	struct starter *starter = arg;
+
+	pthread_barrier_wait(starter->barrier);
+	for (size_t size = 8; size <= 70000; size *= 3) {
+		void *ptr = kmalloc(size, GFP_KERNEL);
+
+		assert_non_null(ptr);
+		memset(ptr, 1, size);
+		kfree(ptr);
+	}
+	starter->last = kmalloc(3 * FRAME_SIZE, GFP_KERNEL);
+	pthread_barrier_wait(starter->barrier);
+	kfree(starter[1].last);
+	return NULL;
+}
+
+/* The slab part, its caches and sheaves are made by whoever comes first, while others free already.
+ */
+static void test_first_use_by_threads(void **state)
+{
+	(void)state;
+	for (unsigned int round = 0; round < 30; round++) {
+		struct pool *pool = pool_create(1, 64, 2, 0);
+		struct starter starters[THREADS + 1] = { 0 };
+		pthread_barrier_t barrier;
+
+		pthread_barrier_init(&barrier, NULL, THREADS);
+		for (unsigned int i = 0; i < THREADS; i++) {
+			starters[i].barrier = &barrier;
+			assert_int_equal(
+				pthread_create(&starters[i].thread, NULL, first_use, &starters[i]),
+				0);
+		}
+		for (unsigned int i = 0; i < THREADS; i++)
+			pthread_join(starters[i].thread, NULL);
+		kfree(starters[0].last);
+		assert_int_equal(pool->used, 0);
+		pthread_barrier_destroy(&barrier);
+		pool_destroy(pool);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_sizes),          cmocka_unit_test(test_zero),
-		cmocka_unit_test(test_limits),         cmocka_unit_test(test_krealloc),
-		cmocka_unit_test(test_kinds),          cmocka_unit_test(test_objects_of_caches),
-		cmocka_unit_test(test_wrong_pointers), cmocka_unit_test(test_debug),
+		cmocka_unit_test(test_sizes),
+		cmocka_unit_test(test_zero),
+		cmocka_unit_test(test_limits),
+		cmocka_unit_test(test_krealloc),
+		cmocka_unit_test(test_kinds),
+		cmocka_unit_test(test_objects_of_caches),
+		cmocka_unit_test(test_wrong_pointers),
+		cmocka_unit_test(test_debug),
+		cmocka_unit_test(test_first_use_by_threads),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

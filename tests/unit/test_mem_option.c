@@ -54,6 +54,22 @@ static void test_forms(void **state)
 	expect("2G,max=8G,boot=512M", 512 * MIB, 2 * GIB, 8 * GIB);
 }
 
+static void test_minimum(void **state)
+{
+	struct mem_option mem = { 0 };
+	struct error err = { 0 };
+
+	(void)state;
+	assert_int_equal(mem_option_parse("512M,min=256M,max=1G", &mem, &err), 0);
+	assert_int_equal(mem.min, 256 * MIB);
+	assert_int_equal(mem_option_parse("512M,min=1G,max=1G", &mem, &err), 0);
+	assert_int_equal(mem_option_parse("512M", &mem, &err), 0);
+	assert_int_equal(mem.min, 0);
+	refuse("512M,min=514M", "min=514 MiB");
+	refuse("512M,min=256M,min=256M", "twice");
+	refuse("512M,min=5M", "multiple");
+}
+
 /* A quarter, at least 256 MiB, whole frames. */
 static void test_elastic(void **state)
 {
@@ -111,9 +127,8 @@ static void test_combinations(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_forms),
-		cmocka_unit_test(test_elastic),
-		cmocka_unit_test(test_sizes),
+		cmocka_unit_test(test_forms),        cmocka_unit_test(test_minimum),
+		cmocka_unit_test(test_elastic),      cmocka_unit_test(test_sizes),
 		cmocka_unit_test(test_combinations),
 	};
 

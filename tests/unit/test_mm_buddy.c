@@ -223,6 +223,36 @@ static void test_mobility_grouping(void **state)
 	pool_destroy(&pool);
 }
 
+/*
+ * A freed block whose next larger buddy is free goes to the tail of its list: it will be merged
+ * soon, so others are handed out before it.
+ */
+static void test_tail_placement(void **state)
+{
+	struct page *page[16], *got;
+	struct pool pool;
+
+	(void)state;
+	pool_create_simple(&pool, 64, 1);
+	for (unsigned int i = 0; i < 16; i++)
+		page[i] = mm_alloc_pages(pool.mm, ALL, 0);
+	for (unsigned int i = 1; i < 16; i++)
+		assert_ptr_equal(page[i], page[0] + i);
+	/* Frames 2 and 3 become a free block of order 1. Frame 0 then has a free neighbour one
+	 * order up, frame 5 has not. */
+	mm_drain_all_pages(pool.mm);
+	mm_free_pages_bulk(pool.mm, &page[2], 2, false);
+	mm_free_pages_bulk(pool.mm, &page[5], 1, false);
+	mm_free_pages_bulk(pool.mm, &page[0], 1, false);
+	got = mm_alloc_pages(pool.mm, ALL, 0);
+	assert_ptr_equal(got, page[5]);
+	mm_free_pages_bulk(pool.mm, &got, 1, false);
+	for (unsigned int i = 0; i < 16; i++)
+		if (i != 0 && i != 2 && i != 3 && i != 5)
+			mm_free_pages(pool.mm, page[i], 0);
+	pool_destroy(&pool);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -234,6 +264,7 @@ int main(void)
 		cmocka_unit_test(test_gfp_zero_content),
 		cmocka_unit_test(test_background_zeroing),
 		cmocka_unit_test(test_mobility_grouping),
+		cmocka_unit_test(test_tail_placement),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -219,6 +219,38 @@ static void test_exact_and_names(void **state)
 	pool_destroy(&pool);
 }
 
+/* Each of the kernel's names does what the call with the instance does. */
+static void test_kernel_names(void **state)
+{
+	const nodemask_t nodes = 1;
+	struct page *page;
+	unsigned long addr;
+	struct pool pool;
+
+	(void)state;
+	pool_create_backed(&pool, 64, 0);
+	mm_online_pages(pool.mm, 0, 0, 64, false);
+	mm_use(pool.mm);
+	page = alloc_page(GFP_KERNEL);
+	assert_ptr_equal(pfn_to_page(page_to_pfn(page)), page);
+	get_page(page);
+	put_page(page);
+	assert_int_equal(page_count(page), 1);
+	put_page(page);
+	page = alloc_pages_node(0, GFP_KERNEL, 2);
+	__free_pages(page, 2);
+	page = __alloc_pages_nodemask(GFP_KERNEL, 1, NUMA_NO_NODE, &nodes);
+	__free_pages(page, 1);
+	assert_null(alloc_pages_node(0, GFP_NOWAIT, MAX_ORDER + 1));
+	addr = __get_free_page(GFP_HIGHUSER);
+	assert_true(addr != 0 && addr % FRAME_SIZE == 0);
+	free_page(addr);
+	assert_int_equal(__get_dma_pages(GFP_NOWAIT, 0), 0); /* no such zone here */
+	free_pages(0, 3);
+	assert_int_equal(pool_free_frames(&pool), 64);
+	pool_destroy(&pool);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -227,6 +259,7 @@ int main(void)
 		cmocka_unit_test(test_foreign_frame),   cmocka_unit_test(test_bad_at_allocation),
 		cmocka_unit_test(test_owner_history),   cmocka_unit_test(test_poison),
 		cmocka_unit_test(test_references),      cmocka_unit_test(test_exact_and_names),
+		cmocka_unit_test(test_kernel_names),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -212,7 +212,7 @@ static void test_kswapd_flag(void **state)
 	usleep(20000);
 	assert_int_equal(mm_vm_event(pool.mm, PAGEOUTRUN), 0);
 	assert_null(mm_alloc_pages(pool.mm, QUIET | __GFP_KSWAPD_RECLAIM, 0));
-	for (unsigned int i = 0; i < 200 && !mm_vm_event(pool.mm, PAGEOUTRUN); i++)
+	for (unsigned int i = 0; i < 12000 && !mm_vm_event(pool.mm, PAGEOUTRUN); i++)
 		usleep(5000);
 	assert_true(mm_vm_event(pool.mm, PAGEOUTRUN) > 0);
 	mm_stop_kswapd(pool.mm);
@@ -387,6 +387,30 @@ static void test_no_grow_flag(void **state)
 	munmap(pool.memory, pool.memory_size);
 }
 
+/* The compounds are what the table says, and gfp_zone() and gfpflags_to_migratetype() read them. */
+static void test_compounds(void **state)
+{
+	const gfp_t wait = __GFP_DIRECT_RECLAIM | __GFP_KSWAPD_RECLAIM;
+
+	(void)state;
+	assert_int_equal(__GFP_WAIT, wait);
+	assert_int_equal(GFP_ATOMIC, __GFP_HIGH | __GFP_ATOMIC | __GFP_KSWAPD_RECLAIM);
+	assert_int_equal(GFP_NOWAIT, __GFP_KSWAPD_RECLAIM | __GFP_NOWARN);
+	assert_int_equal(GFP_NOIO, wait);
+	assert_int_equal(GFP_NOFS, wait | __GFP_IO);
+	assert_int_equal(GFP_KERNEL, wait | __GFP_IO | __GFP_FS);
+	assert_int_equal(GFP_USER, GFP_KERNEL);
+	assert_int_equal(GFP_HIGHUSER, GFP_USER | __GFP_HIGHMEM);
+	assert_int_equal(GFP_HIGHUSER_MOVABLE, GFP_HIGHUSER | __GFP_MOVABLE);
+	assert_int_equal(gfpflags_to_migratetype(GFP_HIGHUSER_MOVABLE), MIGRATE_MOVABLE);
+	assert_int_equal(gfpflags_to_migratetype(GFP_KERNEL), MIGRATE_UNMOVABLE);
+	assert_int_equal(gfpflags_to_migratetype(GFP_KERNEL | __GFP_RECLAIMABLE),
+			 MIGRATE_RECLAIMABLE);
+	assert_false(gfpflags_allow_blocking(GFP_ATOMIC) || gfpflags_allow_blocking(GFP_NOWAIT) ||
+		     gfpflags_allow_blocking(GFP_DMA) || gfpflags_allow_blocking(GFP_DMA32));
+	assert_true(gfpflags_allow_blocking(GFP_NOIO));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -396,7 +420,7 @@ int main(void)
 		cmocka_unit_test(test_nofail_flag),   cmocka_unit_test(test_nowarn_flag),
 		cmocka_unit_test(test_cold_flag),     cmocka_unit_test(test_comp_flag),
 		cmocka_unit_test(test_zero_flags),    cmocka_unit_test(test_thisnode_flag),
-		cmocka_unit_test(test_no_grow_flag),
+		cmocka_unit_test(test_no_grow_flag),  cmocka_unit_test(test_compounds),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

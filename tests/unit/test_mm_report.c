@@ -127,6 +127,28 @@ static void test_meminfo(void **state)
 	pool_destroy(&pool);
 }
 
+/* Holders count what the allocator does not know of. */
+static void test_vmstat_of_holders(void **state)
+{
+	struct pool pool;
+
+	(void)state;
+	pool_create_simple(&pool, 100, 1);
+	mm_count_vm_events(pool.mm, PSWPOUT, 3);
+	mm_count_vm_events(pool.mm, PSWPOUT, 2);
+	mm_count_vm_events(pool.mm, BALLOON_INFLATE, 7);
+	mm_count_vm_events(pool.mm, NR_VM_EVENT_ITEMS, 7);
+	check_length(pool.mm, mm_report_vmstat);
+	assert_int_equal(value_of("pswpout"), 5);
+	assert_int_equal(value_of("pswpin"), 0);
+	assert_int_equal(value_of("balloon_inflate"), 7);
+	assert_int_equal(value_of("balloon_deflate"), 0);
+	for (unsigned int item = 0; item < NR_VM_EVENT_ITEMS; item++)
+		assert_int_equal(value_of(mm_vm_event_name(item)), mm_vm_event(pool.mm, item));
+	assert_null(mm_vm_event_name(NR_VM_EVENT_ITEMS));
+	pool_destroy(&pool);
+}
+
 static void test_extfrag(void **state)
 {
 	struct pool pool;
@@ -223,13 +245,10 @@ static void test_overcommit_threads(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_pagetypeinfo),
-		cmocka_unit_test(test_vmstat),
-		cmocka_unit_test(test_meminfo),
-		cmocka_unit_test(test_extfrag),
-		cmocka_unit_test(test_overcommit_guess),
-		cmocka_unit_test(test_overcommit_never),
-		cmocka_unit_test(test_overcommit_threads),
+		cmocka_unit_test(test_pagetypeinfo),      cmocka_unit_test(test_vmstat),
+		cmocka_unit_test(test_vmstat_of_holders), cmocka_unit_test(test_meminfo),
+		cmocka_unit_test(test_extfrag),           cmocka_unit_test(test_overcommit_guess),
+		cmocka_unit_test(test_overcommit_never),  cmocka_unit_test(test_overcommit_threads),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

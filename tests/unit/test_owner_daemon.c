@@ -58,7 +58,13 @@ static void test_bad_options(void **state)
 	check_refusal("--max=99999G", "larger than this machine's memory");
 	check_refusal("--initial=99999G", "more than the");
 	check_refusal("--pool=99999999999T", "too large");
-	check_refusal("--pool=1G --max=2G", "one or the other");
+	check_refusal("--pool=1G --initial=1G", "one or the other");
+	check_refusal("--pool=2G --max=1G", "more than its limit of 1 GiB");
+	check_refusal("--movable=0%", "from 1% to 100%");
+	check_refusal("--movable=101%", "from 1% to 100%");
+	check_refusal("--movable=5%%", "from 1% to 100%");
+	check_refusal("--movable=x", "'x' is not a size");
+	check_refusal("--pool=64M --movable=65M", "more than the pool of 64 MiB");
 	check_refusal("--hugepages=some", "auto, require or never");
 	check_refusal("--frobnicate", "'--frobnicate' is unknown");
 	check_refusal("-x", "is unknown");

@@ -91,7 +91,7 @@ static void test_hello(void **state)
 	assert_int_equal(check(), 0);
 	packet.hello.flags = OWNER_HELLO_WANT_UFFD;
 	assert_int_equal(check(), 0);
-	packet.hello.flags = 2;
+	packet.hello.flags = 4;
 	assert_bad("flags");
 	make_hello();
 	packet.hello.version++;
@@ -140,7 +140,9 @@ static void test_grant(void **state)
 	packet.grant.nr_frames++;
 	assert_bad("number");
 	make_grant();
-	packet.grant.flags = 1;
+	packet.grant.flags = OWNER_GRANT_TO_MOVE;
+	assert_int_equal(check(), 0);
+	packet.grant.flags = 2;
 	assert_bad("flags");
 }
 

@@ -285,7 +285,7 @@ static void test_client_that_does_not_read(void **state)
 
 static unsigned int receive_welcome(int fd, struct owner_welcome *welcome, int *fds)
 {
-	char control[CMSG_SPACE(65 * sizeof(int))];
+	char control[CMSG_SPACE(66 * sizeof(int))];
 	struct iovec iov = { .iov_base = welcome, .iov_len = sizeof(*welcome) };
 	struct msghdr msg = { .msg_iov = &iov,
 			      .msg_iovlen = 1,
@@ -309,7 +309,7 @@ static void test_userfaultfd(void **state)
 	struct owner_hello hello = make_hello(OWNER_HELLO_WANT_UFFD);
 	struct uffdio_api api = { .api = UFFD_API };
 	struct owner_welcome welcome;
-	int fd, uffd, fds[65];
+	int fd, uffd, fds[66];
 	unsigned int nr;
 	struct peer a;
 
@@ -320,7 +320,8 @@ static void test_userfaultfd(void **state)
 	fd = raw_connect();
 	assert_int_equal(send(fd, &hello, sizeof(hello), 0), sizeof(hello));
 	nr = receive_welcome(fd, &welcome, fds);
-	assert_int_equal(nr, welcome.nr_nodes + 1);
+	assert_int_equal(nr, welcome.nr_nodes + 2);
+	assert_true(welcome.flags & OWNER_WELCOME_NOTICE);
 	assert_true(welcome.flags & OWNER_WELCOME_UFFD);
 	uffd = ioctl(fds[nr - 1], USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
 	assert_true(uffd >= 0);

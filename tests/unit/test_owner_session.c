@@ -79,14 +79,21 @@ static enum session_result hello(struct session *session, uint32_t id, uint64_t 
 	return handle(session, &packet);
 }
 
-static enum session_result grant(struct session *session, uint32_t nr, uint64_t nodemask)
+static enum session_result grant_with(struct session *session, uint32_t nr, uint64_t nodemask,
+				      uint32_t flags)
 {
 	union owner_packet packet = { .grant = { .header = { .type = OWNER_GRANT,
 							     .length = sizeof(packet.grant) },
 						 .nr_frames = nr,
+						 .flags = flags,
 						 .nodemask = nodemask } };
 
 	return handle(session, &packet);
+}
+
+static enum session_result grant(struct session *session, uint32_t nr, uint64_t nodemask)
+{
+	return grant_with(session, nr, nodemask, 0);
 }
 
 static enum session_result give(struct session *session, const struct frame_run *runs,
@@ -142,6 +149,28 @@ static void test_grant_and_return(void **state)
 	assert_int_equal(session.held, 0);
 	assert_int_equal(free_frames(), before);
 	session_release(&session);
+}
+
+/* Frames to move to may go beyond that, so far, and nothing else may then. */
+static void test_frames_to_move_to(void **state)
+{
+	struct session session;
+	uint32_t more;
+
+	(void)state;
+	hello(&session, 1, 20);
+	grant(&session, 20, 0);
+	assert_int_equal(reply.packet.runs.nr_frames, 20);
+	grant_with(&session, 10, 0, OWNER_GRANT_TO_MOVE);
+	assert_int_equal(reply.packet.runs.nr_frames, 10);
+	grant(&session, 5, 0);
+	assert_int_equal(reply.packet.header.status, -ENOMEM);
+	more = OWNER_MOVE_FRAMES + 5;
+	grant_with(&session, more, 0, OWNER_GRANT_TO_MOVE);
+	assert_int_equal(reply.packet.runs.nr_frames, OWNER_MOVE_FRAMES - 10);
+	grant_with(&session, 1, 0, OWNER_GRANT_TO_MOVE);
+	assert_int_equal(reply.packet.header.status, -ENOMEM);
+	assert_int_equal(session_release(&session), 20 + OWNER_MOVE_FRAMES);
 }
 
 static void test_no_more_than_its_ram(void **state)
@@ -338,6 +367,7 @@ int main(void)
 		TEST(test_welcome),
 		TEST(test_grant_and_return),
 		TEST(test_no_more_than_its_ram),
+		TEST(test_frames_to_move_to),
 		TEST(test_nodemask),
 		TEST(test_admission),
 		TEST(test_foreign_frame),

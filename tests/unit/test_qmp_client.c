@@ -26,7 +26,8 @@
 #define EVENT(n) "{\"event\": \"E\", \"data\": " n ", \"timestamp\": {}}\r\n"
 
 #define TEXTS_MAX   8
-#define TIMEOUT_MS  300
+#define TIMEOUT_MS  60000
+#define SILENT_MS   2000 /* with a server that does not answer */
 #define FLOOD_BYTES (QMP_CLIENT_LINE_MAX + (1u << 20))
 
 struct server {
@@ -34,6 +35,7 @@ struct server {
 	const char *texts[TEXTS_MAX]; /* NULL ends: then the socket is held open or closed */
 	bool hold;
 	bool flood; /* after the texts: one line without end */
+	bool silent;
 	pthread_t thread;
 };
 
@@ -87,7 +89,7 @@ static struct qmp_client *connect_to(struct server *server, struct error *err)
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
 	server->fd = fds[0];
 	assert_int_equal(pthread_create(&server->thread, NULL, serve, server), 0);
-	return qmp_client_from_fd(fds[1], TIMEOUT_MS, err);
+	return qmp_client_from_fd(fds[1], server->silent ? SILENT_MS : TIMEOUT_MS, err);
 }
 
 static void end(struct server *server, struct qmp_client *client)
@@ -166,7 +168,7 @@ static void server_says_no(void **state)
  * no use any more. */
 static void silent_server(void **state)
 {
-	struct server server = { .texts = { GREETING, DONE }, .hold = true };
+	struct server server = { .texts = { GREETING, DONE }, .hold = true, .silent = true };
 	struct qmp_client *client = connect_to(&server, NULL);
 	struct error err = { 0 };
 
@@ -190,7 +192,7 @@ static void no_client_comes_of(struct server *server, int code)
 
 static void bad_greetings(void **state)
 {
-	struct server nothing = { .hold = true };
+	struct server nothing = { .hold = true, .silent = true };
 	struct server closed = { .texts = { NULL } };
 	struct server text = { .texts = { "220 smtp ready\r\n" }, .hold = true };
 	struct server other = { .texts = { "{\"return\": {}}\r\n" }, .hold = true };

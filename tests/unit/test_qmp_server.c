@@ -391,7 +391,7 @@ static void send_event(void *opaque)
 	json_t *data = json_pack("{s:i}", "number", sending->number);
 
 	if (sending->limited)
-		qmp_server_event_limited(sending->f->server, "CHANGED", data);
+		qmp_server_event_limited(sending->f->server, "CHANGED", 0, data);
 	else
 		qmp_server_event(sending->f->server, "HAPPENED", data);
 }

@@ -302,6 +302,62 @@ static void test_sockets(void **state)
 	close(fd);
 }
 
+/* In a run directory that a group shares, somebody may have put a link where a VM's directory goes:
+ * its target must stay as it is. */
+static void test_link_instead_of_directory(void **state)
+{
+	char vms[80], link[96], target[80], file[96];
+	struct error err = { 0 };
+	FILE *victim;
+
+	(void)state;
+	snprintf(vms, sizeof(vms), "%s/vm", dir);
+	snprintf(link, sizeof(link), "%s/web", vms);
+	snprintf(target, sizeof(target), "%s/target", dir);
+	snprintf(file, sizeof(file), "%s/file", target);
+	assert_int_equal(mkdir(vms, 0700), 0);
+	assert_int_equal(mkdir(target, 0700), 0);
+	victim = fopen(file, "we");
+	assert_non_null(victim);
+	assert_int_equal(fclose(victim), 0);
+	assert_int_equal(symlink(target, link), 0);
+	assert_int_equal(rundir_vm_claim("web", &err), -EEXIST);
+	assert_non_null(strstr(err.message, "another name"));
+	assert_int_equal(access(file, F_OK), 0);
+	if (geteuid() == 0) { /* and a directory of somebody else's */
+		assert_int_equal(unlink(link), 0);
+		assert_int_equal(mkdir(link, 0700), 0);
+		assert_int_equal(chown(link, 65534, 65534), 0);
+		assert_int_equal(rundir_vm_claim("web", &err), -EEXIST);
+	}
+}
+
+static void test_shared_with_a_group(void **state)
+{
+	char path[96];
+	struct error err = { 0 };
+	struct stat st;
+	int fd;
+
+	(void)state;
+	assert_int_equal(rundir_share("no-such-group", &err), -ENOENT);
+	snprintf(path, sizeof(path), "%s/pool.sock", dir);
+	fd = rundir_listen(path, SOCK_SEQPACKET, &err);
+	assert_true(fd >= 0);
+	if (rundir_share("daemon", &err) < 0) {
+		close(fd);
+		skip(); /* only root, and who is in the group, may */
+	}
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_mode & 07777, 0660);
+	assert_int_equal(stat(dir, &st), 0);
+	assert_int_equal(st.st_mode & 07777, 0750);
+	snprintf(path, sizeof(path), "%s/vm", dir);
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_mode & 07777, 01770);
+	close(fd);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -319,6 +375,8 @@ int main(void)
 		TEST(test_each_alive_in_order),
 		TEST(test_claim_while_others_look),
 		TEST(test_sockets),
+		TEST(test_link_instead_of_directory),
+		TEST(test_shared_with_a_group),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -197,6 +197,61 @@ static void test_balloon_only(void **state)
 	assert_int_equal(target_judge(&parts), TARGET_MOVING);
 }
 
+static void expect_shares(uint64_t bytes, const uint64_t *max, uint64_t a, uint64_t b, uint64_t c)
+{
+	uint64_t share[3];
+
+	target_share(bytes, 3, max, share);
+	assert_int_equal(share[0], a);
+	assert_int_equal(share[1], b);
+	assert_int_equal(share[2], c);
+}
+
+/* Memory devices of several nodes: in proportion, in whole frames, nothing lost, none too much. */
+static void test_shares(void **state)
+{
+	const uint64_t max[] = { MIB(512), MIB(256), 0 };
+	const uint64_t odd[] = { MIB(6), MIB(6), MIB(6) };
+
+	(void)state;
+	expect_shares(0, max, 0, 0, 0);
+	expect_shares(MIB(768), max, MIB(512), MIB(256), 0);
+	expect_shares(MIB(384), max, MIB(256), MIB(128), 0);
+	expect_shares(MIB(2), odd, 0, 0, MIB(2));
+	expect_shares(MIB(8), odd, MIB(2), MIB(2), MIB(4));
+	expect_shares(MIB(18), odd, MIB(6), MIB(6), MIB(6));
+	for (unsigned int frames = 0; frames <= 384; frames++) {
+		uint64_t share[3];
+
+		target_share(MIB(2 * frames), 3, max, share);
+		assert_int_equal(share[0] + share[1] + share[2], MIB(2 * frames));
+		assert_true(share[0] <= max[0] && share[1] <= max[1]);
+	}
+}
+
+/* Several devices as one: sums, and the one that moved last tells how long nothing moved. */
+static void test_sum(void **state)
+{
+	const struct virtio_mem_stats stats[] = {
+		{ .driver_ready = true, .plugged = MIB(2), .requested = MIB(4), .idle_ms = 5000 },
+		{ .driver_ready = true,
+		  .plugged = MIB(6),
+		  .requested = MIB(8),
+		  .idle_ms = 20,
+		  .last_error = -ENOMEM },
+	};
+	struct virtio_mem_stats sum;
+
+	(void)state;
+	target_sum_mem(stats, 2, &sum);
+	assert_int_equal(sum.plugged, MIB(8));
+	assert_int_equal(sum.requested, MIB(12));
+	assert_int_equal(sum.idle_ms, 20);
+	assert_int_equal(sum.last_error, -ENOMEM);
+	assert_true(sum.driver_ready);
+	assert_false(sum.broken);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -209,6 +264,8 @@ int main(void)
 		cmocka_unit_test(test_reasons),
 		cmocka_unit_test(test_lies),
 		cmocka_unit_test(test_balloon_only),
+		cmocka_unit_test(test_shares),
+		cmocka_unit_test(test_sum),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -199,6 +199,7 @@ static void test_prealloc(void **state)
 /* Frames that no owner takes back are not lost: the guest finds them again, zeroed. */
 static void test_owner_gone(void **state)
 {
+	static const char *const left[] = { "pool.sock", "pool-qmp.sock", "pool.ledger" };
 	struct ucred owner;
 	socklen_t len = sizeof(owner);
 	struct vm_memory_stats stats;
@@ -232,9 +233,8 @@ static void test_owner_gone(void **state)
 	close_memory(&f);
 	log_set_level(LOG_LEVEL_WARN);
 	/* What it could not take along. */
-	for (unsigned int i = 0; i < 2; i++) {
-		snprintf(path, sizeof(path), "%s/%s", getenv("FRAMEVISOR_RUNDIR"),
-			 i ? "pool-qmp.sock" : "pool.sock");
+	for (unsigned int i = 0; i < sizeof(left) / sizeof(left[0]); i++) {
+		snprintf(path, sizeof(path), "%s/%s", getenv("FRAMEVISOR_RUNDIR"), left[i]);
 		unlink(path);
 	}
 }

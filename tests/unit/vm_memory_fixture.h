@@ -77,7 +77,8 @@ static inline void *run_loop(void *loop)
 	return NULL;
 }
 
-/* Also used in forked processes, so without assertions. Ranges, client and loop are set here. */
+/* Also used in forked processes, so without assertions. Client and loop are set here, and the
+ * ranges if there are none. */
 static inline bool try_open_config(struct fixture *f, struct owner_client *owner,
 				   struct vm_memory_config config)
 {
@@ -88,8 +89,10 @@ static inline bool try_open_config(struct fixture *f, struct owner_client *owner
 	struct error err = { 0 };
 
 	f->loop = event_loop_create();
-	config.ranges = ranges;
-	config.nr_ranges = 2;
+	if (!config.ranges) {
+		config.ranges = ranges;
+		config.nr_ranges = 2;
+	}
 	config.client = owner;
 	config.loop = f->loop;
 	f->mem = f->loop ? vm_memory_create(&config, &err) : NULL;

@@ -346,7 +346,7 @@ int acpi_build(uint8_t *buf, size_t room, uint64_t gpa, const struct acpi_config
 {
 	struct acpi_rsdp rsdp = { .revision = 2, .length = sizeof(rsdp) };
 	struct acpi_builder b = { .buf = buf, .room = room, .gpa = gpa };
-	uint64_t tables[4], facs, dsdt;
+	uint64_t tables[5], facs, dsdt;
 	unsigned int nr = 0;
 
 	acpi_append(&b, &rsdp, sizeof(rsdp)); /* its place; filled in below */
@@ -357,6 +357,8 @@ int acpi_build(uint8_t *buf, size_t room, uint64_t gpa, const struct acpi_config
 	tables[nr++] = add_mcfg(&b);
 	if (config->nr_memory)
 		tables[nr++] = acpi_add_srat(&b, config);
+	if (config->nr_nodes > 1)
+		tables[nr++] = acpi_add_slit(&b, config);
 
 	memcpy(rsdp.signature, "RSD PTR ", sizeof(rsdp.signature));
 	memcpy(rsdp.oem_id, OEM_ID, sizeof(rsdp.oem_id));

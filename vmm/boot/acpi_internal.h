@@ -41,5 +41,7 @@ void acpi_finish_table(struct acpi_builder *b, size_t start);
 
 /* srat.c: which memory and which CPUs are near each other. Returns its address. */
 uint64_t acpi_add_srat(struct acpi_builder *b, const struct acpi_config *config);
+/* How far nodes are apart. Returns its address. */
+uint64_t acpi_add_slit(struct acpi_builder *b, const struct acpi_config *config);
 
 #endif

@@ -26,8 +26,7 @@ struct boot {
 	struct boot_file initrd;
 	char *cmdline;
 	uint64_t mem_bytes;
-	uint64_t hotplug_bytes;
-	unsigned int cpus;
+	const struct acpi_config *acpi;
 	struct boot_image image;
 	uint64_t initrd_gpa;
 };
@@ -175,8 +174,7 @@ struct boot *boot_open(const struct boot_config *config, struct error *err)
 	boot->kernel.fd = -1;
 	boot->initrd.fd = -1;
 	boot->mem_bytes = config->mem_bytes;
-	boot->hotplug_bytes = config->hotplug_bytes;
-	boot->cpus = config->cpus;
+	boot->acpi = config->acpi;
 	if (open_all(boot, config, err) < 0) {
 		boot_close(boot);
 		return NULL;
@@ -253,42 +251,18 @@ static int load_files(const struct boot *boot, const struct guest_memory *gm, st
 	return ret;
 }
 
-/* What is there at boot, and what may come: only then there is something to tell about memory. */
-static unsigned int list_memory(const struct boot *boot, struct acpi_memory memory[3])
-{
-	uint64_t low = low_ram_end(boot->mem_bytes);
-	unsigned int nr = 0;
-
-	if (!boot->hotplug_bytes)
-		return 0;
-	memory[nr++] = (struct acpi_memory){ .base = 0, .size = low };
-	if (boot->mem_bytes > low)
-		memory[nr++] = (struct acpi_memory){ .base = LAYOUT_HIGH_RAM,
-						     .size = boot->mem_bytes - low };
-	memory[nr++] =
-		(struct acpi_memory){ .base = layout_hotplug(boot->mem_bytes, boot->hotplug_bytes),
-				      .size = boot->hotplug_bytes,
-				      .hotplug = true };
-	return nr;
-}
-
 static int load_acpi(const struct boot *boot, const struct guest_memory *gm, struct error *err)
 {
 	static const size_t room = LAYOUT_ACPI_END - LAYOUT_RSDP;
-	struct acpi_memory memory[3];
-	struct acpi_config config = {
-		.cpus = boot->cpus,
-		.memory = memory,
-		.nr_memory = list_memory(boot, memory),
-	};
 	uint8_t *tables = calloc(1, room);
 	int ret;
 
 	if (!tables)
 		return error_set(err, ENOMEM, "out of memory");
-	ret = acpi_build(tables, room, LAYOUT_RSDP, &config);
+	ret = acpi_build(tables, room, LAYOUT_RSDP, boot->acpi);
 	if (ret < 0)
-		ret = error_set(err, -ret, "the ACPI tables for %u CPUs do not fit", boot->cpus);
+		ret = error_set(err, -ret, "the ACPI tables for %u CPUs do not fit",
+				boot->acpi->cpus);
 	else
 		ret = write_guest(gm, LAYOUT_RSDP, tables, (uint64_t)ret, err);
 	free(tables);

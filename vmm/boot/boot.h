@@ -12,6 +12,7 @@
 
 #include "framevisor/error.h"
 #include "framevisor/guest_memory.h"
+#include "vmm/boot/acpi.h"
 
 #include <asm/bootparam.h>
 
@@ -73,9 +74,8 @@ struct boot_config {
 	const char *initrd;  /* NULL: none */
 	const char *cmdline; /* NULL: BOOT_DEFAULT_CMDLINE */
 	uint64_t mem_bytes;  /* guest RAM, all that is there at boot */
-	/* Memory that may be plugged later, at layout_hotplug(). 0: none. */
-	uint64_t hotplug_bytes;
-	unsigned int cpus;
+	/* CPUs and memory as the guest is told; stays the caller's, as long as the boot exists. */
+	const struct acpi_config *acpi;
 };
 
 struct boot;

@@ -90,7 +90,8 @@ static void set_features(struct kvm_cpuid_entry2 *entry, const struct cpuid_conf
 static void set_cache_sharing(struct kvm_cpuid_entry2 *entry, const struct cpuid_config *config)
 {
 	unsigned int level = entry->eax >> 5 & 7;
-	unsigned int sharing = level >= 3 ? (1u << bits_for(config->cpus)) - 1 : 0;
+	unsigned int cpus = config->cache_cpus ? config->cache_cpus : 1u << bits_for(config->cpus);
+	unsigned int sharing = level >= 3 ? cpus - 1 : 0;
 
 	if ((entry->eax & 0x1f) == 0) /* no more caches */
 		return;

@@ -15,9 +15,10 @@ struct kvm_cpuid2 *cpuid_supported(int kvm_fd, struct error *err);
 #define CPUID_EXTRA_ENTRIES 8
 
 struct cpuid_config {
-	unsigned int id;   /* of the vCPU; its APIC id */
-	unsigned int cpus; /* all cores of one package, one thread each */
-	bool tsc_deadline; /* KVM_CAP_TSC_DEADLINE_TIMER */
+	unsigned int id;         /* of the vCPU; its APIC id */
+	unsigned int cpus;       /* all cores of one package, one thread each */
+	unsigned int cache_cpus; /* so many share the last cache: a power of two; 0: all */
+	bool tsc_deadline;       /* KVM_CAP_TSC_DEADLINE_TIMER */
 };
 
 /*

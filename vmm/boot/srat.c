@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * SRAT, the system resource affinity table (ACPI 6.3, 5.2.16). Linux takes three things from it:
- * the node of each CPU and of each range of memory; which ranges may get memory later, without
- * which virtio-mem would add memory to a node it has to guess; and the end of all memory that there
- * can ever be, by which it decides about bounce buffers and the room for its linear mapping.
+ * SLIT, the system locality information table (ACPI 6.3, 5.2.17): distances between nodes. And
+ * SRAT, the system resource affinity table (5.2.16). Linux takes three things from that: the node
+ * of each CPU and of each range of memory; which ranges may get memory later, without which
+ * virtio-mem would add memory to a node it has to guess; and the end of all memory that there can
+ * ever be, by which it decides about bounce buffers and the room for its linear mapping.
  */
 #include "vmm/boot/acpi_internal.h"
 
@@ -55,6 +56,7 @@ uint64_t acpi_add_srat(struct acpi_builder *b, const struct acpi_config *config)
 		const struct srat_lapic lapic = {
 			.type = 0,
 			.length = sizeof(lapic),
+			.node_low = config->cpu_node ? config->cpu_node[i] : 0,
 			.apic_id = (uint8_t)i,
 			.flags = SRAT_ENABLED,
 		};
@@ -74,6 +76,30 @@ uint64_t acpi_add_srat(struct acpi_builder *b, const struct acpi_config *config)
 
 		acpi_append(b, &memory, sizeof(memory));
 	}
+	acpi_finish_table(b, start);
+	return gpa;
+}
+
+struct packed acpi_slit {
+	struct acpi_header header;
+	uint64_t nr;
+	/* nr * nr bytes follow, row by row */
+};
+
+uint64_t acpi_add_slit(struct acpi_builder *b, const struct acpi_config *config)
+{
+	const struct acpi_slit slit = {
+		.header = acpi_make_header("SLIT", sizeof(slit), 1),
+		.nr = config->nr_nodes,
+	};
+	uint64_t gpa;
+	size_t start;
+
+	acpi_align(b);
+	start = b->used;
+	gpa = acpi_append(b, &slit, sizeof(slit));
+	for (unsigned int from = 0; from < config->nr_nodes; from++)
+		acpi_append(b, config->distance[from], config->nr_nodes);
 	acpi_finish_table(b, start);
 	return gpa;
 }

@@ -10,10 +10,12 @@
 #include "framevisor/frame.h"
 #include "vmm/cli/cli.h"
 
-#define POLL_MS         100
+#define POLL_MS         20
 #define SETTLE_MS       300 /* at the target and nothing moved for so long: done */
 #define PLAIN_LINE_MS   1000
 #define TIMEOUT_DEFAULT 10
+/* A VM that grows may have to wait until its pool has grown: reserved and filled. */
+#define ANSWER_MS 120000
 
 static struct balloon_options {
 	uint64_t timeout;
@@ -52,6 +54,7 @@ struct job {
 	const char *name;
 	struct qmp_client *client;
 	uint64_t size; /* as asked */
+	uint64_t boot; /* what the guest booted with */
 	struct reading before, now;
 	bool tty;
 	int64_t last_line;
@@ -111,6 +114,7 @@ static int check_first(struct job *job, const json_t *memory, struct error *err)
 	char size[SIZE_TEXT_MAX], has[SIZE_TEXT_MAX];
 	int ret = 0;
 
+	job->boot = boot;
 	if (job->size > max)
 		return error_set(err, EINVAL, "%s is more than the %s that '%s' may have",
 				 size_format(job->size, size, sizeof(size)),
@@ -195,13 +199,23 @@ static void end_progress(const struct job *job)
 /* Nothing will move unless the guest or its user does something first. */
 static bool hopeless(const struct reading *reading)
 {
-	static const char *const states[] = { "paused", "no-balloon-driver", "no-virtio-mem-driver",
-					      "balloon-broken", "virtio-mem-broken" };
+	static const char *const states[] = {
+		"paused",         "no-balloon-driver", "no-virtio-mem-driver",
+		"balloon-broken", "virtio-mem-broken", "taxed"
+	};
 
 	for (size_t i = 0; i < sizeof(states) / sizeof(states[0]); i++)
 		if (strcmp(reading->state, states[i]) == 0)
 			return true;
 	return false;
+}
+
+/* Every page that the guest says is in the balloon was counted, and what it completed has left. */
+static bool settled(const struct job *job)
+{
+	uint64_t has = job->boot + frames_to_bytes(job->now.plugged);
+
+	return job->now.inflated + job->now.actual == has;
 }
 
 /*
@@ -226,7 +240,7 @@ static int wait_until_there(struct job *job, struct error *err)
 		    job->now.ballooned != last.ballooned || job->now.plugged != last.plugged)
 			moved = now_ms();
 		still = now_ms() - moved;
-		if (job->now.actual == job->now.target && still >= SETTLE_MS)
+		if (job->now.actual == job->now.target && (settled(job) || still >= SETTLE_MS))
 			return 0;
 		if (hopeless(&job->now) || still >= (int64_t)options.timeout * 1000)
 			return -ETIMEDOUT;
@@ -308,7 +322,7 @@ static int run(const struct cli_args *args, struct error *err)
 			  args->operands[1]);
 		return CLI_ERROR;
 	}
-	job.client = cli_vm_connect(job.name, CLI_ANSWER_TIMEOUT_MS, err);
+	job.client = cli_vm_connect(job.name, ANSWER_MS, err);
 	if (!job.client)
 		return CLI_ERROR;
 	job.last_line = now_ms();

@@ -50,7 +50,13 @@ struct cli_verb {
 int cli_main(int argc, char **argv);
 
 extern const struct cli_verb cli_balloon, cli_buddyinfo, cli_check, cli_console, cli_kill, cli_mem,
-	cli_pool, cli_ps, cli_run, cli_stop, cli_zoneinfo;
+	cli_migrate, cli_pool, cli_ps, cli_run, cli_pressure, cli_set, cli_stop, cli_vmstat,
+	cli_zoneinfo;
+
+/* --- set.c --- */
+
+/* The value of --oom-score-adj. */
+int cli_parse_oom_score_adj(const char *text, int *adj, struct error *err);
 
 /* --- output.c --- */
 

@@ -144,6 +144,59 @@ static void print_guest(const json_t *memory)
 	}
 }
 
+static void print_swap(const json_t *memory)
+{
+	uint64_t out = cli_json_u64(memory, "swap.out"),
+		 bytes = cli_json_u64(memory, "swap.out-bytes");
+	char remark[64] = "since it started";
+
+	if (!json_is_object(json_object_get(memory, "swap")))
+		return;
+	puts("swap");
+	print_size("size", cli_json_u64(memory, "swap.size-bytes"), "that the file may have");
+	print_size("used", cli_json_u64(memory, "swap.used-bytes"), "of it");
+	print_frames(memory, "swapped", "swap.swapped", "out of the guest's memory now");
+	print_frames(memory, "all zero", "swap.zero", "of these, which take no space");
+	if (bytes)
+		snprintf(remark, sizeof(remark), "since it started, compressed %.1f to 1",
+			 (double)frames_to_bytes(out) / (double)bytes);
+	print_frames(memory, "swapped out", "swap.out", remark);
+	print_frames(memory, "swapped in", "swap.in", "");
+	print_frames(memory, "read ahead", "swap.ahead", "of these");
+	if (cli_json_u64(memory, "swap.errors"))
+		print_count(memory, "errors", "swap.errors", "reads and writes that failed");
+}
+
+/* Where the frames are that the guest's nodes have; of interest when there is more than one of
+ * either.
+ */
+static void print_nodes(const json_t *memory)
+{
+	const json_t *nodes = json_object_get(memory, "nodes"), *node, *host;
+	size_t i, j;
+
+	json_array_foreach(nodes, i, node)
+	{
+		const json_t *hosts = json_object_get(node, "host");
+
+		if (json_array_size(nodes) == 1 && json_array_size(hosts) <= 1)
+			return;
+		if (i == 0)
+			puts("nodes");
+		printf("  guest node %-13" PRIu64 " %5" PRIu64 "  %12s  of %" PRIu64 ":",
+		       cli_json_u64(node, "node"), cli_json_u64(node, "bound"), "",
+		       cli_json_u64(node, "ram") + cli_json_u64(node, "plugged"));
+		if (json_array_size(hosts) == 0)
+			fputs(" none bound yet", stdout);
+		json_array_foreach(hosts, j, host)
+		{
+			printf("%s %" PRIu64 " in host node %" PRIu64, j ? "," : "",
+			       cli_json_u64(host, "frames"), cli_json_u64(host, "node"));
+		}
+		putchar('\n');
+	}
+}
+
 static void print_vm(const char *name, const json_t *memory)
 {
 	printf("%s: frames of 2 MiB\n", name);
@@ -162,6 +215,8 @@ static void print_vm(const char *name, const json_t *memory)
 	if (cli_json_u64(memory, "frames.over-limit"))
 		print_count(memory, "beyond the limit", "frames.over-limit",
 			    "touches of memory that it has given up");
+	print_swap(memory);
+	print_nodes(memory);
 	print_virtio_mem(memory);
 	print_balloon(memory);
 	print_guest(memory);

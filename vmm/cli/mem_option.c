@@ -17,7 +17,7 @@
 
 /* As written; 0: not given. */
 struct mem_words {
-	uint64_t size, max, boot;
+	uint64_t size, max, boot, min;
 	bool elastic, elastic_given;
 };
 
@@ -56,11 +56,15 @@ static int parse_word(const char *word, struct mem_words *words, struct error *e
 {
 	if (strncmp(word, "max=", 4) == 0)
 		return parse_part("max", word + 4, &words->max, err);
+	if (strncmp(word, "min=", 4) == 0)
+		return parse_part("min", word + 4, &words->min, err);
 	if (strncmp(word, "boot=", 5) == 0)
 		return parse_part("boot", word + 5, &words->boot, err);
 	if (strncmp(word, "elastic=", 8) == 0)
 		return parse_elastic(word + 8, words, err);
-	return error_set(err, EINVAL, "--mem: '%s' is none of max=SIZE, boot=SIZE, elastic=on",
+	return error_set(err, EINVAL,
+			 "--mem: '%s' is none of max=SIZE, min=SIZE, boot=SIZE, "
+			 "elastic=on",
 			 word);
 }
 
@@ -101,6 +105,11 @@ static int combine(const struct mem_words *words, struct mem_option *mem, struct
 	mem->size = words->size;
 	mem->max = words->max ? words->max : words->size;
 	mem->boot = words->boot ? words->boot : words->size;
+	mem->min = words->min;
+	if (mem->min > mem->max)
+		return error_set(err, EINVAL, "--mem: min=%s is more than the most it may have, %s",
+				 size_format(mem->min, other, sizeof(other)),
+				 size_format(mem->max, size, sizeof(size)));
 	if (mem->max < mem->size)
 		return error_set(err, EINVAL, "--mem: max=%s is less than the size, %s",
 				 size_format(mem->max, other, sizeof(other)),

@@ -12,6 +12,7 @@ struct mem_option {
 	uint64_t boot; /* there from the start, taken back by balloon only */
 	uint64_t size; /* what the guest is given at first */
 	uint64_t max;  /* beyond boot it is virtio-mem's */
+	uint64_t min;  /* never taken away again; 0: the pool's default. At most max. */
 };
 
 /*
@@ -20,7 +21,8 @@ struct mem_option {
  * "2G,boot=512M"       size = max = 2G
  * "2G,elastic=on"      the same with a boot part of a quarter, at least 256 MiB
  *
- * and max= with either of the last two. Returns 0, or -EINVAL with a sentence that quotes the text.
+ * and max= with either of the last two, min= with all. Returns 0, or -EINVAL with a sentence that
+ * quotes the text.
  */
 int mem_option_parse(const char *text, struct mem_option *mem, struct error *err);
 

@@ -60,6 +60,16 @@ static int set_choice(const struct cli_option *option, const char *text, int *va
 			 option->argument, text);
 }
 
+static int add_string(const struct cli_option *option, const char *text,
+		      struct cli_strings *strings, struct error *err)
+{
+	if (strings->nr == CLI_STRINGS_MAX)
+		return error_set(err, EINVAL, "--%s is given more than %d times", option->name,
+				 CLI_STRINGS_MAX);
+	strings->value[strings->nr++] = text;
+	return 0;
+}
+
 static int set_value(const struct cli_options *options, const struct cli_option *option,
 		     const char *text, struct error *err)
 {
@@ -72,6 +82,8 @@ static int set_value(const struct cli_options *options, const struct cli_option 
 	case CLI_STRING:
 		*(const char **)value = text;
 		return 0;
+	case CLI_STRINGS:
+		return add_string(option, text, value, err);
 	case CLI_UINT:
 		return set_uint(option, text, value, err);
 	case CLI_SIZE:

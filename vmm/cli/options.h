@@ -13,11 +13,19 @@
 #include "framevisor/error.h"
 
 enum cli_option_type {
-	CLI_FLAG,   /* bool */
-	CLI_STRING, /* const char *, not copied */
-	CLI_UINT,   /* uint64_t between min and max */
-	CLI_SIZE,   /* uint64_t, bytes (size_parse) */
-	CLI_CHOICE, /* int: index of the word in argument, "a|b|c" */
+	CLI_FLAG,    /* bool */
+	CLI_STRING,  /* const char *, not copied */
+	CLI_UINT,    /* uint64_t between min and max */
+	CLI_SIZE,    /* uint64_t, bytes (size_parse) */
+	CLI_STRINGS, /* struct cli_strings: may be given several times; not copied */
+	CLI_CHOICE,  /* int: index of the word in argument, "a|b|c" */
+};
+
+#define CLI_STRINGS_MAX 64
+
+struct cli_strings {
+	unsigned int nr;
+	const char *value[CLI_STRINGS_MAX];
 };
 
 struct cli_option {

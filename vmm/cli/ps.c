@@ -84,7 +84,8 @@ static void add_row(struct cli_table *rows, const json_t *vm)
 
 	cli_table_add(rows, "%s", cli_json_string(vm, "name"));
 	cli_table_add(rows, "%" PRIu64, cli_json_u64(vm, "pid"));
-	cli_table_add(rows, "%s", cli_json_string(vm, "status"));
+	cli_table_add(rows, "%s%s", cli_json_string(vm, "status"),
+		      cli_json_bool(vm, "waits-for-memory") ? " (memory)" : "");
 	if (!json_object_get(vm, "frames")) {
 		for (int i = 0; i < 5; i++)
 			cli_table_add(rows, "-");
@@ -127,9 +128,14 @@ static int run(const struct cli_args *args, struct error *err)
 const struct cli_verb cli_ps = {
 	.name = "ps",
 	.summary = "list the running VMs",
-	.details = "MEM is what the VM was given, HELD what it has of the pool now. BALLOON shows "
-		   "the\n"
-		   "size that the guest is asked to have and the size it has.",
+	.details =
+		"MEM is what the VM was given, HELD what it has of the pool now. BALLOON shows "
+		"the\n"
+		"size that the guest is asked to have and the size it has. STATE 'paused "
+		"(memory)': the\n"
+		"guest uses more memory than it may have; it goes on when there is some for it, or "
+		"on\n"
+		"QMP 'cont'.",
 	.examples = "  framevisor ps\n  framevisor ps --json",
 	.options = table,
 	.nr_options = 1,

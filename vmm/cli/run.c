@@ -11,8 +11,10 @@
 #include "framevisor/frame.h"
 #include "framevisor/log.h"
 #include "framevisor/rundir.h"
+#include "framevisor/size.h"
 #include "vmm/cli/cli.h"
 #include "vmm/cli/mem_option.h"
+#include "vmm/cli/numa_option.h"
 #include "vmm/cli/run.h"
 
 #define MEM_DEFAULT "512M"
@@ -21,6 +23,8 @@ struct run_options {
 	const char *name;
 	uint64_t cpus;
 	const char *mem;
+	struct cli_strings numa;
+	struct cli_strings numa_dist;
 	const char *kernel;
 	const char *initrd;
 	const char *append;
@@ -30,6 +34,10 @@ struct run_options {
 	const char *log;
 	int free_page_reporting; /* 0: on, 1: off */
 	int deflate_on_oom;
+	int sandbox; /* enum sandbox_mode */
+	uint64_t shares;
+	const char *oom_score_adj;
+	const char *swap;
 	bool prealloc;
 	bool detach;
 	bool no_reboot;
@@ -45,8 +53,22 @@ static const struct cli_option table[] = {
 	{ "cpus", 'c', CLI_UINT, "N", "virtual CPUs (default: 1)",
 	  offsetof(struct run_options, cpus), 1, VM_CPUS_MAX },
 	{ "mem", 'm', CLI_STRING, "SIZE[,OPTION...]",
-	  "memory (default: 512M); max=SIZE, boot=SIZE, elastic=on",
+	  "memory (default: 512M); max=SIZE, min=SIZE, boot=SIZE, elastic=on",
 	  offsetof(struct run_options, mem), 0, 0 },
+	{ "shares", 0, CLI_UINT, "N", "its weight when memory is short (default: 1000)",
+	  offsetof(struct run_options, shares), 1, OWNER_SHARES_MAX },
+	{ "oom-score-adj", 0, CLI_STRING, "N",
+	  "-1000 (never chosen when memory has run out) to 1000 (chosen first)",
+	  offsetof(struct run_options, oom_score_adj), 0, 0 },
+	{ "swap", 0, CLI_STRING, "DIR|FILE[,size=SIZE]",
+	  "where cold memory may go when the pool is short (default: nowhere)",
+	  offsetof(struct run_options, swap), 0, 0 },
+	{ "numa", 0, CLI_STRINGS, "node=N[,OPTION...]",
+	  "a guest node; cpus=A-B, mem=SIZE, max=SIZE, host-node=N, policy=WORD",
+	  offsetof(struct run_options, numa), 0, 0 },
+	{ "numa-dist", 0, CLI_STRINGS, "A:B=DISTANCE",
+	  "how far two guest nodes are apart, 11 to 254 (default: 20)",
+	  offsetof(struct run_options, numa_dist), 0, 0 },
 	{ "prealloc", 0, CLI_FLAG, NULL, "take all frames of the boot memory before it starts",
 	  offsetof(struct run_options, prealloc), 0, 0 },
 	{ "free-page-reporting", 0, CLI_CHOICE, "on|off",
@@ -77,6 +99,9 @@ static const struct cli_option table[] = {
 	  offsetof(struct run_options, no_reboot), 0, 0 },
 	{ "paused", 0, CLI_FLAG, NULL, "do not let it run before QMP 'cont'",
 	  offsetof(struct run_options, paused), 0, 0 },
+	{ "sandbox", 0, CLI_CHOICE, "on|off",
+	  "what the VM's process may do; see docs/security.md (default: on)",
+	  offsetof(struct run_options, sandbox), 0, 0 },
 	{ "verbose", 'v', CLI_FLAG, NULL, "say more on stderr",
 	  offsetof(struct run_options, verbose), 0, 0 },
 };
@@ -87,6 +112,7 @@ static void *defaults(void)
 		.cpus = 1,
 		.mem = MEM_DEFAULT,
 		.hugepages = HUGEPAGES_AUTO,
+		.sandbox = sandbox_default(),
 	};
 	return &options;
 }
@@ -117,12 +143,47 @@ static int fill_memory(struct vm_config *config, struct error *err)
 	config->mem_bytes = mem.boot;
 	config->mem_target = mem.size;
 	config->mem_max = mem.max;
+	config->mem_min = mem.min;
+	config->shares = (uint32_t)options.shares;
+	if (options.oom_score_adj &&
+	    cli_parse_oom_score_adj(options.oom_score_adj, &config->oom_score_adj, err) < 0)
+		return -EINVAL;
+	ret = numa_option_parse(&options.numa, &options.numa_dist, (unsigned int)options.cpus, &mem,
+				&config->numa, err);
+	if (ret < 0)
+		return ret;
 	config->prealloc = options.prealloc;
 	config->prealloc_progress = show_prealloc;
 	if (options.free_page_reporting)
 		config->balloon_without |= UINT64_C(1) << VIRTIO_BALLOON_F_REPORTING;
 	if (options.deflate_on_oom)
 		config->balloon_without |= UINT64_C(1) << VIRTIO_BALLOON_F_DEFLATE_ON_OOM;
+	return 0;
+}
+
+/* "DIR" or "DIR,size=SIZE". */
+static int fill_swap(struct vm_config *config, struct error *err)
+{
+	static char path[4096];
+	struct error cause = { 0 };
+	const char *size;
+	int ret;
+
+	if (!options.swap)
+		return 0;
+	if (!*options.swap || strlen(options.swap) >= sizeof(path))
+		return error_set(err, EINVAL, "--swap wants a directory or the name of a new file");
+	snprintf(path, sizeof(path), "%s", options.swap);
+	config->swap_path = path;
+	size = strstr(options.swap, ",size=");
+	if (!size)
+		return 0;
+	path[size - options.swap] = '\0';
+	ret = size_parse(size + strlen(",size="), &config->swap_bytes, &cause);
+	if (ret < 0)
+		return error_set(err, -ret, "--swap: size: %s", cause.message);
+	if (config->swap_bytes < FRAME_SIZE)
+		return error_set(err, EINVAL, "--swap: a size of less than 2M holds no frame");
 	return 0;
 }
 
@@ -144,7 +205,8 @@ static int fill_request(struct run_request *request, struct error *err)
 
 	if (!options.kernel)
 		return error_set(err, EINVAL, "--kernel is needed; see 'framevisor run --help'");
-	if (fill_memory(config, err) < 0 || choose_name(options.name, config->name, err) < 0)
+	if (fill_memory(config, err) < 0 || fill_swap(config, err) < 0 ||
+	    choose_name(options.name, config->name, err) < 0)
 		return -EINVAL;
 	if (options.log && !options.detach)
 		return error_set(err, EINVAL, "--log goes with --detach; use 2>FILE without it");
@@ -162,6 +224,7 @@ static int fill_request(struct run_request *request, struct error *err)
 	config->no_reboot = options.no_reboot;
 	request->detach = options.detach;
 	request->log = options.log;
+	request->sandbox = (enum sandbox_mode)options.sandbox;
 	request->console = options.console ? options.console : options.detach ? "none" : "stdio";
 	return 0;
 }
@@ -175,9 +238,10 @@ static int run(const struct cli_args *args, struct error *err)
 		return CLI_ERROR;
 	if (options.verbose)
 		log_set_level(LOG_LEVEL_DEBUG);
-	return request.detach ? run_detached(&request, err) : run_vm(&request, NULL, NULL, err);
+	return request.detach ? run_detached(&request, err) : run_vm(&request, NULL, err);
 }
 
+_Static_assert(SANDBOX_ON == 0 && SANDBOX_OFF == 1, "order of the words of --sandbox");
 _Static_assert(HUGEPAGES_AUTO == 0 && HUGEPAGES_REQUIRE == 1 && HUGEPAGES_NEVER == 2,
 	       "order of the words of --hugepages");
 
@@ -191,11 +255,28 @@ const struct cli_verb cli_run = {
 		"--mem 512M is memory from boot to end; 'framevisor balloon' shrinks it.\n"
 		"--mem 512M,max=4G can grow to 4G: what is beyond 512M is plugged in blocks of 2 "
 		"MiB.\n"
+		"--mem 2G,min=512M is guaranteed 512M: the rest may be asked back for a while when "
+		"other\n"
+		"VMs need it and the pool overcommits. Without min= all of it is guaranteed, "
+		"unless\n"
+		"the pool overcommits ('framevisor pool --help').\n"
 		"--mem 2G,boot=512M boots with 512M and plugs the rest at once, because what was\n"
 		"plugged is taken back best; --mem 2G,elastic=on chooses the boot part. The guest "
 		"needs\n"
 		"the driver virtio_mem for it. Linux is told to keep plugged memory movable\n"
 		"(memhp_default_state=online_movable), unless --append says otherwise.\n\n"
+		"--numa gives the guest nodes, one each time. Without cpus=, mem= and max= in any "
+		"of "
+		"them\n"
+		"the VM's are shared out evenly; otherwise they must add up to --cpus and --mem. "
+		"mem= is\n"
+		"what a node boots with, max= what it may ever have. host-node= says where its "
+		"memory "
+		"comes\n"
+		"from: policy=bind (only there, kept for it; the default), preferred (there while "
+		"the "
+		"pool\n"
+		"has any), interleave (of several, e.g. host-node=0-1, frame by frame).\n\n"
 		"In the foreground the serial console is on this terminal. Ctrl-] is the escape "
 		"key:\n"
 		"Ctrl-] q ends the VM, Ctrl-] p presses its power button, Ctrl-] Ctrl-] sends one "
@@ -213,6 +294,8 @@ const struct cli_verb cli_run = {
 		"plus its number.",
 	.examples = "  framevisor run --kernel vmlinuz --initrd initrd.img --append console=ttyS0\n"
 		    "  framevisor run --kernel vmlinuz --mem 2G,elastic=on\n"
+		    "  framevisor run --kernel vmlinuz --cpus 2 --mem 1G,max=2G --numa "
+		    "node=0,host-node=0 --numa node=1,host-node=1\n"
 		    "  framevisor run --name web --cpus 2 --mem 1G --kernel vmlinuz --detach",
 	.options = table,
 	.nr_options = sizeof(table) / sizeof(table[0]),

@@ -8,21 +8,54 @@
 
 #include "framevisor/error.h"
 #include "framevisor/vm.h"
+#include "vmm/sandbox/sandbox.h"
+
+struct console;
+struct vm_control;
+
+/* What run_vm() has made when it connects a front. */
+struct run_parts {
+	struct event_loop *loop;
+	struct vm *vm;
+	struct vm_control *control;
+	struct console *console;
+};
+
+/* Another front than a terminal, as libvirt's. */
+struct run_front {
+	/* Before the VM starts. */
+	int (*connect)(void *opaque, const struct run_parts *parts, struct error *err);
+	/* Before the VM goes, also when connect() failed or never came. */
+	void (*disconnect)(void *opaque);
+	/* When it is gone: nothing more comes from its console. */
+	void (*finish)(void *opaque);
+	void *opaque;
+};
 
 struct run_request {
 	struct vm_config config;
-	const char *console; /* "stdio", "none" or a file's path */
-	const char *log;     /* where a detached VM's messages go; NULL: RUNDIR/vm/NAME/log */
+	const struct run_front *front; /* NULL: standard input and output, by console */
+	const char *console;           /* "stdio", "none" or a file's path */
+	const char *log; /* where a detached VM's messages go; NULL: RUNDIR/vm/NAME/log */
 	bool detach;
+	enum sandbox_mode sandbox;
+};
+
+/* What a VM in the background does about its terminal. Both may be NULL. */
+struct run_hooks {
+	/* Called when all that can fail has been done, but the VM's process may still open files.
+	 */
+	int (*ready)(void *opaque, struct error *err);
+	/* Called when the VM runs. */
+	int (*up)(void *opaque, struct error *err);
+	void *opaque;
 };
 
 /*
  * Is the VM until it ends. Returns the exit status; err is set if the VM could not be started or
- * broke. up (may be NULL) is called once, when it runs: in the background, that is when the
- * starting process is told; an error from it ends the VM.
+ * broke. An error from one of the hooks ends the VM.
  */
-int run_vm(const struct run_request *request, int (*up)(void *opaque, struct error *err),
-	   void *opaque, struct error *err);
+int run_vm(const struct run_request *request, const struct run_hooks *hooks, struct error *err);
 
 /* run_vm() in a new process of its own session. Returns as soon as that VM runs or has failed. */
 int run_detached(const struct run_request *request, struct error *err);

@@ -19,6 +19,7 @@
 struct detached {
 	const struct run_request *request;
 	int pipe_fd;
+	int log_fd, null_fd;
 };
 
 static int open_log(const struct run_request *request, struct error *err)
@@ -38,25 +39,31 @@ static int open_log(const struct run_request *request, struct error *err)
 	return fd;
 }
 
+static int ready(void *opaque, struct error *err)
+{
+	struct detached *detached = opaque;
+
+	detached->log_fd = open_log(detached->request, err);
+	if (detached->log_fd < 0)
+		return detached->log_fd;
+	detached->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (detached->null_fd < 0) {
+		close(detached->log_fd);
+		return error_set_errno(err, errno, "cannot open /dev/null");
+	}
+	return 0;
+}
+
 /* The VM runs: lets go of the terminal, then tells the starting process. */
 static int up(void *opaque, struct error *err)
 {
 	struct detached *detached = opaque;
-	int log_fd = open_log(detached->request, err);
-	int null_fd;
 
-	if (log_fd < 0)
-		return log_fd;
-	null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-	if (null_fd < 0) {
-		close(log_fd);
-		return error_set_errno(err, errno, "cannot open /dev/null");
-	}
-	dup2(null_fd, STDIN_FILENO);
-	dup2(null_fd, STDOUT_FILENO);
-	dup2(log_fd, STDERR_FILENO);
-	close(null_fd);
-	close(log_fd);
+	dup2(detached->null_fd, STDIN_FILENO);
+	dup2(detached->null_fd, STDOUT_FILENO);
+	dup2(detached->log_fd, STDERR_FILENO);
+	close(detached->null_fd);
+	close(detached->log_fd);
 	/* Nobody there to hear it: the start was called off, so the VM must not stay. */
 	if (write(detached->pipe_fd, "", 1) != 1)
 		return error_set(err, EPIPE, "the process that started the VM is gone");
@@ -68,11 +75,12 @@ static int up(void *opaque, struct error *err)
 static int child(const struct run_request *request, int pipe_fd)
 {
 	struct detached detached = { .request = request, .pipe_fd = pipe_fd };
+	struct run_hooks hooks = { .ready = ready, .up = up, .opaque = &detached };
 	struct error err = { 0 };
 	int status;
 
 	setsid();
-	status = run_vm(request, up, &detached, &err);
+	status = run_vm(request, &hooks, &err);
 	if (!err.code)
 		return status;
 	if (detached.pipe_fd >= 0) {

@@ -15,6 +15,7 @@
 #include "vmm/control/console_stdio.h"
 #include "vmm/control/terminal.h"
 #include "vmm/control/vm_control.h"
+#include "vmm/sandbox/keeper.h"
 
 struct runner {
 	const struct run_request *request;
@@ -28,6 +29,9 @@ struct runner {
 	int console_fd; /* a file that was opened for the console, or -1 */
 	bool terminal;
 	int signum; /* that ended the VM */
+	bool own_mounts;
+	bool sandboxed; /* or half way into it */
+	struct keeper keeper;
 };
 
 static void on_signal(void *opaque, int signum)
@@ -42,7 +46,8 @@ static void on_internal_error(void *opaque)
 {
 	struct runner *runner = opaque;
 
-	vm_shutdown(runner->vm, VM_SHUTDOWN_ERROR);
+	if (!runner->request->config.no_shutdown)
+		vm_shutdown(runner->vm, VM_SHUTDOWN_ERROR);
 }
 
 static void on_action(void *opaque, enum terminal_action action)
@@ -77,17 +82,17 @@ static size_t guest_take(void *opaque, const uint8_t *data, size_t len)
 }
 
 /* Listens on RUNDIR/vm/NAME/leaf. Returns the fd or a negative errno with err set. */
-static int listen_on(const struct runner *runner, const char *leaf, struct error *err)
+static int listen_on(const struct runner *runner, const char *leaf, int type, struct error *err)
 {
 	char path[RUNDIR_PATH_MAX];
 	int ret = rundir_vm_join(path, runner->request->config.name, leaf, err);
 
-	return ret < 0 ? ret : rundir_listen(path, SOCK_STREAM, err);
+	return ret < 0 ? ret : rundir_listen(path, type, err);
 }
 
 static int serve_console(struct runner *runner, struct error *err)
 {
-	int fd = listen_on(runner, "console.sock", err);
+	int fd = listen_on(runner, "console.sock", SOCK_STREAM, err);
 	int ret;
 
 	if (fd < 0)
@@ -100,7 +105,7 @@ static int serve_console(struct runner *runner, struct error *err)
 
 static int serve_qmp(struct runner *runner, struct error *err)
 {
-	int fd = listen_on(runner, "qmp.sock", err);
+	int fd = listen_on(runner, "qmp.sock", SOCK_STREAM, err);
 
 	if (fd < 0)
 		return fd;
@@ -111,6 +116,27 @@ static int serve_qmp(struct runner *runner, struct error *err)
 		return -EINVAL;
 	}
 	return 0;
+}
+
+/* The next owner is started by the keeper; without a sandbox, by the next command. */
+static void on_owner_lost(void *opaque)
+{
+	struct runner *runner = opaque;
+
+	keeper_want_owner(&runner->keeper);
+}
+
+static int serve_owner(struct runner *runner, struct error *err)
+{
+	int fd = listen_on(runner, "owner.sock", SOCK_SEQPACKET, err);
+	int ret;
+
+	if (fd < 0)
+		return fd;
+	ret = vm_serve_owner(runner->vm, fd, on_owner_lost, runner, err);
+	if (ret < 0)
+		close(fd);
+	return ret;
 }
 
 /* The console on standard input and output, in a file, or only on its socket. */
@@ -145,6 +171,19 @@ static int connect_stdio(struct runner *runner, struct error *err)
 	return runner->stdio ? 0 : -EINVAL;
 }
 
+static int connect_front(struct runner *runner, struct error *err)
+{
+	const struct run_front *front = runner->request->front;
+	const struct run_parts parts = {
+		.loop = runner->loop,
+		.vm = runner->vm,
+		.control = runner->control,
+		.console = runner->console,
+	};
+
+	return front ? front->connect(front->opaque, &parts, err) : connect_stdio(runner, err);
+}
+
 static int take_terminal(const struct runner *runner, struct error *err)
 {
 	int ret;
@@ -159,11 +198,26 @@ static int take_terminal(const struct runner *runner, struct error *err)
 	return ret < 0 ? error_set_errno(err, -ret, "cannot set up the terminal") : 0;
 }
 
+/* Before the first thread; the keeper before the namespace that is not for it. */
+static int prepare_sandbox(struct runner *runner, struct error *err)
+{
+	int ret;
+
+	if (runner->request->sandbox == SANDBOX_OFF)
+		return 0;
+	ret = keeper_start(&runner->keeper, runner->request->config.name, err);
+	runner->own_mounts = ret == 0 && sandbox_prepare(runner->request->sandbox);
+	return ret;
+}
+
 static int prepare(struct runner *runner, struct error *err)
 {
 	const char *name = runner->request->config.name;
 	struct vm_console console;
+	struct vm_config config;
 
+	if (prepare_sandbox(runner, err) < 0)
+		return -EAGAIN;
 	runner->signals = run_signals_create(on_signal, runner, err);
 	if (!runner->signals)
 		return -ENOMEM;
@@ -182,46 +236,77 @@ static int prepare(struct runner *runner, struct error *err)
 		.room = console_room,
 		.opaque = runner->console,
 	};
-	runner->vm = vm_create(&runner->request->config, runner->loop, &console, err);
+	config = runner->request->config;
+	if (runner->keeper.fd >= 0 && !config.owner_start) {
+		config.owner_start = keeper_start_owner;
+		config.owner_opaque = &runner->keeper;
+	}
+	runner->vm = vm_create(&config, runner->loop, &console, err);
 	if (!runner->vm)
 		return -EINVAL;
 	console_set_guest(runner->console, guest_take, runner);
 	return 0;
 }
 
-static int start(struct runner *runner, int (*up)(void *opaque, struct error *err), void *opaque,
-		 struct error *err)
+static int enter_sandbox(struct runner *runner, struct error *err)
+{
+	struct sandbox_config config = { .mode = runner->request->sandbox,
+					 .own_mounts = runner->own_mounts,
+					 .client = vm_get_client(runner->vm),
+					 .memory = vm_get_memory(runner->vm) };
+
+	runner->sandboxed = config.mode != SANDBOX_OFF;
+	keeper_running(&runner->keeper);
+	return sandbox_enter(&config, err);
+}
+
+static int start(struct runner *runner, const struct run_hooks *hooks, struct error *err)
 {
 	int ret = serve_console(runner, err);
 
 	if (ret == 0)
 		ret = serve_qmp(runner, err);
 	if (ret == 0)
-		ret = connect_stdio(runner, err);
+		ret = serve_owner(runner, err);
+	if (ret == 0)
+		ret = connect_front(runner, err);
 	if (ret == 0)
 		ret = take_terminal(runner, err);
 	if (ret == 0)
 		run_signals_running(runner->signals, runner->loop);
+	if (ret == 0 && hooks && hooks->ready)
+		ret = hooks->ready(hooks->opaque, err);
+	if (ret == 0)
+		ret = enter_sandbox(runner, err);
 	if (ret == 0)
 		ret = vm_start(runner->vm, err);
-	if (ret == 0 && up)
-		ret = up(opaque, err);
+	if (ret == 0 && hooks && hooks->up)
+		ret = hooks->up(hooks->opaque, err);
 	return ret;
 }
 
 /* In the order that lets the guest's last output and the last events still reach their readers. */
 static void tear_down(struct runner *runner)
 {
+	const struct run_front *front = runner->request->front;
+
+	if (front)
+		front->disconnect(front->opaque);
 	vm_control_destroy(runner->control);
 	if (runner->vm)
 		vm_destroy(runner->vm);
+	if (front)
+		front->finish(front->opaque);
 	console_stdio_finish(runner->stdio);
 	console_destroy(runner->console);
 	event_loop_destroy(runner->loop);
 	if (runner->console_fd >= 0)
 		close(runner->console_fd);
 	terminal_restore();
-	rundir_vm_unclaim(runner->request->config.name, runner->claim_fd);
+	if (runner->sandboxed)
+		keeper_finish(&runner->keeper);
+	else
+		rundir_vm_unclaim(runner->request->config.name, runner->claim_fd);
 }
 
 static int exit_status(const struct runner *runner, enum vm_shutdown_reason reason)
@@ -240,15 +325,16 @@ static int exit_status(const struct runner *runner, enum vm_shutdown_reason reas
 	return CLI_ERROR;
 }
 
-int run_vm(const struct run_request *request, int (*up)(void *opaque, struct error *err),
-	   void *opaque, struct error *err)
+int run_vm(const struct run_request *request, const struct run_hooks *hooks, struct error *err)
 {
-	struct runner runner = { .request = request, .claim_fd = -1, .console_fd = -1 };
+	struct runner runner = {
+		.request = request, .claim_fd = -1, .console_fd = -1, .keeper = { .fd = -1 }
+	};
 	int status = CLI_ERROR;
 	int ret = prepare(&runner, err);
 
 	if (ret == 0)
-		ret = start(&runner, up, opaque, err);
+		ret = start(&runner, hooks, err);
 	if (ret == 0)
 		ret = event_loop_run(runner.loop);
 	if (ret == 0)

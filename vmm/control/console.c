@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define SEND_SIZE       4096u
@@ -20,6 +21,7 @@ struct console_client {
 	struct console_client *next;
 	struct event_source *source;
 	int fd;
+	bool socket;
 	uint64_t position; /* in the stream of all output: the next byte to send */
 	bool eof;
 };
@@ -101,7 +103,8 @@ static bool client_send(struct console_client *client)
 	ssize_t n;
 
 	while ((len = copy_unseen(client, buf, sizeof(buf)))) {
-		n = send(client->fd, buf, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+		n = client->socket ? send(client->fd, buf, len, MSG_NOSIGNAL | MSG_DONTWAIT)
+				   : write(client->fd, buf, len);
 		if (n < 0 && errno != EAGAIN && errno != EINTR)
 			return false;
 		if (n > 0)
@@ -249,7 +252,8 @@ static bool client_receive(struct console_client *client)
 
 	if (!room)
 		return true;
-	n = recv(client->fd, buf, room, MSG_DONTWAIT);
+	n = client->socket ? recv(client->fd, buf, room, MSG_DONTWAIT)
+			   : read(client->fd, buf, room);
 	if (n > 0) {
 		console_input(console, buf, (size_t)n);
 	} else if (n == 0) {
@@ -272,7 +276,7 @@ static void on_client(void *opaque, uint32_t events)
 		client_remove(client);
 }
 
-static int add_client(struct console *console, int fd)
+static int add_client(struct console *console, int fd, bool socket)
 {
 	struct console_client *client;
 
@@ -283,6 +287,7 @@ static int add_client(struct console *console, int fd)
 		return -ENOMEM;
 	client->console = console;
 	client->fd = fd;
+	client->socket = socket;
 	client->source = event_loop_add(console->loop, fd, EPOLLIN, on_client, client);
 	if (!client->source) {
 		free(client);
@@ -314,13 +319,23 @@ static void on_listener(void *opaque, uint32_t events)
 
 	(void)events;
 	if (fd >= 0) {
-		if (add_client(console, fd) < 0)
+		if (add_client(console, fd, true) < 0)
 			close(fd);
 	} else if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
 		/* Out of fds: the socket stays readable, so look away for a while. */
 		event_source_modify(console->listener, 0);
 		event_timer_arm(console->accept_timer, ACCEPT_RETRY_MS, 0);
 	}
+}
+
+int console_attach(struct console *console, int fd, struct error *err)
+{
+	struct stat st;
+	int ret = fstat(fd, &st) < 0 ? -errno : 0;
+
+	if (ret == 0)
+		ret = add_client(console, fd, S_ISSOCK(st.st_mode));
+	return ret < 0 ? error_set_errno(err, -ret, "cannot serve the console") : 0;
 }
 
 int console_listen(struct console *console, int fd, struct error *err)

@@ -36,6 +36,10 @@ void console_set_tap(struct console *console,
 /* Accepts clients on a listening socket, which becomes the console's. */
 int console_listen(struct console *console, int fd, struct error *err);
 
+/* A client that is there already: a socket or a terminal, non-blocking. On success the fd is the
+ * console's. */
+int console_attach(struct console *console, int fd, struct error *err);
+
 /* Where input goes: take() returns how many bytes the guest's port took. Loop's thread. */
 void console_set_guest(struct console *console,
 		       size_t (*take)(void *opaque, const uint8_t *data, size_t len), void *opaque);

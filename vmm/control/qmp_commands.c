@@ -60,8 +60,9 @@ static int cmd_query_status(void *opaque, json_t *args, json_t **reply, struct q
 
 	(void)args;
 	(void)err;
-	*reply = json_pack("{s:s,s:b}", "status", vm_control_state_name(state), "running",
-			   state == VM_STATE_RUNNING);
+	*reply = json_pack("{s:s,s:b,s:b}", "status", vm_control_state_name(state), "running",
+			   state == VM_STATE_RUNNING, "framevisor-waits-for-memory",
+			   vm_waits_for_memory(control->vm));
 	return 0;
 }
 
@@ -131,12 +132,12 @@ static int cmd_query_vm(void *opaque, json_t *args, json_t **reply, struct qmp_e
 
 	(void)args;
 	(void)err;
-	*reply =
-		json_pack("{s:s,s:i,s:s,s:i,s:I,s:s,s:s,s:I}", "name", config->name, "pid",
-			  (int)getpid(), "status", vm_control_state_name(vm_get_state(control->vm)),
-			  "cpus", (int)config->cpus, "memory", (json_int_t)config->mem_bytes,
-			  "kernel", config->kernel, "hugepages", hugepages_name(config->hugepages),
-			  "uptime-ms", (json_int_t)uptime_ms(control));
+	*reply = json_pack(
+		"{s:s,s:i,s:s,s:b,s:i,s:I,s:s,s:s,s:I}", "name", config->name, "pid", (int)getpid(),
+		"status", vm_control_state_name(vm_get_state(control->vm)), "waits-for-memory",
+		vm_waits_for_memory(control->vm), "cpus", (int)config->cpus, "memory",
+		(json_int_t)config->mem_bytes, "kernel", config->kernel, "hugepages",
+		hugepages_name(config->hugepages), "uptime-ms", (json_int_t)uptime_ms(control));
 	return 0;
 }
 
@@ -203,6 +204,10 @@ static const struct qmp_command vm_commands[] = {
 	{ .name = "query-balloon", .handler = vm_cmd_query_balloon },
 	{ .name = "query-cpus-fast", .handler = cmd_query_cpus_fast },
 	{ .name = "framevisor-free-page-hint", .handler = vm_cmd_free_page_hint },
+	{ .name = "framevisor-migrate", .handler = vm_cmd_migrate },
+	{ .name = "framevisor-migrate-cancel", .handler = vm_cmd_migrate_cancel },
+	{ .name = "framevisor-swap-out", .handler = vm_cmd_swap_out },
+	{ .name = "query-framevisor-migrate", .handler = vm_cmd_query_migrate },
 	{ .name = "query-framevisor-memory", .handler = vm_cmd_query_memory },
 	{ .name = "query-framevisor-vm", .handler = cmd_query_vm },
 	{ .name = "query-kvm", .handler = cmd_query_kvm },
@@ -223,55 +228,83 @@ static json_t *caused(bool guest, const char *reason)
 	return json_pack("{s:b,s:s}", "guest", guest, "reason", reason);
 }
 
-static void send_shutdown(struct vm_control *control)
+static json_t *reset_cause(const struct vm_control *control)
+{
+	return caused(!control->host_reset,
+		      control->host_reset ? "host-qmp-system-reset" : "guest-reset");
+}
+
+static json_t *shutdown_cause(const struct vm_control *control)
 {
 	enum vm_shutdown_reason reason = vm_get_shutdown_reason(control->vm);
 	bool guest = reason == VM_SHUTDOWN_GUEST || reason == VM_SHUTDOWN_GUEST_RESET;
 
-	qmp_server_event(control->server, "SHUTDOWN", caused(guest, shutdown_reason_name(reason)));
+	return caused(guest, shutdown_reason_name(reason));
 }
 
-static void on_vm_event(void *opaque, enum vm_event event)
+void vm_control_send_event(const struct vm_control *control, struct qmp_server *server,
+			   enum vm_event event)
 {
-	struct vm_control *control = opaque;
-	struct qmp_server *server = control->server;
-
 	switch (event) {
 	case VM_EVENT_RESUME:
 		qmp_server_event(server, "RESUME", NULL);
 		break;
 	case VM_EVENT_STOP:
+	case VM_EVENT_ERROR:
 		qmp_server_event(server, "STOP", NULL);
 		break;
 	case VM_EVENT_RESET:
-		qmp_server_event(server, "RESET",
-				 caused(!control->host_reset, control->host_reset
-								      ? "host-qmp-system-reset"
-								      : "guest-reset"));
+		qmp_server_event(server, "RESET", reset_cause(control));
 		break;
 	case VM_EVENT_SHUTDOWN:
-		send_shutdown(control);
+		qmp_server_event(server, "SHUTDOWN", shutdown_cause(control));
 		break;
 	case VM_EVENT_POWERDOWN:
 		qmp_server_event(server, "POWERDOWN", NULL);
 		break;
-	case VM_EVENT_BALLOON:
-		vm_control_size_event(control);
-		break;
-	case VM_EVENT_MEM:
-		vm_control_mem_event(control);
-		break;
 	case VM_EVENT_OVER_LIMIT:
-		qmp_server_event_limited(server, "FRAMEVISOR_OVER_LIMIT", NULL);
+		qmp_server_event_limited(server, "FRAMEVISOR_OVER_LIMIT", 0, NULL);
 		break;
 	case VM_EVENT_POOL_EMPTY:
-		qmp_server_event_limited(server, "FRAMEVISOR_POOL_EMPTY", NULL);
+		qmp_server_event_limited(server, "FRAMEVISOR_POOL_EMPTY", 0, NULL);
 		break;
-	case VM_EVENT_ERROR:
-		qmp_server_event(server, "STOP", NULL);
-		control->on_error(control->opaque);
+	case VM_EVENT_SWAP_UNREADABLE:
+		qmp_server_event_limited(server, "FRAMEVISOR_SWAP_UNREADABLE", 0, NULL);
 		break;
+	case VM_EVENT_SWAP_FULL:
+		qmp_server_event_limited(server, "FRAMEVISOR_SWAP_FULL", 0, NULL);
+		break;
+	case VM_EVENT_BALLOON:
+	case VM_EVENT_MEM:
+		break; /* sizes: not every server means the same by them */
 	}
+}
+
+static void on_vm_event(void *opaque, enum vm_event event)
+{
+	struct vm_control *control = opaque;
+
+	vm_control_send_event(control, control->server, event);
+	if (event == VM_EVENT_BALLOON)
+		vm_control_size_event(control);
+	else if (event == VM_EVENT_MEM)
+		vm_control_mem_event(control);
+	else if (event == VM_EVENT_ERROR)
+		control->on_error(control->opaque);
+	if (control->listener)
+		control->listener(control->listener_opaque, event);
+}
+
+void vm_control_set_listener(struct vm_control *control, vm_event_fn fn, void *opaque)
+{
+	control->listener = fn;
+	control->listener_opaque = opaque;
+}
+
+const struct qmp_command *vm_control_commands(size_t *nr)
+{
+	*nr = sizeof(vm_commands) / sizeof(vm_commands[0]);
+	return vm_commands;
 }
 
 struct vm_control *vm_control_create(struct event_loop *loop, struct vm *vm, int listen_fd,

@@ -4,15 +4,17 @@
  * boot memory and what is plugged, without what is in the balloon.
  */
 #include <errno.h>
+#include <stdio.h>
 
 #include "framevisor/frame.h"
 #include "vmm/control/vm_control_internal.h"
 #include "vmm/target.h"
 
-/* The one memory device, as QEMU's tools would find it. */
-#define MEM_ID     "mem0"
+/* The memory devices, as QEMU's tools would find them. */
+#define MEM_ID     "mem%u"
 #define MEM_PATH   "/machine/peripheral/" MEM_ID
 #define MEM_MEMDEV "/objects/ram-" MEM_ID
+#define MEM_NAME   48 /* room for any of them */
 
 static uint64_t less(uint64_t a, uint64_t b)
 {
@@ -23,17 +25,38 @@ static uint64_t actual_size(struct vm *vm)
 {
 	struct target_info info;
 
-	target_info(vm_get_target(vm), &info);
+	vm_size_info(vm, &info);
 	return info.actual;
+}
+
+/* All memory devices as one. Returns false if there is none. */
+static bool mem_stats(struct vm *vm, struct virtio_mem_stats *sum)
+{
+	struct virtio_mem_stats stats[VM_NODES_MAX];
+	unsigned int nr = 0;
+
+	while (nr < VM_NODES_MAX && vm_get_mem_at(vm, nr)) {
+		virtio_mem_stats(vm_get_mem_at(vm, nr), &stats[nr]);
+		nr++;
+	}
+	if (nr)
+		target_sum_mem(stats, nr, sum);
+	return nr != 0;
 }
 
 static uint64_t plugged_size(struct vm *vm)
 {
 	struct virtio_mem_stats stats = { .plugged = 0 };
 
-	if (vm_get_mem(vm))
-		virtio_mem_stats(vm_get_mem(vm), &stats);
-	return stats.plugged;
+	uint64_t plugged;
+
+	mem_stats(vm, &stats);
+	plugged = stats.plugged;
+	for (unsigned int i = 0; vm_mem_device(vm, i); i++) {
+		vm_mem_device_stats(vm, i, &stats);
+		plugged += stats.plugged;
+	}
+	return plugged;
 }
 
 /* value: the size that the guest shall have. More than its ceiling means the ceiling, as in QEMU.
@@ -51,7 +74,7 @@ int vm_cmd_balloon(void *opaque, json_t *args, json_t **reply, struct qmp_error 
 		return qmp_error_set(err, QMP_GENERIC_ERROR,
 				     "parameter 'value' must be greater than 0: it is the memory "
 				     "that the guest keeps, in bytes");
-	if (target_set(vm_get_target(control->vm), value, &error) < 0)
+	if (vm_set_size(control->vm, value, &error) < 0)
 		return qmp_error_from(err, &error);
 	return 0;
 }
@@ -66,25 +89,31 @@ int vm_cmd_query_balloon(void *opaque, json_t *args, json_t **reply, struct qmp_
 	return 0;
 }
 
+static json_t *memory_device_json(struct virtio_mem *mem, unsigned int i)
+{
+	char id[MEM_NAME], memdev[MEM_NAME];
+	struct virtio_mem_stats stats;
+
+	snprintf(id, sizeof(id), MEM_ID, i);
+	snprintf(memdev, sizeof(memdev), MEM_MEMDEV, i);
+	virtio_mem_stats(mem, &stats);
+	return json_pack("{s:s,s:{s:s,s:I,s:I,s:I,s:I,s:I,s:i,s:s}}", "type", "virtio-mem", "data",
+			 "id", id, "memaddr", (json_int_t)stats.addr, "requested-size",
+			 (json_int_t)stats.requested, "size", (json_int_t)stats.plugged, "max-size",
+			 (json_int_t)stats.region_size, "block-size", (json_int_t)stats.block_size,
+			 "node", (int)stats.node, "memdev", memdev);
+}
+
 int vm_cmd_query_memory_devices(void *opaque, json_t *args, json_t **reply, struct qmp_error *err)
 {
 	struct vm_control *control = opaque;
-	struct virtio_mem *mem = vm_get_mem(control->vm);
-	struct virtio_mem_stats stats;
+	struct virtio_mem *mem;
 
 	(void)args;
 	(void)err;
 	*reply = json_array();
-	if (!mem)
-		return 0;
-	virtio_mem_stats(mem, &stats);
-	json_array_append_new(
-		*reply,
-		json_pack("{s:s,s:{s:s,s:I,s:I,s:I,s:I,s:I,s:i,s:s}}", "type", "virtio-mem", "data",
-			  "id", MEM_ID, "memaddr", (json_int_t)stats.addr, "requested-size",
-			  (json_int_t)stats.requested, "size", (json_int_t)stats.plugged,
-			  "max-size", (json_int_t)stats.region_size, "block-size",
-			  (json_int_t)stats.block_size, "node", 0, "memdev", MEM_MEMDEV));
+	for (unsigned int i = 0; (mem = vm_get_mem_at(control->vm, i)); i++)
+		json_array_append_new(*reply, memory_device_json(mem, i));
 	return 0;
 }
 
@@ -115,6 +144,21 @@ int vm_cmd_free_page_hint(void *opaque, json_t *args, json_t **reply, struct qmp
 	return 0;
 }
 
+/* frames: how many go, the coldest first; it happens after the reply. */
+int vm_cmd_swap_out(void *opaque, json_t *args, json_t **reply, struct qmp_error *err)
+{
+	struct vm_control *control = opaque;
+	uint64_t frames;
+
+	(void)reply;
+	if (qmp_arg_u64(args, "frames", &frames, err) < 0)
+		return -EINVAL;
+	if (vm_memory_swap_out(vm_get_memory(control->vm), frames) < 0)
+		return qmp_error_set(err, QMP_GENERIC_ERROR,
+				     "this VM has no swap file; start it with 'run --swap'");
+	return 0;
+}
+
 /* --- query-framevisor-memory --- */
 
 static void set_u64(json_t *object, const char *name, uint64_t value)
@@ -139,17 +183,64 @@ static json_t *frames_json(struct vm *vm)
 	set_u64(frames, "touched-unplugged", stats.touched_unplugged);
 	set_u64(frames, "over-limit", stats.over_limit);
 	set_u64(frames, "waits", stats.waits);
+	set_u64(frames, "parked", stats.parked);
+	set_u64(frames, "unparked", stats.unparked);
+	set_u64(frames, "migrated", stats.migrated);
+	set_u64(frames, "sampled", stats.sampled);
 	return frames;
+}
+
+/* null without swap; frames, and bytes where the name says so. */
+static json_t *swap_json(struct vm *vm)
+{
+	struct vm_memory_stats stats;
+	json_t *swap;
+
+	vm_memory_stats(vm_get_memory(vm), &stats);
+	if (stats.swap_size == 0)
+		return json_null();
+	swap = json_object();
+	set_u64(swap, "size-bytes", stats.swap_size);
+	set_u64(swap, "used-bytes", stats.swap_used);
+	set_u64(swap, "swapped", stats.swapped);
+	set_u64(swap, "zero", stats.swapped_zero);
+	set_u64(swap, "out", stats.swap_out);
+	set_u64(swap, "out-bytes", stats.swap_out_bytes);
+	set_u64(swap, "in", stats.swap_in);
+	set_u64(swap, "ahead", stats.swap_ahead);
+	set_u64(swap, "dropped", stats.swap_dropped);
+	set_u64(swap, "errors", stats.swap_errors);
+	return swap;
+}
+
+/* Bound frames by how long they have not been touched, as far as sampling knows. */
+static json_t *idle_json(struct vm *vm)
+{
+	struct vm_memory_idle idle;
+	json_t *json = json_object(), *ages = json_array();
+
+	vm_memory_idle(vm_get_memory(vm), &idle);
+	json_object_set_new(json, "sampling", json_boolean(idle.sampling));
+	set_u64(json, "active", idle.active);
+	set_u64(json, "inactive", idle.inactive);
+	set_u64(json, "cycle-ms", idle.cycle_ms);
+	for (unsigned int i = 0; i < VM_MEMORY_IDLE_AGES; i++)
+		json_array_append_new(ages, json_pack("{s:I,s:I}", "age-ms",
+						      (json_int_t)vm_memory_idle_ages[i], "frames",
+						      (json_int_t)idle.idle[i]));
+	json_object_set_new(json, "idle", ages);
+	return json;
 }
 
 static json_t *target_json(struct vm *vm)
 {
 	struct target_info info;
 
-	target_info(vm_get_target(vm), &info);
-	return json_pack("{s:I,s:I,s:I,s:s,s:s}", "size", (json_int_t)info.size, "actual",
-			 (json_int_t)info.actual, "max", (json_int_t)info.max, "state",
-			 target_state_names[info.state], "text", target_state_texts[info.state]);
+	vm_size_info(vm, &info);
+	return json_pack("{s:I,s:I,s:I,s:I,s:s,s:s}", "size", (json_int_t)info.size, "actual",
+			 (json_int_t)info.actual, "max", (json_int_t)info.max, "tax",
+			 (json_int_t)info.tax, "state", target_state_names[info.state], "text",
+			 target_state_texts[info.state]);
 }
 
 /* target and actual are sizes of the boot memory, inflated is what the balloon holds. */
@@ -182,10 +273,9 @@ static json_t *mem_json(struct vm *vm)
 	struct virtio_mem_stats stats;
 	json_t *mem;
 
-	if (!vm_get_mem(vm))
+	if (!mem_stats(vm, &stats))
 		return json_null();
 	mem = json_object();
-	virtio_mem_stats(vm_get_mem(vm), &stats);
 	json_object_set_new(mem, "driver-ready", json_boolean(stats.driver_ready));
 	json_object_set_new(mem, "broken", json_boolean(stats.broken));
 	set_u64(mem, "address", stats.addr);
@@ -230,10 +320,14 @@ int vm_cmd_query_memory(void *opaque, json_t *args, json_t **reply, struct qmp_e
 		return -EINVAL;
 	if (refresh)
 		target_refresh_stats(vm_get_target(vm));
-	*reply = json_pack("{s:I,s:I,s:o,s:o,s:o,s:o,s:o}", "frame-size", (json_int_t)FRAME_SIZE,
-			   "memory", (json_int_t)vm_get_config(vm)->mem_bytes, "target",
-			   target_json(vm), "frames", frames_json(vm), "balloon", balloon_json(vm),
-			   "virtio-mem", mem_json(vm), "guest", guest_json(vm));
+	*reply = json_pack("{s:I,s:I,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "frame-size",
+			   (json_int_t)FRAME_SIZE, "memory",
+			   (json_int_t)vm_get_config(vm)->mem_bytes, "target", target_json(vm),
+			   "frames", frames_json(vm), "balloon", balloon_json(vm), "virtio-mem",
+			   mem_json(vm), "guest", guest_json(vm), "nodes",
+			   vm_control_nodes_json(vm), "ranges", vm_control_ranges_json(vm));
+	json_object_set_new(*reply, "swap", swap_json(vm));
+	json_object_set_new(*reply, "idle", idle_json(vm));
 	return 0;
 }
 
@@ -243,14 +337,24 @@ void vm_control_size_event(struct vm_control *control)
 {
 	if (vm_get_target(control->vm))
 		qmp_server_event_limited(
-			control->server, "BALLOON_CHANGE",
+			control->server, "BALLOON_CHANGE", 0,
 			json_pack("{s:I}", "actual", (json_int_t)actual_size(control->vm)));
 }
 
+/* For each device, as QEMU's events do: the one that moved is among them. */
 void vm_control_mem_event(struct vm_control *control)
 {
-	qmp_server_event_limited(control->server, "MEMORY_DEVICE_SIZE_CHANGE",
-				 json_pack("{s:s,s:I,s:s}", "id", MEM_ID, "size",
-					   (json_int_t)plugged_size(control->vm), "qom-path",
-					   MEM_PATH));
+	struct virtio_mem *mem;
+
+	for (unsigned int i = 0; (mem = vm_get_mem_at(control->vm, i)); i++) {
+		char id[MEM_NAME], path[MEM_NAME];
+		struct virtio_mem_stats stats;
+
+		snprintf(id, sizeof(id), MEM_ID, i);
+		snprintf(path, sizeof(path), MEM_PATH, i);
+		virtio_mem_stats(mem, &stats);
+		qmp_server_event_limited(control->server, "MEMORY_DEVICE_SIZE_CHANGE", i,
+					 json_pack("{s:s,s:I,s:s}", "id", id, "size",
+						   (json_int_t)stats.plugged, "qom-path", path));
+	}
 }

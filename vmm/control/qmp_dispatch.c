@@ -84,6 +84,27 @@ static int list_commands(json_t *list, const struct qmp_command *commands, size_
 	return 0;
 }
 
+static const struct qmp_command *find(const struct qmp_command *commands, size_t nr,
+				      const char *name)
+{
+	for (size_t i = 0; i < nr; i++)
+		if (strcmp(commands[i].name, name) == 0)
+			return &commands[i];
+	return NULL;
+}
+
+/* Without those that the first table has, too. */
+static int list_base_commands(json_t *list, const struct qmp_server_config *config)
+{
+	for (size_t i = 0; i < config->nr_base; i++) {
+		if (find(config->commands, config->nr_commands, config->base[i].name))
+			continue;
+		if (list_commands(list, &config->base[i], 1) < 0)
+			return -ENOMEM;
+	}
+	return 0;
+}
+
 static int cmd_query_commands(void *opaque, json_t *args, json_t **reply, struct qmp_error *err)
 {
 	const struct qmp_server_config *config = opaque;
@@ -91,7 +112,8 @@ static int cmd_query_commands(void *opaque, json_t *args, json_t **reply, struct
 	(void)args;
 	*reply = json_array();
 	if (!*reply || list_builtin_commands(*reply) < 0 ||
-	    list_commands(*reply, config->commands, config->nr_commands) < 0)
+	    list_commands(*reply, config->commands, config->nr_commands) < 0 ||
+	    list_base_commands(*reply, config) < 0)
 		return qmp_error_set(err, QMP_GENERIC_ERROR, "out of memory");
 	return 0;
 }
@@ -127,15 +149,6 @@ static int list_builtin_commands(json_t *list)
 	return list_commands(list, builtin_commands, nr_builtin_commands);
 }
 
-static const struct qmp_command *find(const struct qmp_command *commands, size_t nr,
-				      const char *name)
-{
-	for (size_t i = 0; i < nr; i++)
-		if (strcmp(commands[i].name, name) == 0)
-			return &commands[i];
-	return NULL;
-}
-
 /* Asks for a capability that is not offered: none is, so any name is wrong. */
 static int negotiate(json_t *args, bool *negotiated, struct qmp_error *err)
 {
@@ -167,6 +180,10 @@ static int run_command(const struct qmp_server_config *config, bool *negotiated,
 		opaque = (void *)config;
 	else
 		command = find(config->commands, config->nr_commands, name);
+	if (!command) {
+		command = find(config->base, config->nr_base, name);
+		opaque = config->base_opaque;
+	}
 	if (!command)
 		return qmp_error_set(err, QMP_COMMAND_NOT_FOUND, "there is no command '%s'", name);
 	return command->handler(opaque, args, reply, err);

@@ -55,6 +55,7 @@ struct listener {
 struct limited_event {
 	struct qmp_server *server;
 	struct limited_event *next;
+	unsigned int source;
 	const char *name;
 	struct event_timer *timer;
 	bool waiting;    /* the timer runs */
@@ -456,18 +457,20 @@ static void on_limit_timer(void *opaque)
 	json_decref(event);
 }
 
-static struct limited_event *limited_event_get(struct qmp_server *server, const char *name)
+static struct limited_event *limited_event_get(struct qmp_server *server, const char *name,
+					       unsigned int source)
 {
 	struct limited_event *limited;
 
 	for (limited = server->limited; limited; limited = limited->next)
-		if (strcmp(limited->name, name) == 0)
+		if (strcmp(limited->name, name) == 0 && limited->source == source)
 			return limited;
 	limited = calloc(1, sizeof(*limited));
 	if (!limited)
 		return NULL;
 	limited->server = server;
 	limited->name = name;
+	limited->source = source;
 	limited->timer = event_timer_create(server->loop, on_limit_timer, limited);
 	if (!limited->timer) {
 		free(limited);
@@ -478,9 +481,10 @@ static struct limited_event *limited_event_get(struct qmp_server *server, const 
 	return limited;
 }
 
-void qmp_server_event_limited(struct qmp_server *server, const char *name, json_t *data)
+void qmp_server_event_limited(struct qmp_server *server, const char *name, unsigned int source,
+			      json_t *data)
 {
-	struct limited_event *limited = limited_event_get(server, name);
+	struct limited_event *limited = limited_event_get(server, name, source);
 
 	if (limited && limited->waiting) {
 		json_decref(limited->pending);

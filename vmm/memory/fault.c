@@ -46,8 +46,7 @@ static uint64_t now_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
 }
 
-/* Appends to the waiting list. Lock held. */
-static void wait_for(struct vm_memory *mem, uint32_t number)
+void fault_wait_for(struct vm_memory *mem, uint32_t number)
 {
 	struct guest_frame *frame = &mem->frames[number];
 
@@ -62,34 +61,39 @@ static void wait_for(struct vm_memory *mem, uint32_t number)
 	mem->waiting_tail = number;
 }
 
-/* To be told to the user by the loop. Lock held. */
-static void note_event(struct vm_memory *mem, enum vm_memory_event event, uint32_t number)
+void fault_note_event(struct vm_memory *mem, enum vm_memory_event event, uint64_t gpa)
 {
-	mem->event_due[event] = mem->event != NULL;
-	mem->event_gpa[event] = window_frame_gpa(mem, number);
+	if (!mem->event)
+		return;
+	mem->events_due |= 1U << event;
+	mem->event_gpa[event] = gpa;
 }
 
-/* No frame can be had for this one now. Lock held. */
-static void wait_for_frames(struct vm_memory *mem, uint32_t number, int reason)
+void fault_starve(struct vm_memory *mem, uint32_t number, int reason)
 {
 	struct guest_frame *frame = &mem->frames[number];
 	bool first = !(frame->flags & GUEST_FRAME_STARVED);
 
 	frame->flags |= GUEST_FRAME_STARVED;
-	wait_for(mem, number);
+	mem->starved += first;
+	fault_wait_for(mem, number);
 	if (reason == -EDQUOT) {
+		mem->over_limit = true;
+		mem->over_now = true;
 		if (!first)
 			return;
 		mem->stats.over_limit++;
-		note_event(mem, VM_MEMORY_EVENT_OVER_LIMIT, number);
+		fault_note_event(mem, VM_MEMORY_EVENT_OVER_LIMIT, window_frame_gpa(mem, number));
 		log_warn("the guest touches a frame beyond what it may have (at 0x%llx): it waits",
 			 (unsigned long long)window_frame_gpa(mem, number));
 		return;
 	}
+	swap_pressure(mem);
 	mem->stats.waits += first;
 	if (atomic_exchange(&mem->said_empty, true))
 		return;
-	note_event(mem, VM_MEMORY_EVENT_POOL_EMPTY, number);
+	mem->stalled_since_ns = now_ns();
+	fault_note_event(mem, VM_MEMORY_EVENT_POOL_EMPTY, window_frame_gpa(mem, number));
 	if (reason == -ENOMEM)
 		log_warn("the pool is empty: the guest waits until frames are free");
 	else
@@ -97,16 +101,34 @@ static void wait_for_frames(struct vm_memory *mem, uint32_t number, int reason)
 			 strerror(-reason));
 }
 
+/* It got one, or nobody waits for it any more. Lock held. */
+static void starve_no_more(struct vm_memory *mem, uint32_t number)
+{
+	if (mem->frames[number].flags & GUEST_FRAME_STARVED)
+		mem->starved--;
+	mem->frames[number].flags &= (uint16_t)~GUEST_FRAME_STARVED;
+}
+
+bool vm_memory_starves(struct vm_memory *mem)
+{
+	bool starves;
+
+	pthread_mutex_lock(&mem->lock);
+	starves = mem->starved > 0;
+	pthread_mutex_unlock(&mem->lock);
+	return starves;
+}
+
 void fault_report(struct vm_memory *mem)
 {
-	for (unsigned int event = 0; event < 2; event++) {
+	for (unsigned int event = 0; event < VM_MEMORY_NR_EVENTS; event++) {
 		uint64_t gpa;
 		bool due;
 
 		pthread_mutex_lock(&mem->lock);
-		due = mem->event_due[event];
+		due = mem->events_due >> event & 1;
 		gpa = mem->event_gpa[event];
-		mem->event_due[event] = false;
+		mem->events_due &= ~(1U << event);
 		pthread_mutex_unlock(&mem->lock);
 		if (due)
 			mem->event(mem->event_opaque, event, gpa);
@@ -114,14 +136,20 @@ void fault_report(struct vm_memory *mem)
 }
 
 /* Counts a touch that was answered with a new frame. Lock held. */
-static void count_touch(struct vm_memory *mem, uint32_t number, uint8_t flags, uint32_t bound)
+static void count_touch(struct vm_memory *mem, uint32_t number, uint16_t flags, uint32_t bound)
 {
 	mem->stats.faults++;
 	mem->stats.faults_around += bound - 1;
 	mem->stats.touched_released += (flags & GUEST_FRAME_RELEASED) != 0;
 	mem->stats.touched_unplugged += (flags & GUEST_FRAME_UNPLUGGED) != 0;
-	mem->frames[number].flags &= (uint8_t)~GUEST_FRAME_STARVED;
-	atomic_store(&mem->said_empty, false);
+	starve_no_more(mem, number);
+	if (atomic_exchange(&mem->said_empty, false)) {
+		uint64_t ns = now_ns() - mem->stalled_since_ns;
+
+		mem->stats.stall_ns += ns;
+		if (ns > mem->stats.stall_max_ns)
+			mem->stats.stall_max_ns = ns;
+	}
 }
 
 /*
@@ -131,18 +159,20 @@ static void count_touch(struct vm_memory *mem, uint32_t number, uint8_t flags, u
  */
 static int bind_from_stock(struct vm_memory *mem, uint32_t number, bool reserve)
 {
-	uint8_t flags = mem->frames[number].flags;
+	struct stock *stock = stock_of(mem, number);
+	uint16_t flags = mem->frames[number].flags;
 	uint32_t want, bound = 0;
 	struct frame_run run;
 	int ret = 0;
 
-	if (stock_available(mem, reserve) == 0)
+	if (stock_available(stock, reserve) == 0)
 		return -ENODATA;
 	want = around_window(mem, number);
-	while (bound < want && ret == 0 && stock_take(mem, want - bound, &run) > 0) {
+	while (bound < want && ret == 0 &&
+	       stock_take(mem, number + bound, want - bound, &run) > 0) {
 		ret = window_bind(mem, number + bound, &run);
 		if (ret) {
-			stock_put(mem, &run);
+			stock_put(stock, &run);
 			break;
 		}
 		/* The first one wakes who waits; what else there is gets bound meanwhile. */
@@ -161,6 +191,7 @@ static int bind_from_stock(struct vm_memory *mem, uint32_t number, bool reserve)
 static int bind_hole(struct vm_memory *mem, uint32_t number)
 {
 	bool reserve = mem->frames[number].flags & GUEST_FRAME_LOOP;
+	struct stock *stock = stock_of(mem, number);
 	int ret = bind_from_stock(mem, number, reserve);
 	uint32_t urgent;
 	int64_t got;
@@ -168,10 +199,10 @@ static int bind_hole(struct vm_memory *mem, uint32_t number)
 	if (ret != -ENODATA)
 		return ret;
 	urgent = URGENT_FRAMES;
-	if (mem->stock.plenty)
+	if (stock->plenty)
 		urgent += around_wanted(mem, number);
 	pthread_mutex_unlock(&mem->lock);
-	got = stock_fill(mem, STOCK_RESERVE + urgent, urgent);
+	got = stock_fill(mem, stock, STOCK_RESERVE + urgent, urgent);
 	pthread_mutex_lock(&mem->lock);
 	/* The lock was open: the frame may be bound by now. What came just now came for this touch,
 	 * so the reserve is no reason to let it wait. */
@@ -196,18 +227,23 @@ static void serve(struct vm_memory *mem, uint32_t number, bool from_loop)
 	was_bound = frame->state == FRAME_BOUND;
 	if (frame->state == FRAME_HOLE)
 		ret = bind_hole(mem, number);
+	else if (frame->state == FRAME_PARKED)
+		ret = park_touched(mem, number);
+	else if (frame->state == FRAME_SWAPPED || frame->state == FRAME_SWAPPING_IN)
+		swap_touched(mem, number);
 	if (frame->state == FRAME_BOUND) {
-		frame->flags &= (uint8_t) ~(GUEST_FRAME_STARVED | GUEST_FRAME_LOOP);
+		starve_no_more(mem, number);
+		frame->flags &= (uint16_t)~GUEST_FRAME_LOOP;
 		/* The frame may have been there before this event was looked at, with its
 		 * toucher asleep since. */
 		if (was_bound)
 			ret = window_continue(mem, number, 1);
 		if (ret == -EAGAIN)
-			wait_for(mem, number);
+			fault_wait_for(mem, number);
 	} else if (frame->state == FRAME_HOLE) {
-		wait_for_frames(mem, number, ret);
-	} else {
-		wait_for(mem, number);
+		fault_starve(mem, number, ret);
+	} else if (frame->state != FRAME_SWAPPED && frame->state != FRAME_SWAPPING_IN) {
+		fault_wait_for(mem, number);
 	}
 	pthread_mutex_unlock(&mem->lock);
 }
@@ -220,15 +256,22 @@ static void serve_waiting(struct vm_memory *mem)
 	pthread_mutex_lock(&mem->lock);
 	number = mem->waiting_head;
 	mem->waiting_head = NO_FRAME;
+	mem->over_now = false;
 	pthread_mutex_unlock(&mem->lock);
 
 	for (; number != NO_FRAME; number = next) {
 		pthread_mutex_lock(&mem->lock);
 		next = mem->frames[number].next_waiting;
-		mem->frames[number].flags &= (uint8_t)~GUEST_FRAME_WAITING;
+		mem->frames[number].flags &= (uint16_t)~GUEST_FRAME_WAITING;
 		pthread_mutex_unlock(&mem->lock);
 		serve(mem, number, false);
 	}
+	pthread_mutex_lock(&mem->lock);
+	if (mem->over_limit && !mem->over_now) {
+		mem->over_limit = false;
+		fault_note_event(mem, VM_MEMORY_EVENT_WITHIN_LIMIT, 0);
+	}
+	pthread_mutex_unlock(&mem->lock);
 }
 
 /* Reads events until there are none. Returns false if the descriptor is broken. */
@@ -361,6 +404,7 @@ int fault_start(struct vm_memory *mem, struct error *err)
 	mem->may_spin = may_spin();
 	/* Signals belong to the threads that expect them. */
 	sigfillset(&all);
+	sigdelset(&all, SIGSYS); /* the sandbox's, to whoever broke its rules */
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	ret = pthread_create(&mem->fault_thread, NULL, fault_thread, mem);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);

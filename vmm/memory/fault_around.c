@@ -67,8 +67,9 @@ static uint32_t count_untouched(const struct vm_memory *mem, uint32_t number, ui
 uint32_t around_window(struct vm_memory *mem, uint32_t number)
 {
 	struct fault_stream *stream = find_stream(mem, number);
+	const struct stock *stock = stock_of(mem, number);
 	/* The rest of the stock is for touches elsewhere, until it is refilled. */
-	uint32_t room = stock_available(mem, false) * 3 / 4;
+	uint32_t room = stock_available(stock, false) * 3 / 4;
 	uint32_t window;
 
 	if (!stream)
@@ -77,11 +78,12 @@ uint32_t around_window(struct vm_memory *mem, uint32_t number)
 	/* A frame that was given up or is not plugged says nothing about those behind it. */
 	if (mem->frames[number].flags & (GUEST_FRAME_RELEASED | GUEST_FRAME_UNPLUGGED))
 		window = 1;
+	if (!stock->plenty || window > room)
+		window = stock->plenty && room > 1 ? room : 1;
+	/* What the stock did not give does not count: the window doubles what was bound. */
 	stream->used = ++mem->stream_clock;
 	stream->window = window;
 	mem->last_stream = stream;
-	if (!mem->stock.plenty || window > room)
-		window = mem->stock.plenty && room > 1 ? room : 1;
 	return count_untouched(mem, number, window);
 }
 

@@ -54,9 +54,9 @@ static void set_plugged(struct vm_memory *mem, uint32_t first, uint32_t nr, bool
 			continue;
 		frame->flags ^= GUEST_FRAME_UNPLUGGED;
 		slot->plugged = (uint16_t)(slot->plugged + (plugged ? 1 : -1));
-		mem->usable += plugged ? 1 : UINT32_MAX;
+		stock_count_usable(mem, n, plugged ? 1 : -1);
 		if (frame->flags & GUEST_FRAME_RELEASED) {
-			frame->flags &= (uint8_t)~GUEST_FRAME_RELEASED;
+			frame->flags &= (uint16_t)~GUEST_FRAME_RELEASED;
 			mem->stats.released--;
 		}
 	}
@@ -98,16 +98,31 @@ static void lower_limit(struct vm_memory *mem)
 
 	pthread_mutex_lock(&mem->lock);
 	target = mem->usable + LIMIT_STEP - 1 - (mem->usable - 1) % LIMIT_STEP;
-	held = mem->stats.bound + mem->stock.nr_frames;
+	held = mem->stats.bound + stock_frames(mem);
 	pthread_mutex_unlock(&mem->lock);
 	if (target < mem->first_limit)
 		target = mem->first_limit;
 	if (held > target)
-		stock_return(mem, 0);
+		stock_return_all(mem);
 	/* Refused while the guest holds more (frames it touched without having them): then later.
 	 */
 	if (target < limit)
 		owner_client_resize(mem->client, target, NULL);
+	stock_bind(mem, NULL, 0, NULL);
+}
+
+/* The same for the node that the frames are bound to. */
+static int bind_more(struct vm_memory *mem, uint32_t first, uint32_t more)
+{
+	struct error why = { 0 };
+	int ret = stock_bind(mem, stock_of(mem, first), more, &why);
+
+	if (ret && !mem->said_refused)
+		log_warn("%s", why.message);
+	mem->said_refused = ret != 0;
+	if (ret)
+		lower_limit(mem);
+	return ret;
 }
 
 /*
@@ -120,7 +135,7 @@ static int drop_strays(struct vm_memory *mem, uint32_t first, uint32_t nr)
 		bool stray;
 
 		pthread_mutex_lock(&mem->lock);
-		stray = mem->frames[number].state == FRAME_BOUND &&
+		stray = mem->frames[number].state != FRAME_HOLE &&
 			(mem->frames[number].flags & GUEST_FRAME_UNPLUGGED);
 		pthread_mutex_unlock(&mem->lock);
 		if (stray) {
@@ -139,11 +154,13 @@ int hotplug_plug(void *opaque, uint64_t gpa, uint64_t nr_frames)
 	uint32_t first, more;
 	int ret;
 
-	pthread_mutex_lock(&mem->take_lock);
+	take_lock(mem);
 	ret = pluggable(mem, gpa, nr_frames, &first);
 	if (ret == 0) {
 		more = (uint32_t)nr_frames - count_plugged(mem, first, (uint32_t)nr_frames);
 		ret = raise_limit(mem, (uint64_t)mem->usable + more, NULL);
+		if (ret == 0)
+			ret = bind_more(mem, first, more);
 	}
 	if (ret == 0) {
 		ret = drop_strays(mem, first, (uint32_t)nr_frames);
@@ -154,7 +171,7 @@ int hotplug_plug(void *opaque, uint64_t gpa, uint64_t nr_frames)
 		else
 			set_plugged(mem, first, (uint32_t)nr_frames, true);
 	}
-	pthread_mutex_unlock(&mem->take_lock);
+	take_unlock(mem);
 	if (ret == 0)
 		fault_kick(mem); /* who was beyond the limit may be within it now */
 	return ret;
@@ -182,11 +199,11 @@ int hotplug_unplug(void *opaque, uint64_t gpa, uint64_t nr_frames)
 	uint32_t first;
 	int ret;
 
-	pthread_mutex_lock(&mem->take_lock);
+	take_lock(mem);
 	ret = pluggable(mem, gpa, nr_frames, &first);
 	if (ret == 0)
 		ret = unplug_frames(mem, first, (uint32_t)nr_frames);
-	pthread_mutex_unlock(&mem->take_lock);
+	take_unlock(mem);
 	return ret;
 }
 
@@ -197,8 +214,8 @@ int vm_memory_reserve(struct vm_memory *mem, uint64_t nr_plugged, struct error *
 	if (nr_plugged > mem->nr_frames - mem->nr_boot_frames)
 		return error_set(err, EINVAL, "only %u frames can be plugged",
 				 mem->nr_frames - mem->nr_boot_frames);
-	pthread_mutex_lock(&mem->take_lock);
+	take_lock(mem);
 	ret = raise_limit(mem, mem->nr_boot_frames + nr_plugged, err);
-	pthread_mutex_unlock(&mem->take_lock);
+	take_unlock(mem);
 	return ret;
 }

@@ -95,6 +95,7 @@ static int run(struct prealloc *p, vm_memory_progress_fn progress, void *opaque)
 
 	/* Signals belong to the threads that expect them. */
 	sigfillset(&all);
+	sigdelset(&all, SIGSYS); /* the sandbox's, to whoever broke its rules */
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	while (nr < PREALLOC_THREADS && ret == 0) {
 		atomic_fetch_add(&p->active, 1);
@@ -126,12 +127,12 @@ int vm_memory_prealloc(struct vm_memory *mem, vm_memory_progress_fn progress, vo
 
 	/* Told once before and once after: in between the threads may be quicker than the clock. */
 	count(mem, &done, &total);
-	pthread_mutex_lock(&mem->take_lock);
+	take_lock(mem);
 	if (progress && !progress(opaque, done, total))
 		ret = -ECANCELED;
 	else
 		ret = run(&p, progress, opaque);
-	pthread_mutex_unlock(&mem->take_lock);
+	take_unlock(mem);
 	count(mem, &done, &total);
 	if (ret == 0 && progress)
 		progress(opaque, done, total);

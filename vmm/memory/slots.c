@@ -34,7 +34,8 @@ int slots_create(struct vm_memory *mem, struct error *err)
 {
 	uint32_t nr_hotplug = mem->nr_frames - mem->nr_boot_frames;
 
-	mem->usable = mem->nr_boot_frames;
+	for (unsigned int i = 0; i < mem->nr_boot_ranges; i++)
+		stock_count_usable(mem, mem->ranges[i].first, (int)mem->ranges[i].nr_frames);
 	mem->stats.ram = mem->nr_boot_frames;
 	mem->stats.hotplug = nr_hotplug;
 	if (nr_hotplug == 0)
@@ -180,7 +181,7 @@ static void dump_slot(struct vm_memory *mem, int fd, unsigned int slot, uint32_t
 
 	pthread_mutex_lock(&mem->lock);
 	for (uint32_t n = 0; n < nr; n++)
-		bound += mem->frames[first + n].state == FRAME_BOUND ||
+		bound += frame_bound(&mem->frames[first + n]) ||
 			 mem->frames[first + n].state == FRAME_TAKING;
 	pthread_mutex_unlock(&mem->lock);
 	dprintf(fd, "slot %u: gpa 0x%llx size 0x%llx hva %p frames %llu of %llu bound\n",

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The stock: zeroed frames that the pool owner granted ahead of need, so that a first touch does
- * not wait for another process. The loop's thread refills it when it runs low; the fault thread
- * asks by itself, for little, only when it is empty.
+ * The stocks: zeroed frames that the pool owner granted ahead of need, so that a first touch does
+ * not wait for another process. The loop's thread refills them when they run low; the fault thread
+ * asks by itself, for little, only when one is empty. There is one for each set of nodes that
+ * ranges of the guest's memory want their frames from: see stock_nodes.c.
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <time.h>
@@ -42,14 +44,27 @@ static uint32_t clamp_batch(uint32_t batch, uint32_t min)
 	return batch < STOCK_BATCH_MAX ? batch : STOCK_BATCH_MAX;
 }
 
-void stock_set_size(struct vm_memory *mem)
+static void set_size(struct stock *stock)
 {
-	struct stock *stock = &mem->stock;
-
-	stock->batch_idle = clamp_batch(mem->usable / STOCK_RAM_SHARE, STOCK_BATCH_MIN);
-	stock->batch_busy = clamp_batch(mem->usable / STOCK_BUSY_SHARE, stock->batch_idle);
+	stock->batch_idle = clamp_batch(stock->usable / STOCK_RAM_SHARE, STOCK_BATCH_MIN);
+	stock->batch_busy = clamp_batch(stock->usable / STOCK_BUSY_SHARE, stock->batch_idle);
 	if (stock->batch < stock->batch_idle || stock->batch > stock->batch_busy)
 		stock->batch = stock->batch_idle;
+}
+
+void stock_set_size(struct vm_memory *mem)
+{
+	for (unsigned int i = 0; i < mem->stocks.nr; i++)
+		set_size(&mem->stocks.stock[i]);
+}
+
+uint32_t stock_frames(const struct vm_memory *mem)
+{
+	uint32_t nr = 0;
+
+	for (unsigned int i = 0; i < mem->stocks.nr; i++)
+		nr += mem->stocks.stock[i].nr_frames;
+	return nr;
 }
 
 /* Below it the loop refills. Lock held. */
@@ -59,9 +74,8 @@ static uint32_t low_mark(const struct stock *stock)
 }
 
 /* Lets the batch follow the pace of the touches. Returns what the stock should hold. */
-static uint32_t adapt_batch(struct vm_memory *mem)
+static uint32_t adapt_batch(struct vm_memory *mem, struct stock *stock)
 {
-	struct stock *stock = &mem->stock;
 	uint64_t now = now_ms();
 	uint32_t target;
 
@@ -79,32 +93,31 @@ static uint32_t adapt_batch(struct vm_memory *mem)
 	return target;
 }
 
+static void stock_return(struct vm_memory *mem, struct stock *stock, uint32_t keep);
+
 static void on_idle(void *opaque)
 {
 	struct vm_memory *mem = opaque;
-	struct stock *stock = &mem->stock;
-	uint32_t keep;
+	struct stocks *stocks = &mem->stocks;
 	bool idle;
 
 	pthread_mutex_lock(&mem->lock);
-	idle = stock->idle_faults == mem->stats.faults;
-	stock->idle_faults = mem->stats.faults;
-	if (idle)
-		stock->batch = stock->batch_idle;
-	keep = STOCK_RESERVE + stock->batch_idle;
+	idle = stocks->idle_faults == mem->stats.faults;
+	stocks->idle_faults = mem->stats.faults;
+	for (unsigned int i = 0; idle && i < stocks->nr; i++)
+		stocks->stock[i].batch = stocks->stock[i].batch_idle;
 	pthread_mutex_unlock(&mem->lock);
-	if (idle)
-		stock_return(mem, keep);
-	else
-		event_timer_arm(stock->idle, STOCK_IDLE_MS, 0);
+	for (unsigned int i = 0; idle && i < stocks->nr; i++)
+		stock_return(mem, &stocks->stock[i], STOCK_RESERVE + stocks->stock[i].batch);
+	if (!idle)
+		event_timer_arm(stocks->idle, STOCK_IDLE_MS, 0);
 }
 
 /* Fills the stock to its mark. Nothing to report if that fails: a touch that finds it empty asks
  * again and says so, and the next frame that is taken wakes the loop again. */
-static void refill(struct vm_memory *mem)
+static void refill(struct vm_memory *mem, struct stock *stock)
 {
-	struct stock *stock = &mem->stock;
-	uint32_t target = adapt_batch(mem);
+	uint32_t target = adapt_batch(mem, stock);
 	bool low;
 
 	do {
@@ -112,7 +125,7 @@ static void refill(struct vm_memory *mem)
 		low = stock->refill_due && stock->nr_frames < target;
 		stock->refill_due = low;
 		pthread_mutex_unlock(&mem->lock);
-	} while (low && stock_fill(mem, target, STOCK_STEP) > 0);
+	} while (low && stock_fill(mem, stock, target, STOCK_STEP) > 0);
 	pthread_mutex_lock(&mem->lock);
 	stock->refill_due = false;
 	pthread_mutex_unlock(&mem->lock);
@@ -121,45 +134,49 @@ static void refill(struct vm_memory *mem)
 static void on_loop_event(void *opaque, uint32_t events)
 {
 	struct vm_memory *mem = opaque;
-	struct stock *stock = &mem->stock;
+	struct stocks *stocks = &mem->stocks;
 	uint64_t count;
 
 	(void)events;
-	if (read(stock->loop_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
+	if (read(stocks->loop_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
 		log_error("stock event: errno %d", errno);
 	atomic_store(&mem->loop_tid, gettid());
 	pthread_mutex_lock(&mem->lock);
-	stock->loop_asked = false;
+	stocks->loop_asked = false;
 	pthread_mutex_unlock(&mem->lock);
 	fault_report(mem);
 
-	refill(mem);
-	event_timer_arm(stock->idle, STOCK_IDLE_MS, 0);
+	for (unsigned int i = 0; i < stocks->nr; i++)
+		refill(mem, &stocks->stock[i]);
+	event_timer_arm(stocks->idle, STOCK_IDLE_MS, 0);
 }
 
-int stock_create(struct vm_memory *mem, struct event_loop *loop, struct error *err)
+int stock_start(struct vm_memory *mem, struct event_loop *loop, struct error *err)
 {
-	struct stock *stock = &mem->stock;
+	struct stocks *stocks = &mem->stocks;
+	int ret = stock_bind(mem, NULL, 0, err);
 
+	if (ret)
+		return ret;
 	stock_set_size(mem);
 	if (!loop)
 		return 0;
 
-	stock->loop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (stock->loop_fd < 0)
+	stocks->loop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (stocks->loop_fd < 0)
 		return error_set_errno(err, errno, "cannot create an eventfd for the frame stock");
-	stock->idle = event_timer_create(loop, on_idle, mem);
-	if (stock->idle)
-		stock->source = event_loop_add(loop, stock->loop_fd, EPOLLIN, on_loop_event, mem);
-	if (!stock->source)
+	stocks->idle = event_timer_create(loop, on_idle, mem);
+	if (stocks->idle)
+		stocks->source = event_loop_add(loop, stocks->loop_fd, EPOLLIN, on_loop_event, mem);
+	if (!stocks->source)
 		return error_set_errno(err, errno, "cannot watch the frame stock");
 	return 0;
 }
 
 /* Moves runs from the stock to runs[], so that keep frames are left at least. Returns how many. */
-static unsigned int stock_pop(struct vm_memory *mem, uint32_t keep, struct frame_run *runs)
+static unsigned int stock_pop(struct vm_memory *mem, struct stock *stock, uint32_t keep,
+			      struct frame_run *runs)
 {
-	struct stock *stock = &mem->stock;
 	unsigned int nr_runs = 0;
 
 	pthread_mutex_lock(&mem->lock);
@@ -181,41 +198,61 @@ static unsigned int stock_pop(struct vm_memory *mem, uint32_t keep, struct frame
 	return nr_runs;
 }
 
-void stock_return(struct vm_memory *mem, uint32_t keep)
+/* Gives frames back until only that many are left. Lock not held. */
+static void stock_return(struct vm_memory *mem, struct stock *stock, uint32_t keep)
 {
 	struct frame_run runs[STOCK_RUNS_MAX];
-	unsigned int nr_runs = stock_pop(mem, keep, runs);
-	int ret;
+	unsigned int nr_runs = stock_pop(mem, stock, keep, runs);
+	unsigned int done = 0;
 
-	if (nr_runs == 0)
+	while (done < nr_runs) {
+		unsigned int nr = nr_runs - done < OWNER_RUNS_MAX ? nr_runs - done : OWNER_RUNS_MAX;
+		int ret = owner_client_return(mem->client, runs + done, nr);
+
+		if (ret == 0) {
+			done += nr;
+			continue;
+		}
+		/* The next owner will ask what became of them. They are as they came: zeroed. */
+		pthread_mutex_lock(&mem->lock);
+		for (; done < nr_runs && stock->nr_runs < STOCK_RUNS_MAX; done++) {
+			stock->runs[stock->nr_runs++] = runs[done];
+			stock->nr_frames += runs[done].nr;
+		}
+		pthread_mutex_unlock(&mem->lock);
+		if (ret != -EPIPE)
+			log_error("cannot give unused frames back to the pool: errno %d", -ret);
 		return;
-	ret = owner_client_return(mem->client, runs, nr_runs);
-	/* A dead owner finds the frames free when this process has ended. */
-	if (ret && ret != -EPIPE)
-		log_error("cannot give unused frames back to the pool: errno %d", -ret);
+	}
+}
+
+void stock_return_all(struct vm_memory *mem)
+{
+	for (unsigned int i = 0; i < mem->stocks.nr; i++)
+		stock_return(mem, &mem->stocks.stock[i], 0);
 }
 
 void stock_destroy(struct vm_memory *mem)
 {
-	event_source_remove(mem->stock.source);
-	mem->stock.source = NULL;
-	event_timer_destroy(mem->stock.idle);
-	mem->stock.idle = NULL;
-	if (mem->stock.loop_fd >= 0)
-		close(mem->stock.loop_fd);
-	mem->stock.loop_fd = -1;
-	stock_return(mem, 0);
+	struct stocks *stocks = &mem->stocks;
+
+	event_source_remove(stocks->source);
+	event_timer_destroy(stocks->idle);
+	if (stocks->loop_fd >= 0)
+		close(stocks->loop_fd);
+	stock_return_all(mem);
+	free(stocks->stock);
+	*stocks = (struct stocks){ .loop_fd = -1 };
 }
 
 void vm_memory_drain_stock(struct vm_memory *mem)
 {
-	stock_return(mem, 0);
+	stock_return_all(mem);
 }
 
-uint32_t stock_available(const struct vm_memory *mem, bool reserve)
+uint32_t stock_available(const struct stock *stock, bool reserve)
 {
-	const struct stock *stock = &mem->stock;
-	uint64_t wanted = mem->usable > mem->stats.bound ? mem->usable - mem->stats.bound : 0;
+	uint32_t wanted = stock->usable > stock->bound ? stock->usable - stock->bound : 0;
 
 	/* What is left in the stock is all that the guest lacks: nothing to keep back. */
 	if (reserve || wanted <= stock->nr_frames)
@@ -237,14 +274,30 @@ static struct frame_run *best_run(struct stock *stock, uint32_t max)
 	return best;
 }
 
-uint32_t stock_take(struct vm_memory *mem, uint32_t max, struct frame_run *run)
+/* A run of the node whose turn it is at a guest frame, or any. */
+static struct frame_run *turn_run(struct stock *stock, uint32_t number)
 {
-	struct stock *stock = &mem->stock;
+	unsigned int node = stock_turn(stock, number);
+
+	for (unsigned int i = 0; i < stock->nr_runs; i++)
+		if (stock->runs[i].node == node)
+			return &stock->runs[i];
+	return &stock->runs[0];
+}
+
+uint32_t stock_take(struct vm_memory *mem, uint32_t number, uint32_t max, struct frame_run *run)
+{
+	struct stock *stock = stock_of(mem, number);
 	struct frame_run *best;
 
-	if (stock->nr_runs == 0)
+	if (stock->nr_runs == 0 || max == 0)
 		return 0;
-	best = best_run(stock, max);
+	if (stock->policy == VM_MEMORY_INTERLEAVE) {
+		best = turn_run(stock, number);
+		max = 1;
+	} else {
+		best = best_run(stock, max);
+	}
 	*run = *best;
 	if (run->nr > max)
 		run->nr = max;
@@ -258,10 +311,8 @@ uint32_t stock_take(struct vm_memory *mem, uint32_t max, struct frame_run *run)
 	return run->nr;
 }
 
-void stock_put(struct vm_memory *mem, const struct frame_run *run)
+void stock_put(struct stock *stock, const struct frame_run *run)
 {
-	struct stock *stock = &mem->stock;
-
 	stock->nr_frames += run->nr;
 	for (unsigned int i = 0; i < stock->nr_runs; i++) {
 		struct frame_run *old = &stock->runs[i];
@@ -277,24 +328,25 @@ void stock_put(struct vm_memory *mem, const struct frame_run *run)
 
 void stock_wake_loop(struct vm_memory *mem)
 {
-	struct stock *stock = &mem->stock;
+	struct stocks *stocks = &mem->stocks;
 	uint64_t one = 1;
 	bool wake;
 
 	/* An eventfd and not event_loop_post(): that allocates, and the fault thread must not. And
 	 * after the touch was answered: waking a thread costs more than binding a frame. */
 	pthread_mutex_lock(&mem->lock);
-	wake = stock->loop_fd >= 0 && !stock->loop_asked &&
-	       (stock->refill_due || mem->event_due[0] || mem->event_due[1]);
+	wake = mem->events_due != 0;
+	for (unsigned int i = 0; i < stocks->nr; i++)
+		wake = wake || stocks->stock[i].refill_due;
+	wake = wake && stocks->loop_fd >= 0 && !stocks->loop_asked;
 	if (wake)
-		stock->loop_asked = true;
+		stocks->loop_asked = true;
 	pthread_mutex_unlock(&mem->lock);
-	if (wake && write(stock->loop_fd, &one, sizeof(one)) < 0 && errno != EAGAIN)
+	if (wake && write(stocks->loop_fd, &one, sizeof(one)) < 0 && errno != EAGAIN)
 		log_error("cannot wake the loop: errno %d", errno);
 }
 
-/* Checks what the owner sent before it becomes a file offset. */
-static bool run_valid(const struct vm_memory *mem, const struct frame_run *run)
+bool stock_run_valid(const struct vm_memory *mem, const struct frame_run *run)
 {
 	return run->nr > 0 && run->node < owner_client_nr_nodes(mem->client) &&
 	       run->first <= UINT32_MAX && run->nr <= UINT32_MAX - run->first;
@@ -302,16 +354,15 @@ static bool run_valid(const struct vm_memory *mem, const struct frame_run *run)
 
 /* How many frames to ask for: never more than the guest can still use. -EDQUOT: it has them all,
  * and nothing is in the stock. */
-static int64_t fill_size(struct vm_memory *mem, uint32_t nr)
+static int64_t fill_size(struct vm_memory *mem, const struct stock *stock, uint32_t nr)
 {
-	const struct stock *stock = &mem->stock;
 	int64_t size = 0;
 	int64_t missing;
 	bool empty;
 
 	pthread_mutex_lock(&mem->lock);
 	empty = stock->nr_frames == 0;
-	missing = (int64_t)mem->usable - (int64_t)mem->stats.bound - stock->nr_frames;
+	missing = (int64_t)stock->usable - (int64_t)stock->bound - stock->nr_frames;
 	/* Somebody else may have refilled it just now. */
 	if (stock->nr_frames < nr && stock->nr_runs <= STOCK_REFILL_RUNS)
 		size = nr - stock->nr_frames;
@@ -323,18 +374,17 @@ static int64_t fill_size(struct vm_memory *mem, uint32_t nr)
 	return size < missing ? size : missing;
 }
 
-static int64_t fill_locked(struct vm_memory *mem, uint32_t nr)
+static int64_t fill_locked(struct vm_memory *mem, struct stock *stock, uint32_t nr)
 {
-	struct stock *stock = &mem->stock;
 	struct frame_run runs[STOCK_BATCH_MAX];
 	unsigned int nr_runs = STOCK_BATCH_MAX;
 	uint32_t valid = 0;
-	int64_t got = owner_client_grant(mem->client, nr, 0, runs, &nr_runs);
+	int64_t got = stock_grant(mem, stock, &nr, runs, &nr_runs);
 
 	pthread_mutex_lock(&mem->lock);
 	stock->plenty = got >= nr;
 	for (unsigned int i = 0; got > 0 && i < nr_runs; i++) {
-		if (run_valid(mem, &runs[i])) {
+		if (stock_run_valid(mem, &runs[i])) {
 			stock->runs[stock->nr_runs++] = runs[i];
 			stock->nr_frames += runs[i].nr;
 			valid += runs[i].nr;
@@ -345,37 +395,37 @@ static int64_t fill_locked(struct vm_memory *mem, uint32_t nr)
 		}
 	}
 	if (valid)
-		stock->owner_gone = false;
+		mem->stocks.owner_gone = false;
 	pthread_mutex_unlock(&mem->lock);
 	if (got < 0)
 		return got;
 	return valid > 0 ? (int64_t)valid : -ENOMEM;
 }
 
-int64_t stock_fill(struct vm_memory *mem, uint32_t nr, uint32_t step)
+int64_t stock_fill(struct vm_memory *mem, struct stock *stock, uint32_t nr, uint32_t step)
 {
 	int64_t ret;
 
 	/* One at a time: two could together ask for more than is missing. */
 	pthread_mutex_lock(&mem->refill_lock);
-	ret = fill_size(mem, nr);
+	ret = fill_size(mem, stock, nr);
 	if (ret > step)
 		ret = step;
 	if (ret > 0)
-		ret = fill_locked(mem, ret < OWNER_GRANT_MAX ? (uint32_t)ret : OWNER_GRANT_MAX);
+		ret = fill_locked(mem, stock,
+				  ret < OWNER_GRANT_MAX ? (uint32_t)ret : OWNER_GRANT_MAX);
 	pthread_mutex_unlock(&mem->refill_lock);
 	return ret;
 }
 
 void stock_keep(struct vm_memory *mem, const struct frame_run *runs, unsigned int nr_runs)
 {
-	struct stock *stock = &mem->stock;
-
 	for (unsigned int i = 0; i < nr_runs; i++) {
+		struct stock *stock = stock_for_node(mem, runs[i].node);
 		bool kept = false;
 
 		/* What comes out of the stock is zeroed; these hold what the guest left in them. */
-		if (window_zero(mem, &runs[i]) == 0) {
+		if (stock && window_zero(mem, &runs[i]) == 0) {
 			pthread_mutex_lock(&mem->lock);
 			kept = stock->nr_runs < STOCK_RUNS_MAX;
 			if (kept) {
@@ -388,6 +438,6 @@ void stock_keep(struct vm_memory *mem, const struct frame_run *runs, unsigned in
 			log_error("%u frames are out of use until this VM ends", runs[i].nr);
 	}
 	pthread_mutex_lock(&mem->lock);
-	stock->owner_gone = true;
+	mem->stocks.owner_gone = true;
 	pthread_mutex_unlock(&mem->lock);
 }

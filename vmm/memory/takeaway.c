@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "framevisor/log.h"
 #include "vmm/memory/internal.h"
@@ -36,19 +37,26 @@ static void outgoing_add(struct outgoing *out, uint16_t node, uint64_t pool_fram
 }
 
 /* Frames that the owner does not take stay here: nobody may lose sight of them. */
-static int outgoing_flush(struct vm_memory *mem, struct outgoing *out)
+int takeaway_return(struct vm_memory *mem, const struct frame_run *runs, unsigned int nr_runs)
 {
 	int ret;
 
-	if (out->nr_runs == 0)
+	if (nr_runs == 0)
 		return 0;
-	ret = owner_client_return(mem->client, out->runs, out->nr_runs);
+	ret = owner_client_return(mem->client, runs, nr_runs);
 	if (ret) {
 		log_error("the pool owner does not take frames back (%s): they are kept for this "
 			  "guest",
 			  strerror(-ret));
-		stock_keep(mem, out->runs, out->nr_runs);
+		stock_keep(mem, runs, nr_runs);
 	}
+	return ret;
+}
+
+static int outgoing_flush(struct vm_memory *mem, struct outgoing *out)
+{
+	int ret = takeaway_return(mem, out->runs, out->nr_runs);
+
 	out->nr_runs = 0;
 	return ret;
 }
@@ -57,6 +65,19 @@ static int outgoing_flush(struct vm_memory *mem, struct outgoing *out)
  * each mremap interrupts all CPUs of the guest, while an empty frame in it costs next to nothing.
  */
 #define TAKE_GAP_MAX 32
+
+/* How long a thread in the background leaves take_lock to the loop's. */
+#define TAKE_YIELD_US 50
+
+/* Which frames of a range are taken. */
+enum take { TAKE_ALL, TAKE_CLEAN };
+
+static bool takes(const struct guest_frame *frame, enum take what)
+{
+	if (what == TAKE_ALL)
+		return frame_bound(frame);
+	return frame->state == FRAME_PARKED && (frame->flags & GUEST_FRAME_WATCHED);
+}
 
 /* What the guest said, also of a frame that is not there. Lock held. */
 static void give_up(struct vm_memory *mem, struct guest_frame *frame)
@@ -67,30 +88,52 @@ static void give_up(struct vm_memory *mem, struct guest_frame *frame)
 	mem->stats.released++;
 }
 
+/* A frame that is not taken. Returns whether it may be a gap in a run. Lock held. */
+static bool pass_by(struct vm_memory *mem, uint32_t number, enum take what)
+{
+	struct guest_frame *frame = &mem->frames[number];
+
+	if (what == TAKE_ALL) {
+		give_up(mem, frame);
+		return swap_give_up(mem, number);
+	}
+	/* A hint holds for a swapped frame, too. */
+	if (frame->state == FRAME_SWAPPED && (frame->flags & GUEST_FRAME_WATCHED)) {
+		give_up(mem, frame);
+		return swap_give_up(mem, number);
+	}
+	return frame->state == FRAME_HOLE;
+}
+
 /*
- * Finds the first run of bound frames in [first, end), at most max long, small gaps included, and
- * marks it TAKING. Every frame up to its end is marked as given up. Returns the run's length and
- * moves *first to its start; 0 if there is none.
+ * Finds the first run of frames to take in [first, end), at most max long, small gaps included, and
+ * marks it TAKING and given up; with TAKE_ALL all up to its end are given up. Returns the run's
+ * length and moves *first to its start; 0 if there is none.
  */
-static uint32_t mark_taking(struct vm_memory *mem, uint32_t *first, uint32_t end, uint32_t max)
+static uint32_t mark_taking(struct vm_memory *mem, uint32_t *first, uint32_t end, uint32_t max,
+			    enum take what)
 {
 	uint32_t number = *first;
 	uint32_t nr = 0;
 
 	pthread_mutex_lock(&mem->lock);
-	while (number < end && mem->frames[number].state != FRAME_BOUND)
-		give_up(mem, &mem->frames[number++]);
+	while (number < end && !takes(&mem->frames[number], what))
+		pass_by(mem, number++, what);
 	*first = number;
 	for (; number < end && number - *first < max && number - *first <= nr + TAKE_GAP_MAX;
 	     number++) {
-		give_up(mem, &mem->frames[number]);
-		if (mem->frames[number].state == FRAME_BOUND)
+		if (takes(&mem->frames[number], what))
 			nr = number - *first + 1;
+		else if (!pass_by(mem, number, what))
+			break;
 	}
 	for (number = *first; number < *first + nr; number++) {
-		struct guest_frame *frame = &mem->frames[number];
-
-		frame->state = frame->state == FRAME_BOUND ? FRAME_TAKING : FRAME_TAKING_HOLE;
+		if (mem->frames[number].state == FRAME_HOLE) {
+			mem->frames[number].state = FRAME_TAKING_HOLE;
+			continue;
+		}
+		park_take(mem, number);
+		give_up(mem, &mem->frames[number]);
 	}
 	pthread_mutex_unlock(&mem->lock);
 	return nr;
@@ -112,13 +155,14 @@ static uint32_t unmark_taking(struct vm_memory *mem, uint32_t first, uint32_t nr
 		} else if (out) {
 			outgoing_add(out, frame->node, frame->pool_frame);
 			frame->state = FRAME_HOLE;
-			mem->stats.bound--;
+			frame->flags &= (uint16_t) ~(GUEST_FRAME_DETACHED | GUEST_FRAME_SILENT);
+			window_count_bound(mem, number, -1);
 			taken++;
 		} else {
-			frame->state = FRAME_BOUND;
+			park_undo(mem, number);
 			if (frame->flags & GUEST_FRAME_RELEASED)
 				mem->stats.released--;
-			frame->flags &= (uint8_t)~GUEST_FRAME_RELEASED;
+			frame->flags &= (uint16_t)~GUEST_FRAME_RELEASED;
 		}
 	}
 	pthread_mutex_unlock(&mem->lock);
@@ -126,8 +170,7 @@ static uint32_t unmark_taking(struct vm_memory *mem, uint32_t first, uint32_t nr
 	return taken;
 }
 
-/* Replaces a run of TAKING frames by a hole. */
-static int take_run(struct vm_memory *mem, uint32_t first, uint32_t nr)
+int takeaway_replace(struct vm_memory *mem, uint32_t first, uint32_t nr)
 {
 	uint64_t len = frames_to_bytes(nr);
 	void *hva = window_frame_hva(mem, first);
@@ -143,7 +186,8 @@ static int take_run(struct vm_memory *mem, uint32_t first, uint32_t nr)
 	return ret;
 }
 
-static int64_t take_frames(struct vm_memory *mem, uint32_t first, uint32_t nr, struct outgoing *out)
+static int64_t take_frames(struct vm_memory *mem, uint32_t first, uint32_t nr, enum take what,
+			   struct outgoing *out)
 {
 	uint32_t end = first + nr;
 	int64_t taken = 0;
@@ -152,10 +196,10 @@ static int64_t take_frames(struct vm_memory *mem, uint32_t first, uint32_t nr, s
 
 	while (first < end) {
 		/* Scattered frames need a run each. */
-		run = mark_taking(mem, &first, end, OWNER_RUNS_MAX - out->nr_runs);
+		run = mark_taking(mem, &first, end, OWNER_RUNS_MAX - out->nr_runs, what);
 		if (run == 0)
 			break;
-		ret = take_run(mem, first, run);
+		ret = takeaway_replace(mem, first, run);
 		taken += unmark_taking(mem, first, run, ret ? NULL : out);
 		if (ret) {
 			log_error("cannot take %u frames from the guest: %s", run, strerror(-ret));
@@ -171,7 +215,7 @@ static int64_t take_frames(struct vm_memory *mem, uint32_t first, uint32_t nr, s
 	return taken;
 }
 
-int64_t takeaway_take(struct vm_memory *mem, uint32_t first, uint32_t nr)
+static int64_t take(struct vm_memory *mem, uint32_t first, uint32_t nr, enum take what)
 {
 	struct outgoing out = { .nr_runs = 0 };
 	int64_t taken;
@@ -179,46 +223,85 @@ int64_t takeaway_take(struct vm_memory *mem, uint32_t first, uint32_t nr)
 	int ret;
 
 	pthread_mutex_lock(&mem->lock);
-	gone = mem->stock.owner_gone;
+	gone = mem->stocks.owner_gone;
 	pthread_mutex_unlock(&mem->lock);
 	if (gone) /* nobody is there to take them: better with the guest than here */
 		return -EPIPE;
-	taken = take_frames(mem, first, nr, &out);
+	taken = take_frames(mem, first, nr, what, &out);
 	/* What was taken goes back whatever happened after it. */
 	ret = outgoing_flush(mem, &out);
 	fault_kick(mem); /* who waits for the pool may find these frames there */
 	return taken >= 0 && ret ? ret : taken;
 }
 
-static int64_t release(void *opaque, uint64_t gpa, uint64_t nr_frames)
+int64_t takeaway_take(struct vm_memory *mem, uint32_t first, uint32_t nr)
 {
-	struct vm_memory *mem = opaque;
-	int64_t taken = 0;
+	return take(mem, first, nr, TAKE_ALL);
+}
+
+int64_t takeaway_take_clean(struct vm_memory *mem, uint32_t first, uint32_t nr)
+{
+	return take(mem, first, nr, TAKE_CLEAN);
+}
+
+void take_lock(struct vm_memory *mem)
+{
+	atomic_fetch_add(&mem->takers, 1);
+	pthread_mutex_lock(&mem->take_lock);
+	atomic_fetch_sub(&mem->takers, 1);
+}
+
+void take_lock_background(struct vm_memory *mem)
+{
+	/* A mutex is not fair: who gives it up and wants it again at once would get it again. */
+	for (;;) {
+		pthread_mutex_lock(&mem->take_lock);
+		if (atomic_load(&mem->takers) == 0)
+			return;
+		pthread_mutex_unlock(&mem->take_lock);
+		usleep(TAKE_YIELD_US);
+	}
+}
+
+void take_unlock(struct vm_memory *mem)
+{
+	pthread_mutex_unlock(&mem->take_lock);
+}
+
+int64_t takeaway_each(struct vm_memory *mem, uint64_t gpa, uint64_t nr_frames, takeaway_fn fn)
+{
+	int64_t sum = 0;
 	int64_t got = 0;
 
-	pthread_mutex_lock(&mem->take_lock);
+	take_lock(mem);
 	while (nr_frames > 0) {
 		uint32_t first, nr;
 
 		got = window_frames(mem, gpa, nr_frames, &first, &nr);
 		if (got == 0)
-			got = takeaway_take(mem, first, nr);
+			got = fn(mem, first, nr);
 		if (got < 0)
 			break;
-		taken += got;
+		sum += got;
 		nr_frames -= nr;
 		gpa += frames_to_bytes(nr);
 	}
-	pthread_mutex_unlock(&mem->take_lock);
-	return got < 0 ? got : taken;
+	take_unlock(mem);
+	return got < 0 ? got : sum;
+}
+
+static int64_t release(void *opaque, uint64_t gpa, uint64_t nr_frames)
+{
+	return takeaway_each(opaque, gpa, nr_frames, takeaway_take);
 }
 
 /* Binds holes from *number on with one run of the stock. Returns how many frames it went on, or
  * -ENODATA if the stock is empty. Lock held. */
 static int64_t back_run(struct vm_memory *mem, uint32_t number, uint32_t end)
 {
+	struct stock *stock = stock_of(mem, number);
+	uint32_t available = stock_available(stock, false);
 	struct frame_run run;
-	uint32_t available = stock_available(mem, false);
 	uint32_t nr = 0;
 	int ret;
 
@@ -227,11 +310,11 @@ static int64_t back_run(struct vm_memory *mem, uint32_t number, uint32_t end)
 		nr++;
 	if (nr == 0)
 		return 1;
-	if (stock_take(mem, nr < available ? nr : available, &run) == 0)
+	if (stock_take(mem, number, nr < available ? nr : available, &run) == 0)
 		return -ENODATA;
 	ret = window_bind(mem, number, &run);
 	if (ret) {
-		stock_put(mem, &run);
+		stock_put(stock, &run);
 		return ret;
 	}
 	/* No mremap can be under way: releases are kept out by take_lock. */
@@ -256,7 +339,8 @@ int takeaway_back(struct vm_memory *mem, uint32_t first, uint32_t nr)
 			return (int)got;
 		}
 		pthread_mutex_unlock(&mem->lock);
-		got = stock_fill(mem, end - first + STOCK_RESERVE, OWNER_GRANT_MAX);
+		got = stock_fill(mem, stock_of(mem, first), end - first + STOCK_RESERVE,
+				 OWNER_GRANT_MAX);
 		if (got < 0)
 			return got == -EDQUOT ? -ENOMEM : (int)got;
 		pthread_mutex_lock(&mem->lock);
@@ -266,24 +350,14 @@ int takeaway_back(struct vm_memory *mem, uint32_t first, uint32_t nr)
 	return 0;
 }
 
+static int64_t back_range(struct vm_memory *mem, uint32_t first, uint32_t nr)
+{
+	return takeaway_back(mem, first, nr);
+}
+
 static int back(void *opaque, uint64_t gpa, uint64_t nr_frames)
 {
-	struct vm_memory *mem = opaque;
-	int ret = 0;
-
-	pthread_mutex_lock(&mem->take_lock);
-	while (nr_frames > 0 && ret == 0) {
-		uint32_t first, nr;
-
-		ret = window_frames(mem, gpa, nr_frames, &first, &nr);
-		if (ret)
-			break;
-		ret = takeaway_back(mem, first, nr);
-		nr_frames -= nr;
-		gpa += frames_to_bytes(nr);
-	}
-	pthread_mutex_unlock(&mem->take_lock);
-	return ret;
+	return (int)takeaway_each(opaque, gpa, nr_frames, back_range);
 }
 
 const struct guest_frame_ops takeaway_frame_ops = {
@@ -291,6 +365,8 @@ const struct guest_frame_ops takeaway_frame_ops = {
 	.back = back,
 	.plug = hotplug_plug,
 	.unplug = hotplug_unplug,
+	.watch = hints_watch,
+	.release_clean = hints_release_clean,
 };
 
 void takeaway_return_all(struct vm_memory *mem)
@@ -301,7 +377,7 @@ void takeaway_return_all(struct vm_memory *mem)
 	for (uint32_t number = 0; number < mem->nr_frames; number++) {
 		struct guest_frame *frame = &mem->frames[number];
 
-		if (frame->state == FRAME_HOLE)
+		if (frame->state == FRAME_HOLE || frame->state == FRAME_SWAPPED)
 			continue;
 		frame->state = FRAME_HOLE;
 		outgoing_add(&out, frame->node, frame->pool_frame);

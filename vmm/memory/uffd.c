@@ -83,6 +83,13 @@ int uffd_register(int uffd, const void *addr, uint64_t len, uint64_t mode)
 	return ioctl(uffd, UFFDIO_REGISTER, &reg) == 0 ? 0 : -errno;
 }
 
+void uffd_unregister(int uffd, const void *addr, uint64_t len)
+{
+	struct uffdio_range range = { .start = (uint64_t)(uintptr_t)addr, .len = len };
+
+	ioctl(uffd, UFFDIO_UNREGISTER, &range);
+}
+
 void uffd_wake(int uffd, const void *addr, uint64_t len)
 {
 	struct uffdio_range range = { .start = (uint64_t)(uintptr_t)addr, .len = len };

@@ -7,6 +7,7 @@
  * replaces it would have to free a page table first, which costs five times as much.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/memfd.h>
 #include <linux/userfaultfd.h>
 #include <stdio.h>
@@ -59,6 +60,7 @@ static int64_t layout_ranges(struct vm_memory *mem, const struct vm_memory_confi
 			.nr_frames = bytes_to_frames(range->size),
 			.hva = (uint8_t *)(uintptr_t)offset,
 			.first = (uint32_t)frames,
+			.node = range->node,
 		};
 		offset += range->size;
 		frames += bytes_to_frames(range->size);
@@ -200,13 +202,29 @@ void window_destroy(struct vm_memory *mem)
 	if (mem->reserved)
 		munmap(mem->reserved, mem->reserved_size);
 	mem->reserved = NULL;
-	if (mem->hole_fd >= 0)
+	if (mem->hole_fd >= 0 && !mem->hole_moved)
 		close(mem->hole_fd);
 	mem->hole_fd = -1;
 	for (unsigned int i = 0; i < mem->nr_ranges; i++) {
 		free(mem->ranges[i].plugged);
 		mem->ranges[i].plugged = NULL;
 	}
+}
+
+int vm_memory_move_hole(struct vm_memory *mem, int to)
+{
+	int ret = 0;
+
+	pthread_mutex_lock(&mem->take_lock);
+	if (dup3(mem->hole_fd, to, O_CLOEXEC) < 0) {
+		ret = -errno;
+	} else {
+		close(mem->hole_fd);
+		mem->hole_fd = to;
+		mem->hole_moved = true;
+	}
+	pthread_mutex_unlock(&mem->take_lock);
+	return ret;
 }
 
 uint32_t window_frame_at(const struct vm_memory *mem, uint64_t hva)
@@ -311,6 +329,7 @@ int window_bind(struct vm_memory *mem, uint32_t first, const struct frame_run *r
 	uint8_t *hva = window_frame_hva(mem, first);
 	uint64_t len = frames_to_bytes(run->nr);
 	int flags = MAP_SHARED | MAP_FIXED;
+	bool silent = true;
 
 	/*
 	 * A thread that touches the frame from here on gets the pool's (zeroed) frame, before
@@ -324,8 +343,9 @@ int window_bind(struct vm_memory *mem, uint32_t first, const struct frame_run *r
 		return -errno;
 	/* If this fails the frame works all the same, only without MINOR events. */
 	if (mem->minor)
-		uffd_register(mem->uffd, hva, len,
-			      UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR);
+		silent = uffd_register(mem->uffd, hva, len,
+				       UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR) !=
+			 0;
 
 	for (uint32_t i = 0; i < run->nr; i++) {
 		struct guest_frame *frame = &mem->frames[first + i];
@@ -333,13 +353,22 @@ int window_bind(struct vm_memory *mem, uint32_t first, const struct frame_run *r
 		frame->state = FRAME_BOUND;
 		frame->node = run->node;
 		frame->pool_frame = (uint32_t)run->first + i;
-		if (frame->flags & GUEST_FRAME_RELEASED) {
-			frame->flags &= (uint8_t)~GUEST_FRAME_RELEASED;
+		if (frame->flags & GUEST_FRAME_RELEASED)
 			mem->stats.released--;
-		}
+		frame->flags &= (uint16_t) ~(GUEST_FRAME_RELEASED | GUEST_FRAME_SILENT |
+					     GUEST_FRAME_DETACHED);
+		if (silent)
+			frame->flags |= GUEST_FRAME_SILENT;
+		frame_lru_add(mem, first + i, LIST_ACTIVE);
 	}
-	mem->stats.bound += run->nr;
+	window_count_bound(mem, first, (int)run->nr);
 	return 0;
+}
+
+void window_count_bound(struct vm_memory *mem, uint32_t number, int nr)
+{
+	mem->stats.bound += (uint64_t)(int64_t)nr;
+	stock_of(mem, number)->bound += (uint32_t)nr;
 }
 
 /* UFFDIO_CONTINUE found no page in the pool's file. The owner populates its files, so it must have
@@ -389,16 +418,27 @@ int window_continue(const struct vm_memory *mem, uint32_t first, uint32_t nr)
 	return 0;
 }
 
+void *window_view(const struct vm_memory *mem, const struct frame_run *run, int prot)
+{
+	void *view = mmap(NULL, frames_to_bytes(run->nr), prot, MAP_SHARED,
+			  owner_client_node_fd(mem->client, run->node),
+			  (off_t)frames_to_bytes(run->first));
+
+	return view == MAP_FAILED ? NULL : view;
+}
+
+void window_view_end(void *view, const struct frame_run *run)
+{
+	munmap(view, frames_to_bytes(run->nr));
+}
+
 int window_zero(const struct vm_memory *mem, const struct frame_run *run)
 {
-	uint64_t len = frames_to_bytes(run->nr);
-	void *map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED,
-			 owner_client_node_fd(mem->client, run->node),
-			 (off_t)frames_to_bytes(run->first));
+	void *view = window_view(mem, run, PROT_READ | PROT_WRITE);
 
-	if (map == MAP_FAILED)
+	if (!view)
 		return -errno;
-	memset(map, 0, len);
-	munmap(map, len);
+	memset(view, 0, frames_to_bytes(run->nr));
+	window_view_end(view, run);
 	return 0;
 }

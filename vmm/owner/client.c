@@ -18,6 +18,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "framevisor/log.h"
@@ -43,6 +44,14 @@ static int peer_pidfd(int fd, const struct ucred *peer)
 	return (int)syscall(SYS_pidfd_open, peer->pid, 0);
 }
 
+uint64_t client_now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
 static void on_process_end(void *opaque, uint32_t events)
 {
 	struct client *client = opaque;
@@ -63,7 +72,10 @@ static void on_grace(void *opaque)
 static void hang_up(struct client *client)
 {
 	struct event_loop *loop = client->server->config.loop;
+	struct notice *notice = client->notice;
 
+	client->notice = NULL;
+	notice_destroy(notice);
 	event_source_remove(client->source);
 	client->source = NULL;
 	close(client->fd);
@@ -73,7 +85,9 @@ static void hang_up(struct client *client)
 		client_destroy(client);
 		return;
 	}
-	client->pid_source = event_loop_add(loop, client->pidfd, EPOLLIN, on_process_end, client);
+	if (!client->pid_source)
+		client->pid_source =
+			event_loop_add(loop, client->pidfd, EPOLLIN, on_process_end, client);
 	client->grace = event_timer_create(loop, on_grace, client);
 	if (!client->pid_source || !client->grace) {
 		/* Without a way to wait its frames are lost to the others, but safe. */
@@ -126,16 +140,59 @@ static int add_uffd_device(struct session_reply *reply)
 	return fd;
 }
 
+static void on_status(void *opaque, const struct notice_status *status)
+{
+	struct client *client = opaque;
+
+	client->status = *status;
+	client->status_ms = client_now_ms();
+	client->nr_statuses++;
+}
+
+/* Without its notice channel a VM cannot be told to give anything back: it has to leave. */
+static void on_broken(void *opaque, const char *why)
+{
+	struct client *client = opaque;
+
+	if (why)
+		log_warn("VM '%s' (process %d): %s; connection ended", client->session.name,
+			 client->pid, why);
+	hang_up(client);
+}
+
+/* Returns the VMM's end, to be closed when it has been sent, or -1. */
+static int add_notice(struct client *client, struct session_reply *reply)
+{
+	static const struct notice_ops ops = { .status = on_status, .broken = on_broken };
+	struct error err = { 0 };
+	int fd = -1;
+
+	client->notice = notice_create(client->server->config.loop, &ops, client, &fd, &err);
+	if (!client->notice) {
+		log_warn("VM '%s': %s; it will not be asked to give memory back",
+			 client->session.name, err.message);
+		return -1;
+	}
+	reply->fds[reply->nr_fds++] = fd;
+	reply->packet.welcome.flags |= OWNER_WELCOME_NOTICE;
+	return fd;
+}
+
 void client_reply(struct client *client, enum session_result result, struct session_reply *reply,
 		  const char *why)
 {
-	int uffd = -1;
+	bool welcome = reply->packet.header.type == OWNER_WELCOME && result == SESSION_REPLY;
+	int uffd = -1, notice = -1;
 	bool failed;
 
-	if (reply->packet.header.type == OWNER_WELCOME && result == SESSION_REPLY &&
-	    client->session.want_uffd)
+	session_note(&client->session, client->pid);
+	if (welcome)
+		notice = add_notice(client, reply);
+	if (welcome && client->session.want_uffd)
 		uffd = add_uffd_device(reply);
 	failed = send_reply(client->fd, reply) < 0;
+	if (notice >= 0)
+		close(notice);
 	if (uffd >= 0)
 		close(uffd);
 	if (why)
@@ -143,6 +200,23 @@ void client_reply(struct client *client, enum session_result result, struct sess
 			 client->pid, why);
 	if (failed || result == SESSION_REPLY_AND_CUT)
 		hang_up(client);
+}
+
+/* Before the reply is sent: that may end the client. */
+static void count_traffic(struct client *client, const union owner_packet *packet,
+			  const struct session_reply *reply, enum session_result result)
+{
+	const struct session *session = &client->session;
+
+	if (result != SESSION_REPLY)
+		return;
+	/* One that has all it may have is not short of memory. */
+	if (packet->header.type == OWNER_GRANT &&
+	    (reply->packet.runs.nr_frames || session->held < session->ram_frames))
+		server_traffic(client->server, packet->grant.nr_frames,
+			       reply->packet.runs.nr_frames, 0);
+	else if (packet->header.type == OWNER_RETURN)
+		server_traffic(client->server, 0, 0, reply->packet.returned.nr_frames);
 }
 
 static void handle_packet(struct client *client, const union owner_packet *packet, size_t len)
@@ -156,6 +230,7 @@ static void handle_packet(struct client *client, const union owner_packet *packe
 	switch (result) {
 	case SESSION_REPLY:
 	case SESSION_REPLY_AND_CUT:
+		count_traffic(client, packet, &reply, result);
 		client_reply(client, result, &reply, why);
 		break;
 	case SESSION_WAIT:
@@ -190,20 +265,27 @@ static void on_event(void *opaque, uint32_t events)
 		handle_packet(client, &packet, (size_t)len);
 }
 
-static bool peer_allowed(const struct ucred *peer)
+int client_listen(struct client *client)
 {
-	return peer->uid == geteuid() || peer->uid == 0;
+	client->source =
+		event_loop_add(client->server->config.loop, client->fd, EPOLLIN, on_event, client);
+	return client->source ? 0 : -1;
+}
+
+/* The socket's group and mode have said no before, where it is shared. */
+static bool peer_allowed(const struct server *server, const struct ucred *peer)
+{
+	return server->config.shared || peer->uid == geteuid() || peer->uid == 0;
 }
 
 void client_create(struct server *server, int fd)
 {
 	struct client *client = calloc(1, sizeof(*client));
-	struct client **tail = &server->clients;
 	socklen_t len = sizeof(struct ucred);
 	struct ucred peer;
 
 	if (!client || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 ||
-	    !peer_allowed(&peer))
+	    !peer_allowed(server, &peer))
 		goto fail;
 	client->pid = peer.pid;
 	client->pidfd = peer_pidfd(fd, &peer);
@@ -211,20 +293,16 @@ void client_create(struct server *server, int fd)
 		log_warn("cannot watch process %d: %s; refused", peer.pid, strerror(errno));
 		goto fail;
 	}
-	client->source = event_loop_add(server->config.loop, fd, EPOLLIN, on_event, client);
-	if (!client->source) {
+	client->server = server;
+	client->fd = fd;
+	if (client_listen(client) < 0) {
 		close(client->pidfd);
 		goto fail;
 	}
-	client->server = server;
-	client->fd = fd;
 	if (++server->last_id == 0)
 		server->last_id = 1;
 	session_init(&client->session, server->config.pool, server->last_id);
-	while (*tail)
-		tail = &(*tail)->next;
-	*tail = client;
-	server->nr_clients++;
+	server_add(server, client);
 	return;
 fail:
 	free(client);
@@ -233,12 +311,18 @@ fail:
 
 void client_forget(struct client *client)
 {
+	struct notice *notice = client->notice;
+
+	client->notice = NULL;
+	notice_destroy(notice);
 	event_source_remove(client->source);
 	event_source_remove(client->pid_source);
 	event_timer_destroy(client->grace);
 	if (client->fd >= 0)
 		close(client->fd);
-	close(client->pidfd);
+	if (client->pidfd >= 0)
+		close(client->pidfd);
+	session_forget(&client->session, false);
 	server_remove(client->server, client);
 	free(client);
 }
@@ -247,6 +331,8 @@ void client_destroy(struct client *client)
 {
 	uint64_t nr = session_release(&client->session);
 
+	if (nr)
+		server_traffic(client->server, 0, 0, nr);
 	if (nr)
 		log_info("VM '%s' (process %d) ended: %" PRIu64 " frames are free again",
 			 client->session.name, client->pid, nr);

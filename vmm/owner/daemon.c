@@ -53,11 +53,13 @@ int daemon_begin(struct error *err)
 int daemon_ready(int fd, const char *log_path, struct error *err)
 {
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-	int log = open(log_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+	int log = open(log_path ? log_path : "/dev/null",
+		       O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
 	int ret = 0;
 
 	if (null < 0 || log < 0 || chdir("/") < 0)
-		ret = error_set_errno(err, errno, "cannot write the log '%s'", log_path);
+		ret = error_set_errno(err, errno, "cannot write the log '%s'",
+				      log_path ? log_path : "/dev/null");
 	if (ret == 0 && (dup2(null, STDIN_FILENO) < 0 || dup2(null, STDOUT_FILENO) < 0 ||
 			 dup2(log, STDERR_FILENO) < 0 || write(fd, "", 1) != 1))
 		ret = error_set_errno(err, errno, "cannot go into the background");

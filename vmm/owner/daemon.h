@@ -12,7 +12,8 @@
  */
 int daemon_begin(struct error *err);
 
-/* stdin and stdout go to /dev/null, stderr to the log file; whoever waits is told. */
+/* stdin and stdout go to /dev/null, stderr to the log file (NULL: there as well); whoever waits is
+ * told. */
 int daemon_ready(int fd, const char *log_path, struct error *err);
 
 #endif

@@ -19,6 +19,7 @@
 struct take {
 	struct pool *pool;
 	uint32_t id;
+	bool small;
 	uint64_t left;
 	uint64_t taken;
 	struct frame_run *runs;
@@ -56,6 +57,22 @@ static bool add_frame(struct take *take, struct page *page)
 	return true;
 }
 
+/* Single frames: those that are no part of a free block, as long as there are some. */
+static uint64_t alloc_small(struct pool *pool, nodemask_t mask, uint64_t want)
+{
+	uint64_t got = 0;
+
+	while (got < want) {
+		struct page *page = mm_alloc_pages_nodemask(
+			pool->mm, GFP_GUEST, 0, mask ? __builtin_ctzll(mask) : 0, &mask);
+
+		if (!page)
+			break;
+		pool->batch[got++] = page;
+	}
+	return got;
+}
+
 /*
  * Some frames: whole blocks, the largest first, and the ones that follow each other come out of one
  * larger block, so that they join to long runs. Returns false when there are no more, or no room.
@@ -64,7 +81,9 @@ static bool take_some(struct take *take, nodemask_t mask)
 {
 	struct pool *pool = take->pool;
 	uint64_t want = take->left < TAKE_STEP ? take->left : TAKE_STEP;
-	uint64_t got = mm_alloc_pages_bulk(pool->mm, GFP_GUEST, mask, want, pool->batch);
+	uint64_t got = take->small
+			       ? alloc_small(pool, mask, want)
+			       : mm_alloc_pages_bulk(pool->mm, GFP_GUEST, mask, want, pool->batch);
 	uint64_t used = 0;
 
 	while (used < got && add_frame(take, pool->batch[used]))
@@ -74,15 +93,20 @@ static bool take_some(struct take *take, nodemask_t mask)
 	return used == want;
 }
 
-uint64_t pool_take(struct pool *pool, uint32_t id, uint64_t nr, uint64_t nodemask,
-		   struct frame_run *runs, unsigned int *nr_runs)
+uint64_t pool_take(struct pool *pool, const struct pool_want *want, struct frame_run *runs,
+		   unsigned int *nr_runs)
 {
-	struct take take = { .pool = pool, .id = id, .left = nr, .runs = runs, .room = *nr_runs };
+	struct take take = { .pool = pool,
+			     .id = want->id,
+			     .small = want->small,
+			     .left = want->nr,
+			     .runs = runs,
+			     .room = *nr_runs };
 	int64_t deadline = now_ns() + TAKE_TIME_NS;
 	bool more = true;
 
 	while (more && take.left && (take.taken == 0 || now_ns() < deadline))
-		more = take_some(&take, nodemask);
+		more = take_some(&take, want->nodemask);
 	*nr_runs = take.nr_runs;
 	return take.taken;
 }
@@ -156,7 +180,7 @@ uint64_t pool_take_back(struct pool *pool, uint32_t id)
 		struct pool_node *node = &pool->node[nid];
 		struct frame_run run = { .node = (uint16_t)nid };
 
-		for (uint64_t i = 0; i < node->filled; i++) {
+		for (uint64_t i = 0; i < node->spanned; i++) {
 			if (node->owner[i] != id)
 				continue;
 			node->owner[i] = 0;
@@ -180,9 +204,14 @@ static uint64_t count_held(const struct pool_node *node, uint32_t id)
 {
 	uint64_t sum = 0;
 
-	for (uint64_t i = 0; i < node->filled; i++)
+	for (uint64_t i = 0; i < node->spanned; i++)
 		sum += id ? node->owner[i] == id : node->owner[i] != 0;
 	return sum;
+}
+
+uint32_t pool_owner(const struct pool *pool, unsigned int nid, uint64_t idx)
+{
+	return pool->node[nid].owner[idx];
 }
 
 uint64_t pool_held(const struct pool *pool, uint32_t id)
@@ -206,10 +235,17 @@ void pool_counts(struct pool *pool, int nid, struct mm_counts *counts, uint64_t 
 static int check_conservation(struct pool *pool, char *buf, size_t len)
 {
 	for (unsigned int nid = 0; nid < pool->nr_nodes; nid++) {
-		uint64_t held = count_held(&pool->node[nid], 0);
+		const struct pool_node *node = &pool->node[nid];
+		uint64_t held = count_held(node, 0);
 		struct mm_counts c;
 
 		mm_counts(pool->mm, (int)nid, &c);
+		if (c.present != pool_node_present(node)) {
+			snprintf(buf, len,
+				 "node %u: the allocator has %" PRIu64 " frames, the pool %" PRIu64,
+				 nid, c.present, pool_node_present(node));
+			return -EUCLEAN;
+		}
 		if (c.free + c.cached + held + c.quarantined == c.present && c.allocated == held)
 			continue;
 		snprintf(buf, len,
@@ -232,6 +268,27 @@ int pool_check_conservation(struct pool *pool, char *buf, size_t len)
 	return ret;
 }
 
+/* Every frame in the allocator has memory of the host behind it, and no other frame has. */
+static int check_host_memory(const struct pool *pool, char *buf, size_t len)
+{
+	for (unsigned int nid = 0; nid < pool->nr_nodes && !pool->changing; nid++) {
+		const struct pool_node *node = &pool->node[nid];
+		uint64_t present = pool_node_present(node), host;
+
+		if (!node->backing)
+			continue;
+		host = backing_host_frames(node->backing);
+		if (host == present && backing_populated(node->backing) == present)
+			continue;
+		snprintf(buf, len,
+			 "node %u: the pool has %" PRIu64 " frames, the host holds %" PRIu64
+			 " for it",
+			 nid, present, host);
+		return -EUCLEAN;
+	}
+	return 0;
+}
+
 int pool_validate(struct pool *pool, char *buf, size_t len)
 {
 	int ret;
@@ -240,6 +297,8 @@ int pool_validate(struct pool *pool, char *buf, size_t len)
 	ret = mm_validate(pool->mm, buf, len);
 	if (ret == 0)
 		ret = check_conservation(pool, buf, len);
+	if (ret == 0)
+		ret = check_host_memory(pool, buf, len);
 	pool_resume(pool);
 	return ret;
 }

@@ -170,7 +170,17 @@ static uint64_t settle_pending(const struct hugepages *hp, const struct hugepage
 	return now - node->before < node->pending ? now - node->before : node->pending;
 }
 
-static uint64_t recover(const struct hugepages *hp)
+static struct hugepages_node *find_node(struct hugepages *hp, unsigned int nid)
+{
+	for (unsigned int i = 0; i < hp->nr_nodes; i++) {
+		if (hp->node[i].nid == nid)
+			return &hp->node[i];
+	}
+	return NULL;
+}
+
+/* What the record says was raised is lowered again, or (adopt) is ours from now on. */
+static uint64_t recover(struct hugepages *hp, bool adopt)
 {
 	char line[160], boot_id[64], then[64];
 	FILE *file = fopen(hp->record, "re");
@@ -182,7 +192,7 @@ static uint64_t recover(const struct hugepages *hp)
 	if (fgets(line, sizeof(line), file) && sscanf(line, "boot %63s", then) == 1 &&
 	    strcmp(boot_id, then) == 0) {
 		while (fgets(line, sizeof(line), file)) {
-			struct hugepages_node node;
+			struct hugepages_node node, *ours;
 			uint64_t nr;
 
 			if (sscanf(line,
@@ -190,20 +200,25 @@ static uint64_t recover(const struct hugepages *hp)
 				   &node.nid, &node.raised, &node.pending, &node.before) != 4)
 				continue;
 			nr = node.raised + settle_pending(hp, &node);
-			lower_node(hp, node.nid, nr);
+			ours = adopt ? find_node(hp, node.nid) : NULL;
+			if (ours)
+				ours->raised += nr;
+			else
+				lower_node(hp, node.nid, nr);
 			total += nr;
 		}
 	}
 	(void)fclose(file);
-	unlink(hp->record);
+	if (adopt && hugepages_raised(hp))
+		write_record(hp);
+	else
+		unlink(hp->record);
 	return total;
 }
 
-int hugepages_init(struct hugepages *hp, const struct host *host, const char *root,
-		   const char *record, uint64_t *returned, struct error *err)
+static int prepare(struct hugepages *hp, const struct host *host, const char *root,
+		   const char *record, struct error *err)
 {
-	uint64_t recovered;
-
 	memset(hp, 0, sizeof(*hp));
 	hp->lock_fd = -1;
 	if (snprintf(hp->record, sizeof(hp->record), "%s", record) >= (int)sizeof(hp->record) ||
@@ -212,11 +227,35 @@ int hugepages_init(struct hugepages *hp, const struct host *host, const char *ro
 	hp->nr_nodes = host->nr_nodes;
 	for (unsigned int i = 0; i < hp->nr_nodes; i++)
 		hp->node[i].nid = host->node[i].nid;
+	return 0;
+}
+
+int hugepages_init(struct hugepages *hp, const struct host *host, const char *root,
+		   const char *record, uint64_t *returned, struct error *err)
+{
+	int ret = prepare(hp, host, root, record, err);
+	uint64_t recovered;
+
+	if (ret < 0)
+		return ret;
 	hugepages_lock(hp);
-	recovered = recover(hp);
+	recovered = recover(hp, false);
 	hugepages_unlock(hp);
 	if (returned)
 		*returned = recovered;
+	return 0;
+}
+
+int hugepages_adopt(struct hugepages *hp, const struct host *host, const char *record,
+		    struct error *err)
+{
+	int ret = prepare(hp, host, "", record, err);
+
+	if (ret < 0)
+		return ret;
+	hugepages_lock(hp);
+	recover(hp, true);
+	hugepages_unlock(hp);
 	return 0;
 }
 

@@ -40,6 +40,11 @@ struct hugepages {
 int hugepages_init(struct hugepages *hp, const struct host *host, const char *root,
 		   const char *record, uint64_t *returned, struct error *err);
 
+/* The same for an owner that goes on with the pool of a killed one: what the record says is raised,
+ * and stays so until it is lowered. */
+int hugepages_adopt(struct hugepages *hp, const struct host *host, const char *record,
+		    struct error *err);
+
 /* Whether the kernel knows 2 MiB hugepages, and whether this process may ask for more. */
 bool hugepages_supported(const struct hugepages *hp);
 bool hugepages_may_raise(const struct hugepages *hp);

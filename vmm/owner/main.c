@@ -51,6 +51,7 @@ struct owner {
 	char qmp_path[RUNDIR_PATH_MAX];
 	char log_path[RUNDIR_PATH_MAX];
 	char record_path[RUNDIR_PATH_MAX];
+	char ledger_path[RUNDIR_PATH_MAX];
 	int lock_fd;
 	int listen_fd;
 	int signal_fd;
@@ -59,8 +60,8 @@ struct owner {
 	struct event_source *signal_source;
 	struct pool *pool;
 	struct server *server;
-	struct owner_qmp qmp_objects;
-	struct qmp_server *qmp;
+	struct work_queue *work;
+	struct owner_qmp qmp;
 
 	bool progress_over; /* growth after the start is nobody's to watch */
 	int64_t progress_next_ms;
@@ -134,6 +135,8 @@ static int prepare_paths(struct owner *owner, struct error *err)
 		ret = rundir_join(owner->log_path, "pool.log", err);
 	if (ret == 0)
 		ret = rundir_join(owner->record_path, "pool.hugepages", err);
+	if (ret == 0)
+		ret = rundir_join(owner->ledger_path, "pool.ledger", err);
 	return ret;
 }
 
@@ -201,7 +204,10 @@ static int create_pool(struct owner *owner, struct error *err)
 				      .size = owner->options.pool,
 				      .max = owner->options.max,
 				      .initial = owner->options.initial,
+				      .movable = owner->options.movable,
 				      .record = owner->record_path,
+				      .ledger = owner->ledger_path,
+				      .keep = owner->options.keep,
 				      .progress = on_progress,
 				      .progress_opaque = owner };
 
@@ -211,28 +217,69 @@ static int create_pool(struct owner *owner, struct error *err)
 	return owner->pool ? 0 : -err->code;
 }
 
+/* A line of JSON in the log, and the same to whoever listens. */
+static void on_policy_event(void *opaque, const char *name, json_t *data)
+{
+	struct owner *owner = opaque;
+	char *text = json_dumps(data, JSON_COMPACT);
+
+	log_info("event %s %s", name, text ? text : "{}");
+	free(text);
+	if (owner->qmp.qmp)
+		qmp_server_event(owner->qmp.qmp, name, data);
+	else
+		json_decref(data);
+}
+
+static int create_policy(struct owner *owner, struct error *err)
+{
+	struct balance_config config = { .loop = owner->loop,
+					 .pool = owner->pool,
+					 .server = owner->server,
+					 .event = on_policy_event,
+					 .opaque = owner };
+
+	owner->qmp.balance = balance_create(&config, err);
+	if (!owner->qmp.balance)
+		return -err->code;
+	server_set_traffic(owner->server, balance_traffic, owner->qmp.balance);
+	return 0;
+}
+
 static int create_servers(struct owner *owner, struct error *err)
 {
 	struct server_config config = { .loop = owner->loop,
 					.pool = owner->pool,
+					.work = owner->work,
 					.listen_fd = owner->listen_fd,
-					.linger_ms = owner->options.keep ? 0 : LINGER_MS,
+					.shared = owner->options.group != NULL,
+					.linger_ms = LINGER_MS,
 					.first_ms = owner->options.on_demand ? FIRST_MS : 0 };
+	struct pool_info info;
 	int fd, ret;
 
+	pool_info(owner->pool, &info);
+	if (info.keep) /* which an owner that died may have been asked for, not this one */
+		config.linger_ms = 0;
 	owner->server = server_create(&config, err);
 	if (!owner->server)
 		return -err->code;
-	owner->qmp_objects = (struct owner_qmp){ .loop = owner->loop,
-						 .pool = owner->pool,
-						 .server = owner->server };
-	owner->qmp = owner_qmp_create(&owner->qmp_objects, err);
-	if (!owner->qmp)
-		return -err->code;
+	ret = server_adopt(owner->server, err);
+	if (ret < 0)
+		return ret;
+	owner->qmp = (struct owner_qmp){ .loop = owner->loop,
+					 .pool = owner->pool,
+					 .server = owner->server,
+					 .work = owner->work };
+	ret = create_policy(owner, err);
+	if (ret == 0)
+		ret = owner_qmp_create(&owner->qmp, err);
+	if (ret < 0)
+		return ret;
 	fd = rundir_listen(owner->qmp_path, SOCK_STREAM, err);
 	if (fd < 0)
 		return fd;
-	ret = qmp_server_listen(owner->qmp, fd);
+	ret = qmp_server_listen(owner->qmp.qmp, fd);
 	if (ret < 0) {
 		close(fd);
 		return error_set_errno(err, -ret, "cannot serve '%s'", owner->qmp_path);
@@ -246,7 +293,7 @@ static int create_servers(struct owner *owner, struct error *err)
 
 static void say_ready(const struct owner *owner)
 {
-	char size[SIZE_TEXT_MAX], max[SIZE_TEXT_MAX];
+	char size[SIZE_TEXT_MAX], max[SIZE_TEXT_MAX], movable[SIZE_TEXT_MAX];
 	struct mm_counts counts;
 	struct pool_info info;
 	const char *memory;
@@ -270,6 +317,9 @@ static void say_ready(const struct owner *owner)
 		printf("pool of %s (%" PRIu64 " frames, %s, %u node%s", size, counts.present,
 		       memory, pool_nr_nodes(owner->pool),
 		       pool_nr_nodes(owner->pool) == 1 ? "" : "s");
+		if (info.movable)
+			printf(", %s of it movable", size_format(frames_to_bytes(info.movable),
+								 movable, sizeof(movable)));
 		if (!info.fixed)
 			printf(", grows to at most %s", max);
 		printf(") ready at %s\n", owner->sock_path);
@@ -289,10 +339,15 @@ static int start(struct owner *owner, struct error *err)
 	owner->loop = event_loop_create();
 	if (!owner->loop)
 		return error_set_errno(err, errno, "cannot create the event loop");
+	owner->work = work_queue_create(owner->loop);
+	if (!owner->work)
+		return error_set(err, ENOMEM, "no memory for the event loop");
 	owner->listen_fd = rundir_listen(owner->sock_path, SOCK_SEQPACKET, err);
 	if (owner->listen_fd < 0)
 		return owner->listen_fd;
-	ret = create_pool(owner, err);
+	ret = owner->options.group ? rundir_share(owner->options.group, err) : 0;
+	if (ret == 0)
+		ret = create_pool(owner, err);
 	if (ret == 0)
 		ret = create_servers(owner, err);
 	if (ret < 0)
@@ -313,11 +368,18 @@ static void stop(struct owner *owner)
 		unlink(owner->sock_path);
 		close(owner->listen_fd);
 	}
-	if (owner->qmp) {
+	if (owner->pool)
+		pool_work_cancel(owner->pool);
+	work_queue_destroy(owner->work);
+	if (owner->qmp.qmp)
 		unlink(owner->qmp_path);
-		qmp_server_destroy(owner->qmp);
+	owner_qmp_destroy(&owner->qmp);
+	if (owner->server) {
+		server_set_traffic(owner->server, NULL, NULL);
+		pool_leave(owner->pool); /* VMs that go on are the next owner's */
 	}
 	server_destroy(owner->server);
+	balance_destroy(owner->qmp.balance);
 	event_source_remove(owner->signal_source);
 	event_loop_destroy(owner->loop);
 	pool_destroy(owner->pool);

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "framevisor/size.h"
@@ -16,7 +17,9 @@ enum {
 	OPT_HUGEPAGES,
 	OPT_MAX,
 	OPT_INITIAL,
+	OPT_MOVABLE,
 	OPT_RUNDIR,
+	OPT_GROUP,
 	OPT_FOREGROUND,
 	OPT_DAEMONIZE,
 	OPT_ON_DEMAND,
@@ -31,7 +34,9 @@ static const struct option long_options[] = {
 	{ "hugepages", required_argument, NULL, OPT_HUGEPAGES },
 	{ "max", required_argument, NULL, OPT_MAX },
 	{ "initial", required_argument, NULL, OPT_INITIAL },
+	{ "movable", required_argument, NULL, OPT_MOVABLE },
 	{ "rundir", required_argument, NULL, OPT_RUNDIR },
+	{ "group", required_argument, NULL, OPT_GROUP },
 	{ "foreground", no_argument, NULL, OPT_FOREGROUND },
 	{ "daemonize", no_argument, NULL, OPT_DAEMONIZE },
 	{ "on-demand", no_argument, NULL, OPT_ON_DEMAND },
@@ -46,9 +51,13 @@ void owner_options_help(void)
 		"Usage: framevisord [OPTION]...\n"
 		"Owns the pool of memory frames that the VMs of this machine run on.\n"
 		"\n"
-		"  --pool SIZE        a pool of this size (default: it grows with the VMs)\n"
-		"  --max SIZE         how far a growing pool may grow (default: what the machine\n"
-		"                     has, less a sixteenth for the system)\n"
+		"  --pool SIZE        a pool of this size, which changes only on command "
+		"(default:\n"
+		"                     it grows with the VMs)\n"
+		"  --max SIZE         how far it may ever grow (default: what the machine has,\n"
+		"                     less a sixteenth for the system)\n"
+		"  --movable SIZE|N%  so much of it is a zone of frames that can be moved, and\n"
+		"                     therefore be given back to the host (default: nothing)\n"
 		"  --initial SIZE     begin a growing pool with room for VMs of this size\n"
 		"  --hugepages=MODE   auto     reserve hugepages of 2 MiB as needed, or else use\n"
 		"                              ordinary memory and say so (default)\n"
@@ -56,6 +65,8 @@ void owner_options_help(void)
 		"                     never    ordinary memory\n"
 		"  --rundir DIR       sockets and state (default: $FRAMEVISOR_RUNDIR,\n"
 		"                     /run/framevisor for root, $XDG_RUNTIME_DIR/framevisor)\n"
+		"  --group NAME       members of this group may run VMs on the pool, too; for\n"
+		"                     libvirt's VMs: kvm (default: root and the pool's own user)\n"
 		"  --foreground       stay in the terminal (default)\n"
 		"  --daemonize        return when the pool is ready and go on in the background\n"
 		"  --keep             stay when the last VM has ended (default with --pool)\n"
@@ -92,6 +103,24 @@ static int parse_size(const char *option, const char *text, uint64_t *bytes, str
 	return ret;
 }
 
+int owner_options_movable(const char *text, struct pool_movable *movable, struct error *err)
+{
+	char *end;
+	unsigned long percent;
+
+	*movable = (struct pool_movable){ 0 };
+	if (!strchr(text, '%'))
+		return parse_size("movable", text, &movable->bytes, err);
+	errno = 0;
+	percent = strtoul(text, &end, 10);
+	if (errno || end == text || strcmp(end, "%") != 0 || text[0] == '-' || percent < 1 ||
+	    percent > 100)
+		return error_set(err, EINVAL,
+				 "--movable is a size or a part from 1%% to 100%%, not '%s'", text);
+	movable->percent = (unsigned int)percent;
+	return 0;
+}
+
 static int parse_one(int opt, struct owner_options *options, struct error *err)
 {
 	switch (opt) {
@@ -109,8 +138,13 @@ static int parse_one(int opt, struct owner_options *options, struct error *err)
 		return parse_size("max", optarg, &options->max, err);
 	case OPT_INITIAL:
 		return parse_size("initial", optarg, &options->initial, err);
+	case OPT_MOVABLE:
+		return owner_options_movable(optarg, &options->movable, err);
 	case OPT_RUNDIR:
 		options->rundir = optarg;
+		return 0;
+	case OPT_GROUP:
+		options->group = optarg;
 		return 0;
 	case OPT_FOREGROUND:
 		options->daemonize = false;
@@ -152,10 +186,10 @@ int owner_options_parse(int argc, char **argv, struct owner_options *options, st
 	if (optind < argc)
 		return error_set(err, EINVAL, "argument '%s' is not understood; see --help",
 				 argv[optind]);
-	if (options->pool && (options->max || options->initial))
+	if (options->pool && options->initial)
 		return error_set(err, EINVAL,
-				 "--pool is for a pool of fixed size, --max and --initial are for "
-				 "a growing one; use one or the other");
+				 "--pool is for a pool of fixed size, --initial is for a growing "
+				 "one; use one or the other");
 	if (options->pool && !options->on_demand)
 		options->keep = true;
 	return 0;

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,7 +24,7 @@
 #define CONNECT_INTERVAL_US 20000
 #define STARTS_MAX          3
 
-#define FDS_MAX (OWNER_NODES_MAX + 1)
+#define FDS_MAX (OWNER_NODES_MAX + 2)
 
 struct owner_client {
 	pthread_mutex_t lock; /* over the conversation on fd */
@@ -31,9 +32,12 @@ struct owner_client {
 	uint64_t limit; /* frames that this VM may hold */
 	bool broken;    /* the owner ended, or said something that makes no sense */
 	bool hugetlb;
+	bool moved; /* node_fd[] are where the sandbox wants them, and stay until the end */
 	int uffd;
+	int notice_fd;
 	struct packet_limits limits;
 	int node_fd[OWNER_NODES_MAX];
+	uint16_t host_node[OWNER_NODES_MAX];
 };
 
 static int send_packet(int fd, const void *packet, size_t len)
@@ -86,6 +90,25 @@ static void fill_header(struct owner_header *header, enum owner_message_type typ
 	*header = (struct owner_header){ .type = type, .length = (uint32_t)len };
 }
 
+static int fill_runs(struct owner_runs *msg, enum owner_message_type type,
+		     const struct frame_run *runs, unsigned int nr_runs)
+{
+	size_t len = packet_runs_length(nr_runs);
+	uint64_t sum = 0;
+
+	memset(msg, 0, offsetof(struct owner_runs, runs));
+	fill_header(&msg->header, type, len);
+	if (nr_runs)
+		memcpy(msg->runs, runs, nr_runs * sizeof(*runs));
+	for (unsigned int i = 0; i < nr_runs; i++)
+		sum += runs[i].nr;
+	if (sum > UINT32_MAX)
+		return -EINVAL;
+	msg->nr_runs = nr_runs;
+	msg->nr_frames = (uint32_t)sum;
+	return 0;
+}
+
 /* One request and its reply. Returns the reply's status, -EPIPE or -EPROTO. */
 static int transact(struct owner_client *client, const void *request, size_t len,
 		    union owner_packet *reply, enum owner_message_type type)
@@ -132,15 +155,19 @@ static int accept_welcome(struct owner_client *client, const struct owner_welcom
 			  const int *fds, unsigned int nr_fds)
 {
 	bool device = (welcome->flags & OWNER_WELCOME_UFFD) != 0;
+	bool notice = (welcome->flags & OWNER_WELCOME_NOTICE) != 0;
 
-	if (nr_fds != welcome->nr_nodes + device) {
+	if (nr_fds != welcome->nr_nodes + device + notice) {
 		close_fds(fds, nr_fds);
 		return -EPROTO;
 	}
 	client->hugetlb = (welcome->flags & OWNER_WELCOME_HUGETLB) != 0;
 	client->limits.nr_nodes = welcome->nr_nodes;
 	memcpy(client->limits.spanned, welcome->spanned, sizeof(client->limits.spanned));
+	memcpy(client->host_node, welcome->host_node, sizeof(client->host_node));
 	memcpy(client->node_fd, fds, welcome->nr_nodes * sizeof(int));
+	if (notice)
+		client->notice_fd = fds[welcome->nr_nodes];
 	if (device) {
 		client->uffd = ioctl(fds[nr_fds - 1], USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
 		close(fds[nr_fds - 1]);
@@ -153,7 +180,12 @@ static int say_hello(struct owner_client *client, const struct owner_client_conf
 		     struct error *err)
 {
 	struct owner_hello hello = { .version = OWNER_PROTOCOL_VERSION,
-				     .ram_frames = config->ram_frames };
+				     .ram_frames = config->ram_frames,
+				     .host_nodes = config->host_nodes,
+				     .min_frames = config->min_frames,
+				     .max_frames = config->max_frames,
+				     .shares = config->shares,
+				     .oom_score_adj = config->oom_score_adj };
 	union owner_packet reply;
 	unsigned int nr_fds = 0;
 	int fds[FDS_MAX], ret;
@@ -209,7 +241,8 @@ static int connect_or_start(struct owner_client *client, const struct owner_clie
 		} else if (why.code != ENOENT && why.code != ECONNREFUSED) {
 			return error_set(err, why.code, "%s", why.message);
 		} else if (starts++ < STARTS_MAX) {
-			ret = owner_start(config, err);
+			ret = config->start ? config->start(config->start_opaque, config, err)
+					    : owner_start(config, err);
 		} else {
 			break;
 		}
@@ -235,6 +268,7 @@ struct owner_client *owner_client_connect(const struct owner_client_config *conf
 	}
 	pthread_mutex_init(&client->lock, NULL);
 	client->fd = -1;
+	client->notice_fd = -1;
 	client->limit = config->ram_frames;
 	client->uffd = create_uffd();
 	ret = connect_or_start(client, config, err);
@@ -253,9 +287,12 @@ void owner_client_close(struct owner_client *client)
 {
 	if (!client)
 		return;
-	close_fds(client->node_fd, client->limits.nr_nodes);
+	if (!client->moved)
+		close_fds(client->node_fd, client->limits.nr_nodes);
 	if (client->uffd >= 0)
 		close(client->uffd);
+	if (client->notice_fd >= 0)
+		close(client->notice_fd);
 	if (client->fd >= 0)
 		close(client->fd);
 	pthread_mutex_destroy(&client->lock);
@@ -267,14 +304,126 @@ unsigned int owner_client_nr_nodes(const struct owner_client *client)
 	return client->limits.nr_nodes;
 }
 
+int owner_client_host_node(const struct owner_client *client, unsigned int nid)
+{
+	return nid < client->limits.nr_nodes ? client->host_node[nid] : -1;
+}
+
 int owner_client_node_fd(const struct owner_client *client, unsigned int nid)
 {
 	return nid < client->limits.nr_nodes ? client->node_fd[nid] : -1;
 }
 
+int owner_client_move_files(struct owner_client *client, int first)
+{
+	for (unsigned int nid = 0; nid < client->limits.nr_nodes; nid++) {
+		int fd = first + (int)nid;
+
+		if (dup3(client->node_fd[nid], fd, O_CLOEXEC) < 0)
+			return -errno;
+		close(client->node_fd[nid]);
+		client->node_fd[nid] = fd;
+	}
+	client->moved = true;
+	return 0;
+}
+
 bool owner_client_hugetlb(const struct owner_client *client)
 {
 	return client->hugetlb;
+}
+
+/* The owner answers at once; a peer that does not is none. */
+#define REJOIN_TIMEOUT_MS 5000
+
+/* One request of a conversation that is not the client's yet. */
+static int ask(struct owner_client *client, int fd, const void *request, size_t len,
+	       union owner_packet *reply, enum owner_message_type type, int *notice)
+{
+	struct pollfd pollfd = { .fd = fd, .events = POLLIN };
+	unsigned int nr_fds = 0;
+	int fds[FDS_MAX], ret = send_packet(fd, request, len);
+	const char *why;
+	ssize_t got;
+
+	if (ret == 0 && poll(&pollfd, 1, REJOIN_TIMEOUT_MS) <= 0)
+		ret = -ETIMEDOUT;
+	if (ret < 0)
+		return ret;
+	got = receive_packet(fd, reply, fds, &nr_fds);
+	if (got < 0)
+		return (int)got;
+	ret = packet_check_reply(reply, (size_t)got, type, &client->limits, &why);
+	if (ret == 0)
+		ret = reply->header.status;
+	if (ret == 0 && notice && nr_fds == 1) {
+		*notice = fds[0];
+		return 0;
+	}
+	close_fds(fds, nr_fds);
+	return ret == 0 && nr_fds ? -EPROTO : ret;
+}
+
+static int declare(struct owner_client *client, int fd, const struct frame_run *runs,
+		   unsigned int nr_runs)
+{
+	union owner_packet request, reply;
+	bool last = false;
+	int ret = 0;
+
+	while (ret == 0 && !last) {
+		unsigned int nr = nr_runs < OWNER_RUNS_MAX ? nr_runs : OWNER_RUNS_MAX;
+
+		last = nr == 0;
+		ret = fill_runs(&request.runs, OWNER_DECLARE, runs, nr);
+		if (ret == 0)
+			ret = ask(client, fd, &request, request.header.length, &reply,
+				  OWNER_DECLARED, NULL);
+		runs += nr;
+		nr_runs -= nr;
+	}
+	return ret;
+}
+
+static int rejoin(struct owner_client *client, int fd, const struct frame_run *runs,
+		  unsigned int nr_runs, int *notice)
+{
+	struct owner_hello hello = { .version = OWNER_PROTOCOL_VERSION,
+				     .flags = OWNER_HELLO_ADOPT,
+				     .ram_frames = 1,
+				     .name = "adopt" };
+	union owner_packet reply;
+	int ret;
+
+	fill_header(&hello.header, OWNER_HELLO, sizeof(hello));
+	ret = ask(client, fd, &hello, sizeof(hello), &reply, OWNER_WELCOME, notice);
+	if (ret == 0 && !(reply.welcome.flags & OWNER_WELCOME_ADOPTED))
+		ret = -EPROTO;
+	return ret < 0 ? ret : declare(client, fd, runs, nr_runs);
+}
+
+int owner_client_rejoin(struct owner_client *client, int fd, const struct frame_run *runs,
+			unsigned int nr_runs, struct error *err)
+{
+	int ret, notice = -1;
+
+	pthread_mutex_lock(&client->lock);
+	ret = rejoin(client, fd, runs, nr_runs, &notice);
+	if (ret == 0) {
+		close(client->fd);
+		if (client->notice_fd >= 0)
+			close(client->notice_fd);
+		client->fd = fd;
+		client->notice_fd = notice;
+		client->broken = false;
+	}
+	pthread_mutex_unlock(&client->lock);
+	if (ret == 0)
+		return 0;
+	close(fd);
+	if (notice >= 0)
+		close(notice);
+	return error_set_errno(err, -ret, "the new pool owner does not take this VM over");
 }
 
 int owner_client_take_uffd(struct owner_client *client)
@@ -283,6 +432,16 @@ int owner_client_take_uffd(struct owner_client *client)
 
 	client->uffd = -1;
 	return fd;
+}
+
+int owner_client_notice_fd(const struct owner_client *client)
+{
+	return client->notice_fd;
+}
+
+const struct packet_limits *owner_client_limits(const struct owner_client *client)
+{
+	return &client->limits;
 }
 
 int owner_client_fd(const struct owner_client *client)
@@ -294,20 +453,11 @@ static int return_packet(struct owner_client *client, const struct frame_run *ru
 			 unsigned int nr_runs)
 {
 	union owner_packet request, reply;
-	struct owner_runs *msg = &request.runs;
-	size_t len = packet_runs_length(nr_runs);
-	uint64_t sum = 0;
+	int ret = fill_runs(&request.runs, OWNER_RETURN, runs, nr_runs);
 
-	memset(msg, 0, offsetof(struct owner_runs, runs));
-	fill_header(&msg->header, OWNER_RETURN, len);
-	memcpy(msg->runs, runs, nr_runs * sizeof(*runs));
-	for (unsigned int i = 0; i < nr_runs; i++)
-		sum += runs[i].nr;
-	if (sum > UINT32_MAX)
-		return -EINVAL;
-	msg->nr_runs = nr_runs;
-	msg->nr_frames = (uint32_t)sum;
-	return transact(client, msg, len, &reply, OWNER_RETURNED);
+	if (ret < 0)
+		return ret;
+	return transact(client, &request, request.header.length, &reply, OWNER_RETURNED);
 }
 
 int owner_client_return(struct owner_client *client, const struct frame_run *runs,
@@ -325,10 +475,9 @@ int owner_client_return(struct owner_client *client, const struct frame_run *run
 	return 0;
 }
 
-int64_t owner_client_grant(struct owner_client *client, uint64_t nr, uint64_t nodemask,
-			   struct frame_run *runs, unsigned int *nr_runs)
+static int64_t grant(struct owner_client *client, struct owner_grant request, uint64_t nr,
+		     struct frame_run *runs, unsigned int *nr_runs)
 {
-	struct owner_grant request = { .nodemask = nodemask };
 	unsigned int room = *nr_runs;
 	union owner_packet reply;
 	const struct owner_runs *granted = &reply.runs;
@@ -358,6 +507,20 @@ int64_t owner_client_grant(struct owner_client *client, uint64_t nr, uint64_t no
 	return frames;
 }
 
+int64_t owner_client_grant(struct owner_client *client, uint64_t nr, uint64_t nodemask,
+			   struct frame_run *runs, unsigned int *nr_runs)
+{
+	return grant(client, (struct owner_grant){ .nodemask = nodemask }, nr, runs, nr_runs);
+}
+
+int64_t owner_client_grant_to_move(struct owner_client *client, uint64_t nr, uint64_t nodemask,
+				   struct frame_run *runs, unsigned int *nr_runs)
+{
+	return grant(client,
+		     (struct owner_grant){ .nodemask = nodemask, .flags = OWNER_GRANT_TO_MOVE }, nr,
+		     runs, nr_runs);
+}
+
 int owner_client_resize(struct owner_client *client, uint64_t ram_frames, struct error *err)
 {
 	struct owner_resize request = { .ram_frames = ram_frames };
@@ -377,6 +540,25 @@ int owner_client_resize(struct owner_client *client, uint64_t ram_frames, struct
 	client->limit = reply.resized.ram_frames;
 	pthread_mutex_unlock(&client->lock);
 	return 0;
+}
+
+int owner_client_bind(struct owner_client *client, unsigned int nid, uint64_t frames,
+		      struct error *err)
+{
+	struct owner_bind request = { .node = nid, .frames = frames };
+	union owner_packet reply;
+	int ret;
+
+	if (nid >= client->limits.nr_nodes)
+		return error_set(err, EINVAL, "the pool has no node %u", nid);
+	reply.bound.message[0] = '\0';
+	fill_header(&request.header, OWNER_BIND, sizeof(request));
+	ret = transact(client, &request, sizeof(request), &reply, OWNER_BOUND);
+	if (ret == 0)
+		return 0;
+	if (ret == -EPIPE || ret == -EPROTO)
+		return error_set_errno(err, -ret, "the pool owner does not answer");
+	return error_set(err, -ret, "%s", reply.bound.message);
 }
 
 uint64_t owner_client_limit(struct owner_client *client)

@@ -149,6 +149,8 @@ int owner_start(const struct owner_client_config *config, struct error *err)
 	snprintf(mode, sizeof(mode), "%s", modes[config->hugepages]);
 	if (config->pool_bytes)
 		snprintf(size, sizeof(size), "--pool=%" PRIu64 "B", config->pool_bytes);
+	else if (config->host_nodes) /* it says where, in its HELLO */
+		argv[3] = NULL;
 	else
 		snprintf(size, sizeof(size), "--initial=%" PRIu64 "B",
 			 frames_to_bytes(config->ram_frames));

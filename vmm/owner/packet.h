@@ -19,6 +19,8 @@ union owner_packet {
 	struct owner_returned returned;
 	struct owner_resize resize;
 	struct owner_resized resized;
+	struct owner_bind bind;
+	struct owner_bound bound;
 	uint8_t bytes[sizeof(struct owner_runs) + 1];
 };
 
@@ -38,6 +40,15 @@ int packet_check_request(const union owner_packet *packet, size_t len,
 /* The same for the reply of the given type; used by the client, who trusts no owner either. */
 int packet_check_reply(const union owner_packet *packet, size_t len, enum owner_message_type type,
 		       const struct packet_limits *limits, const char **why);
+
+/* More frames than any machine has: keeps sums over all clients far from overflow. */
+#define PACKET_FRAMES_MAX (UINT64_C(1) << 40)
+
+/* The part that all packets have; len is the packet's. */
+int packet_check_header(const struct owner_header *header, size_t len, const char **why);
+/* nr_runs (at least 0, at most OWNER_RUNS_MAX) runs within their nodes, of nr_frames in all. */
+int packet_check_run_list(const struct frame_run *runs, unsigned int nr_runs, uint32_t nr_frames,
+			  const struct packet_limits *limits, const char **why);
 
 /* Length of a GRANTED or RETURN packet with that many runs. */
 static inline uint32_t packet_runs_length(unsigned int nr_runs)

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "framevisor/log.h"
@@ -94,32 +95,49 @@ static void destroy_memory(struct pool *pool)
 
 		backing_destroy(node->backing);
 		node->backing = NULL;
-		node->filled = 0;
-		if (node->owner)
-			munmap(node->owner, node->spanned * sizeof(*node->owner));
-		node->owner = NULL;
+		memset(node->present, 0, sizeof(node->present));
 		if (node->phys_pfn)
 			munmap(node->phys_pfn, node->spanned * sizeof(*node->phys_pfn));
 		node->phys_pfn = NULL;
 	}
+	pool_destroy_tables(pool);
+}
+
+static int create_backing(struct pool *pool, unsigned int i, struct error *err)
+{
+	struct pool_node *node = &pool->node[i];
+	/* With one node there is nothing to bind, and mbind() may be forbidden. */
+	int nid = pool->nr_nodes > 1 ? node->host_nid : -1;
+	struct stat st;
+	int ret;
+
+	if (pool->adopted)
+		return pool_adopt_backing(pool, i, nid, err);
+	ret = backing_create(nid, node->spanned, pool->hugetlb, &node->backing, err);
+	if (ret == 0 && pool->ledger && fstat(backing_fd(node->backing), &st) == 0) {
+		ledger_pool(pool->ledger)->node[i].dev = st.st_dev;
+		ledger_pool(pool->ledger)->node[i].ino = st.st_ino;
+	}
+	return ret;
 }
 
 static int create_backings(struct pool *pool, bool hugetlb, struct error *err)
 {
+	int ret;
+
 	pool->hugetlb = hugetlb;
+	ret = pool->adopted ? 0 : pool_create_tables(pool, err);
+	if (ret < 0)
+		return ret;
 	for (unsigned int i = 0; i < pool->nr_nodes; i++) {
 		struct pool_node *node = &pool->node[i];
-		/* With one node there is nothing to bind, and mbind() may be forbidden. */
-		int nid = pool->nr_nodes > 1 ? node->host_nid : -1;
-		int ret;
 
-		node->owner = map_zeroed(node->spanned * sizeof(*node->owner));
 		node->phys_pfn = map_zeroed(node->spanned * sizeof(*node->phys_pfn));
-		if (!node->owner || !node->phys_pfn)
+		if (!node->phys_pfn)
 			return error_set(err, ENOMEM, "no memory for the pool's tables");
 		if (pool->config.sim_nodes)
 			continue;
-		ret = backing_create(nid, node->spanned, hugetlb, &node->backing, err);
+		ret = create_backing(pool, i, err);
 		if (ret < 0)
 			return ret;
 	}
@@ -140,6 +158,7 @@ static int create_mm(struct pool *pool, struct error *err)
 		struct mm_node_config *node = &config->node[i];
 
 		node->spanned = pool->node[i].spanned;
+		node->movable = pool->node[i].movable;
 		node->base = pool->node[i].backing ? backing_base(pool->node[i].backing) : NULL;
 		node->phys_pfn = pool->node[i].phys_pfn;
 	}
@@ -152,11 +171,12 @@ static int create_mm(struct pool *pool, struct error *err)
 	if (!pool->mm)
 		return error_set(err, ENOMEM, "cannot set up the allocator for %u nodes",
 				 pool->nr_nodes);
+	pool_settings_apply(pool);
 	return 0;
 }
 
 /* Backings and allocator, without a frame present yet. */
-static int create_memory(struct pool *pool, bool hugetlb, struct error *err)
+int pool_create_memory(struct pool *pool, bool hugetlb, struct error *err)
 {
 	int ret = create_backings(pool, hugetlb, err);
 
@@ -173,36 +193,21 @@ static int fall_back(struct pool *pool, int result)
 	int ret;
 
 	if (!pool->hugetlb || pool->config.hugepages != HUGEPAGES_AUTO || result == -ECANCELED ||
-	    pool->memory_short)
+	    pool->memory_short || !pool->fill_error.code)
 		return result;
 	for (unsigned int i = 0; i < pool->nr_nodes; i++) {
-		if (pool->node[i].filled)
+		if (pool_node_present(&pool->node[i]))
 			return result;
 	}
 	log_warn("%s; the pool uses ordinary memory", pool->fill_error.message);
 	destroy_memory(pool);
-	ret = create_memory(pool, false, &ignored);
+	ret = pool_create_memory(pool, false, &ignored);
 	return ret < 0 ? ret : -EAGAIN;
 }
 
-static int online(struct pool *pool, const struct pool_growth *growth)
+static int online_run(void *opaque, const struct frame_run *run)
 {
-	int ret = 0;
-
-	for (unsigned int i = 0; ret == 0 && i < pool->nr_nodes; i++) {
-		struct pool_node *node = &pool->node[i];
-		uint64_t first = node->filled;
-
-		if (growth->nr[i] == 0)
-			continue;
-		node->filled += growth->nr[i];
-		/* Decides the frames' zones. Where the host does not tell, they are NORMAL. */
-		if (node->backing)
-			backing_phys_pfns(node->backing, first, growth->nr[i],
-					  node->phys_pfn + first);
-		ret = mm_online_pages(pool->mm, i, first, growth->nr[i], true);
-	}
-	return ret;
+	return pool_online_run(opaque, run, true);
 }
 
 int pool_grow_finish(struct pool *pool, const struct pool_growth *growth, int result)
@@ -210,8 +215,10 @@ int pool_grow_finish(struct pool *pool, const struct pool_growth *growth, int re
 	int ret;
 
 	pool_quiesce(pool);
-	ret = result < 0 ? fall_back(pool, result) : online(pool, growth);
+	ret = result < 0 ? fall_back(pool, result)
+			 : pool_each_absent(pool, growth, online_run, pool);
 	pool->raised = hugepages_raised(&pool->hugepages);
+	pool->changing = false;
 	pool_resume(pool);
 	return ret;
 }
@@ -219,13 +226,16 @@ int pool_grow_finish(struct pool *pool, const struct pool_growth *growth, int re
 /* Grows until ram_frames more would be admitted (present frames alone, if exact). */
 static int grow_now(struct pool *pool, uint64_t ram_frames, bool exact, struct error *err)
 {
-	struct pool_growth growth;
+	struct pool_growth growth = { .nodemask = 0 };
 	uint64_t missing;
 
 	while ((missing = exact ? ram_frames : pool_missing(pool, ram_frames))) {
-		int ret = pool_grow_fill(pool, missing, &growth, err);
+		int ret = pool_grow_begin(pool, missing, POOL_MOVABLE_AS_SET, &growth, err);
 
-		ret = pool_grow_finish(pool, &growth, ret);
+		if (ret == 0) {
+			ret = pool_grow_fill(pool, &growth, err);
+			ret = pool_grow_finish(pool, &growth, ret);
+		}
 		if (ret == -EAGAIN) {
 			error_clear(err);
 			continue;
@@ -238,36 +248,61 @@ static int grow_now(struct pool *pool, uint64_t ram_frames, bool exact, struct e
 	return 0;
 }
 
-static int set_limits(struct pool *pool, const struct host *host, struct error *err)
+/* What the configuration says about sizes, against itself and against the machine. */
+static int check_sizes(const struct pool_config *config, uint64_t total, uint64_t limit,
+		       struct error *err)
 {
-	const struct pool_config *config = &pool->config;
-	uint64_t asked = config->size ? config->size : config->max;
-	uint64_t limit = asked;
+	uint64_t asked = config->max > config->size ? config->max : config->size;
 	char a[SIZE_TEXT_MAX], b[SIZE_TEXT_MAX], c[SIZE_TEXT_MAX];
 
-	size_format(host->total, b, sizeof(b));
-	if (asked > host->total)
+	size_format(total, b, sizeof(b));
+	if (asked > total)
 		return error_set(err, ENOMEM,
 				 "a pool of %s is larger than this machine's memory (%s)",
 				 size_format(asked, a, sizeof(a)), b);
-	if (!limit)
-		limit = host->total > host_own_share(host->total)
-				? host->total - host_own_share(host->total)
-				: host->total / 2;
+	if (config->max && config->size > config->max)
+		return error_set(err, EINVAL, "a pool of %s is more than its limit of %s (--max)",
+				 size_format(config->size, a, sizeof(a)),
+				 size_format(config->max, c, sizeof(c)));
+	if (config->movable.bytes > (config->size ? config->size : limit))
+		return error_set(err, EINVAL, "a MOVABLE zone of %s is more than the pool of %s",
+				 size_format(config->movable.bytes, a, sizeof(a)),
+				 size_format(config->size ? config->size : limit, c, sizeof(c)));
 	if (config->initial > limit)
 		return error_set(err, ENOMEM,
 				 "%s of guest memory is more than the %s that the pool may have "
 				 "(this machine has %s)",
 				 size_format(config->initial, a, sizeof(a)),
 				 size_format(limit, c, sizeof(c)), b);
-	pool->max_frames = config->size ? bytes_to_frames_up(limit) : bytes_to_frames(limit);
+	return 0;
+}
+
+static int set_limits(struct pool *pool, const struct host *host, struct error *err)
+{
+	const struct pool_config *config = &pool->config;
+	uint64_t limit = config->max;
+	int ret;
+
+	if (!limit)
+		limit = host->total > host_own_share(host->total)
+				? host->total - host_own_share(host->total)
+				: host->total / 2;
+	ret = check_sizes(config, host->total, limit, err);
+	if (ret < 0)
+		return ret;
+	pool->max_frames = bytes_to_frames(limit);
+	/* What is to be there from the start may be more than what would be left to the system. */
+	if (pool->max_frames < bytes_to_frames_up(config->size))
+		pool->max_frames = bytes_to_frames_up(config->size);
 	pool->nr_nodes = host->nr_nodes;
 	for (unsigned int i = 0; i < host->nr_nodes; i++) {
 		uint64_t total = bytes_to_frames_up(host->node[i].total);
 		struct pool_node *node = &pool->node[i];
 
 		node->host_nid = (int)host->node[i].nid;
-		node->spanned = total < pool->max_frames ? total : pool->max_frames;
+		node->capacity = total < pool->max_frames ? total : pool->max_frames;
+		node->movable = pool_has_movable(pool) ? node->capacity : 0;
+		node->spanned = node->capacity + node->movable;
 		memcpy(pool->distance[i], host->distance[i], sizeof(pool->distance[i]));
 	}
 	return 0;
@@ -298,6 +333,9 @@ static int create_real(struct pool *pool, struct error *err)
 	ret = host_read(&host, "", err);
 	if (ret < 0)
 		return ret;
+	pool->ledger = pool->config.ledger ? ledger_open(pool->config.ledger) : NULL;
+	if (pool->ledger)
+		return pool_adopt(pool, &host, err);
 	ret = hugepages_init(&pool->hugepages, &host, "", pool->config.record, &recovered, err);
 	if (ret < 0)
 		return ret;
@@ -310,13 +348,13 @@ static int create_real(struct pool *pool, struct error *err)
 		ret = choose_hugepages(pool, &hugetlb, err);
 	if (ret < 0)
 		return ret;
-	ret = create_memory(pool, hugetlb, &pool->fill_error);
+	ret = pool_create_memory(pool, hugetlb, &pool->fill_error);
 	if (ret < 0) /* no hugetlb files, for example: forbidden here */
 		ret = fall_back(pool, ret) == -EAGAIN ? 0 : ret;
 	if (ret < 0)
 		return error_set(err, -ret, "%s", pool->fill_error.message);
 	if (pool->config.size)
-		ret = grow_now(pool, pool->max_frames, true, err);
+		ret = grow_now(pool, bytes_to_frames_up(pool->config.size), true, err);
 	else if (pool->config.initial)
 		ret = grow_now(pool, bytes_to_frames_up(pool->config.initial), false, err);
 	return ret;
@@ -324,18 +362,19 @@ static int create_real(struct pool *pool, struct error *err)
 
 static int create_simulated(struct pool *pool, struct error *err)
 {
-	struct pool_growth all = { 0 };
+	struct pool_growth all = { .frames = 0 };
 	int ret;
 
 	pool->nr_nodes = pool->config.sim_nodes;
 	for (unsigned int i = 0; i < pool->nr_nodes; i++) {
 		pool->node[i].host_nid = -1;
+		pool->node[i].capacity = pool->config.sim_frames;
 		pool->node[i].spanned = pool->config.sim_frames;
 		pool->max_frames += pool->config.sim_frames;
-		all.nr[i] = pool->config.sim_frames;
+		all.nr[i][PART_NORMAL] = pool->config.sim_frames;
 	}
-	ret = create_memory(pool, false, err);
-	return ret < 0 ? ret : online(pool, &all);
+	ret = pool_create_memory(pool, false, err);
+	return ret < 0 ? ret : pool_each_absent(pool, &all, online_run, pool);
 }
 
 struct pool *pool_create(const struct pool_config *config, struct error *err)
@@ -353,6 +392,8 @@ struct pool *pool_create(const struct pool_config *config, struct error *err)
 	ret = config->sim_nodes ? create_simulated(pool, err) : create_real(pool, err);
 	if (ret == 0 && !config->sim_nodes)
 		ret = start_zeroing(pool, err);
+	if (ret == 0 && pool->adopted)
+		pool_zero_kick(pool);
 	if (ret < 0) {
 		error_set_errno(err, -ret, "cannot create the pool");
 		pool_destroy(pool);
@@ -367,54 +408,20 @@ void pool_destroy(struct pool *pool)
 		return;
 	stop_zeroing(pool);
 	destroy_memory(pool);
-	if (pool->hugepages_ready)
+	/* What is to be taken over stays: the files live in the VMs, the rest in the ledger. */
+	if (pool->hugepages_ready && !pool->leave)
 		hugepages_give_back(&pool->hugepages);
 	sem_destroy(&pool->zero_wanted);
 	pthread_mutex_destroy(&pool->zero_lock);
 	free(pool);
 }
 
-uint64_t pool_missing(struct pool *pool, uint64_t ram_frames)
+/* What VMs can be promised: only a pool without a size of its own grows for them. */
+uint64_t pool_limit(const struct pool *pool)
 {
-	uint64_t need = pool->committed + ram_frames + mm_totalreserve_pages(pool->mm);
-	struct mm_counts counts;
-
-	mm_counts(pool->mm, -1, &counts);
-	counts.present -= counts.quarantined;
-	return need > counts.present ? need - counts.present : 0;
-}
-
-int pool_admit(struct pool *pool, const char *name, uint64_t ram_frames, uint64_t *missing,
-	       struct error *err)
-{
-	char ram[SIZE_TEXT_MAX], size[SIZE_TEXT_MAX], used[SIZE_TEXT_MAX], reserve[SIZE_TEXT_MAX],
-		lack[SIZE_TEXT_MAX];
-	struct mm_counts counts;
-
-	*missing = pool_missing(pool, ram_frames);
-	if (*missing == 0) {
-		pool->committed += ram_frames;
-		return 0;
-	}
-	mm_counts(pool->mm, -1, &counts);
-	if (counts.present + *missing <= pool->max_frames)
-		return -EAGAIN;
-	*missing = counts.present + *missing - pool->max_frames;
-	size_format(frames_to_bytes(ram_frames), ram, sizeof(ram));
-	size_format(frames_to_bytes(pool->max_frames), size, sizeof(size));
-	size_format(frames_to_bytes(pool->committed), used, sizeof(used));
-	size_format(frames_to_bytes(mm_totalreserve_pages(pool->mm)), reserve, sizeof(reserve));
-	size_format(frames_to_bytes(*missing), lack, sizeof(lack));
-	return error_set(err, ENOMEM,
-			 "VM '%s' of %s does not fit: the pool of at most %s has %s promised to "
-			 "other VMs and %s in reserve, %s are missing; stop a VM or %s",
-			 name, ram, size, used, reserve, lack,
-			 pool->config.size ? "make the pool larger (--pool)" : "take less memory");
-}
-
-void pool_release(struct pool *pool, uint64_t ram_frames)
-{
-	pool->committed -= ram_frames;
+	return pool->config.size
+		       ? pool_present(pool, PART_NORMAL) + pool_present(pool, PART_MOVABLE)
+		       : pool->max_frames;
 }
 
 unsigned int pool_nr_nodes(const struct pool *pool)
@@ -425,6 +432,11 @@ unsigned int pool_nr_nodes(const struct pool *pool)
 uint64_t pool_spanned(const struct pool *pool, unsigned int nid)
 {
 	return pool->node[nid].spanned;
+}
+
+uint64_t pool_movable(const struct pool *pool, unsigned int nid)
+{
+	return pool->node[nid].present[PART_MOVABLE];
 }
 
 int pool_host_node(const struct pool *pool, unsigned int nid)
@@ -454,8 +466,13 @@ void pool_info(const struct pool *pool, struct pool_info *info)
 		.hugetlb = pool->hugetlb,
 		.fixed = pool->config.size != 0,
 		.max_frames = pool->max_frames,
+		.limit = pool_limit(pool),
+		.movable = pool_present(pool, PART_MOVABLE),
 		.committed = pool->committed,
+		.guaranteed = pool->guaranteed,
+		.unclaimed = pool->unclaimed,
 		.reserve = mm_totalreserve_pages(pool->mm),
 		.raised = pool->raised,
+		.keep = pool->config.keep,
 	};
 }

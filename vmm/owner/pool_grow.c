@@ -18,8 +18,11 @@
 /* One growth in the making. */
 struct fill {
 	struct pool *pool;
+	uint64_t nodemask; /* nodes that may grow */
+	struct pool_growth *growth;
+	struct error *err;
 	uint64_t total;                   /* frames wanted */
-	uint64_t done;                    /* frames filled in earlier nodes */
+	uint64_t done;                    /* frames filled in earlier runs */
 	uint64_t nr[OWNER_NODES_MAX];     /* frames per node */
 	uint64_t raised[OWNER_NODES_MAX]; /* of these, hugepages added to the host for it */
 	uint64_t usable[OWNER_NODES_MAX]; /* frames: free hugepages */
@@ -32,9 +35,9 @@ static uint64_t min_u64(uint64_t a, uint64_t b)
 	return a < b ? a : b;
 }
 
-static uint64_t span_left(const struct pool_node *node)
+static uint64_t room_left(const struct pool_node *node)
 {
-	return node->spanned - node->filled;
+	return node->capacity - pool_node_present(node);
 }
 
 /* What the host could give now. */
@@ -53,6 +56,8 @@ static int measure(struct fill *fill, struct error *err)
 	for (unsigned int i = 0; i < pool->nr_nodes; i++) {
 		fill->usable[i] = 0;
 		room[i] = 0;
+		if (!(fill->nodemask >> i & 1))
+			continue;
 		/* Nodes may have come or gone since the start: ours keep their places. */
 		for (unsigned int j = 0; j < host.nr_nodes; j++) {
 			if ((int)host.node[j].nid == pool->node[i].host_nid)
@@ -60,8 +65,8 @@ static int measure(struct fill *fill, struct error *err)
 		}
 		if (pool->hugetlb)
 			fill->usable[i] = min_u64(hugepages_usable(&pool->hugepages, i),
-						  span_left(&pool->node[i]));
-		room[i] = min_u64(room[i], span_left(&pool->node[i]) - fill->usable[i]);
+						  room_left(&pool->node[i]));
+		room[i] = min_u64(room[i], room_left(&pool->node[i]) - fill->usable[i]);
 	}
 	host_spread(bytes_to_frames(fill->host_spare), pool->nr_nodes, room, fill->spare);
 	return 0;
@@ -160,73 +165,148 @@ static bool on_progress(void *opaque, uint64_t done, uint64_t nr)
 	(void)nr;
 	if (atomic_load(&pool->cancel))
 		return false;
+	atomic_store(&pool->work_done, fill->done + done);
 	return !pool->config.progress ||
 	       pool->config.progress(pool->config.progress_opaque, fill->done + done, fill->total);
 }
 
-static int populate(struct fill *fill, struct error *err)
+/* How many of each node's frames are to be MOVABLE: the same share everywhere. */
+static void split_parts(struct fill *fill)
 {
-	struct pool *pool = fill->pool;
-	unsigned int i;
-	int ret = 0;
+	uint64_t before = 0, given = 0;
 
-	for (i = 0; i < pool->nr_nodes; i++) {
-		struct pool_node *node = &pool->node[i];
+	for (unsigned int i = 0; i < fill->pool->nr_nodes; i++) {
+		struct pool_node *node = &fill->pool->node[i];
+		uint64_t room = pool_part_left(node, PART_NORMAL), part;
 
-		if (fill->nr[i] == 0)
-			continue;
-		ret = backing_populate(node->backing, node->filled, fill->nr[i], on_progress, fill,
-				       err);
-		if (ret < 0)
-			break;
-		fill->done += fill->nr[i];
+		before += fill->nr[i];
+		part = fill->growth->movable * before / fill->total - given;
+		/* Never so many that the rest has no place; and never more than have one. */
+		if (fill->nr[i] > room && part < fill->nr[i] - room)
+			part = fill->nr[i] - room;
+		part = min_u64(part, min_u64(fill->nr[i], pool_part_left(node, PART_MOVABLE)));
+		given += part;
+		fill->growth->nr[i][PART_MOVABLE] = part;
+		fill->growth->nr[i][PART_NORMAL] = fill->nr[i] - part;
 	}
+}
+
+static int populate_run(void *opaque, const struct frame_run *run)
+{
+	struct fill *fill = opaque;
+	int ret = backing_populate(fill->pool->node[run->node].backing, run->first, run->nr,
+				   on_progress, fill, fill->err);
+
 	if (ret == 0)
-		return 0;
-	while (i-- > 0) {
-		if (fill->nr[i])
-			backing_depopulate(pool->node[i].backing, pool->node[i].filled,
-					   fill->nr[i]);
-	}
+		fill->done += run->nr;
 	return ret;
 }
 
-static int fill_locked(struct fill *fill, struct error *err)
+/* The same runs in the same order, so the first ones are those that were filled. */
+static int undo_run(void *opaque, const struct frame_run *run)
 {
-	struct pool *pool = fill->pool;
-	int ret = measure(fill, err);
+	struct fill *fill = opaque;
 
-	if (ret == 0)
-		ret = pool->hugetlb ? plan_hugepages(fill, err) : plan_ordinary(fill, err);
-	if (ret < 0)
-		return ret;
-	ret = populate(fill, err);
-	if (ret < 0)
-		lower_raised(fill);
-	return ret;
-}
-
-int pool_grow_fill(struct pool *pool, uint64_t frames, struct pool_growth *growth,
-		   struct error *err)
-{
-	struct fill fill = { .pool = pool, .total = frames };
-	int ret;
-
-	memset(growth, 0, sizeof(*growth));
-	error_clear(&pool->fill_error);
-	pool->memory_short = false;
-	if (pool->config.sim_nodes)
-		return error_set(err, ENOMEM, "a simulated pool does not grow");
-	hugepages_lock(&pool->hugepages);
-	ret = fill_locked(&fill, &pool->fill_error);
-	hugepages_unlock(&pool->hugepages);
-	if (ret < 0)
-		return error_set(err, -ret, "%s", pool->fill_error.message);
-	memcpy(growth->nr, fill.nr, sizeof(growth->nr));
+	if (fill->done == 0)
+		return -ECANCELED;
+	backing_depopulate(fill->pool->node[run->node].backing, run->first, run->nr);
+	fill->done -= run->nr;
 	return 0;
 }
 
-void pool_grow_cancel(struct pool *pool)
+/* On nodes of the mask only. The hugepages' lock is held. */
+static int fill_nodes(struct pool *pool, struct pool_growth *growth, uint64_t nodemask)
+{
+	struct fill fill = { .pool = pool,
+			     .nodemask = nodemask,
+			     .growth = growth,
+			     .err = &pool->fill_error,
+			     .total = growth->frames };
+	int ret;
+
+	error_clear(&pool->fill_error);
+	pool->memory_short = false;
+	ret = measure(&fill, fill.err);
+	if (ret == 0)
+		ret = pool->hugetlb ? plan_hugepages(&fill, fill.err)
+				    : plan_ordinary(&fill, fill.err);
+	if (ret < 0)
+		return ret;
+	split_parts(&fill);
+	ret = pool_each_absent(pool, growth, populate_run, &fill);
+	if (ret < 0) {
+		pool_each_absent(pool, growth, undo_run, &fill);
+		lower_raised(&fill);
+	}
+	return ret;
+}
+
+/* Of frames more, how many keep the pool as it was configured. */
+static uint64_t movable_share(const struct pool *pool, uint64_t frames)
+{
+	const struct pool_movable *movable = &pool->config.movable;
+	uint64_t has = pool_present(pool, PART_MOVABLE);
+	uint64_t all = has + pool_present(pool, PART_NORMAL) + frames;
+	uint64_t want = movable->percent ? all * movable->percent / 100
+					 : bytes_to_frames_up(movable->bytes);
+
+	return want > has ? min_u64(want - has, frames) : 0;
+}
+
+int pool_grow_begin(struct pool *pool, uint64_t frames, uint64_t movable,
+		    struct pool_growth *growth, struct error *err)
+{
+	uint64_t present = pool_present(pool, PART_NORMAL) + pool_present(pool, PART_MOVABLE);
+	uint64_t room = pool->max_frames > present ? pool->max_frames - present : 0;
+	char a[SIZE_TEXT_MAX], b[SIZE_TEXT_MAX], c[SIZE_TEXT_MAX], d[SIZE_TEXT_MAX];
+
+	memset(growth->nr, 0, sizeof(growth->nr));
+	if (pool->config.sim_nodes)
+		return error_set(err, ENOMEM, "a simulated pool does not grow");
+	if (frames > room)
+		return error_set(err, ENOMEM,
+				 "the pool has %s and may have %s at most (--max); it can grow by "
+				 "%s, not by %s",
+				 size_format(frames_to_bytes(present), a, sizeof(a)),
+				 size_format(frames_to_bytes(pool->max_frames), b, sizeof(b)),
+				 size_format(frames_to_bytes(room), c, sizeof(c)),
+				 size_format(frames_to_bytes(frames), d, sizeof(d)));
+	if (movable == POOL_MOVABLE_AS_SET)
+		movable = movable_share(pool, frames);
+	else if (movable && !pool_has_movable(pool))
+		return error_set(err, EINVAL,
+				 "this pool has no MOVABLE zone; 'pool start --movable' makes one");
+	growth->frames = frames;
+	growth->movable = min_u64(movable, frames);
+	error_clear(&pool->fill_error);
+	pool->memory_short = false;
+	atomic_store(&pool->work_done, 0);
+	atomic_store(&pool->work_total, frames);
+	pool->changing = true;
+	return 0;
+}
+
+int pool_grow_fill(struct pool *pool, struct pool_growth *growth, struct error *err)
+{
+	int ret;
+
+	hugepages_lock(&pool->hugepages);
+	ret = fill_nodes(pool, growth, growth->nodemask ? growth->nodemask : UINT64_MAX);
+	if (ret == -ENOMEM && growth->nodemask && !growth->strict)
+		ret = fill_nodes(pool, growth, UINT64_MAX);
+	hugepages_unlock(&pool->hugepages);
+	if (ret < 0)
+		return error_set(err, -ret, "%s", pool->fill_error.message);
+	return 0;
+}
+
+void pool_work_cancel(struct pool *pool)
 {
 	atomic_store(&pool->cancel, true);
+}
+
+void pool_work_progress(struct pool *pool, uint64_t *done, uint64_t *total)
+{
+	*done = atomic_load(&pool->work_done);
+	*total = atomic_load(&pool->work_total);
 }

@@ -11,17 +11,30 @@
 #include "framevisor/page_alloc.h"
 #include "vmm/owner/host.h"
 #include "vmm/owner/hugepages.h"
+#include "vmm/owner/ledger.h"
 #include "vmm/owner/pool.h"
 
 #define POOL_BATCH 512 /* frames handed to the allocator in one call */
 
 struct pool_node {
 	int host_nid;
-	struct backing *backing; /* NULL: metadata only */
-	uint64_t spanned;
-	uint64_t filled;    /* frames [0, filled) are populated and present */
-	uint32_t *owner;    /* per frame: id of the client that holds it, 0 for none */
-	uint64_t *phys_pfn; /* per frame: host physical frame number, 0 if not known */
+	struct backing *backing;    /* NULL: metadata only */
+	uint64_t capacity;          /* frames that it may have */
+	uint64_t spanned;           /* the same, or twice: once for each part */
+	uint64_t movable;           /* of these, at the end, for ZONE_MOVABLE */
+	uint64_t present[NR_PARTS]; /* frames in the allocator */
+	uint8_t *present_map;       /* per frame: whether it is one of them */
+	uint32_t *owner;            /* per frame: id of the client that holds it, 0 for none */
+	uint64_t owed;              /* frames kept for clients, see pool_keep() */
+	uint64_t *phys_pfn;         /* per frame: host physical frame number, 0 if not known */
+};
+
+#define POOL_SETTINGS_MAX 32
+
+struct pool_setting {
+	char name[32];
+	unsigned int index;
+	uint64_t value;
 };
 
 struct pool {
@@ -30,8 +43,16 @@ struct pool {
 	bool hugepages_ready;
 	bool hugetlb;
 	uint64_t max_frames;
-	uint64_t raised; /* hugepages added to the host's, as of the last growth */
-	uint64_t committed;
+	uint64_t raised;     /* hugepages added to the host's, as of the last change of size */
+	uint64_t committed;  /* frames that VMs may hold, all together */
+	uint64_t guaranteed; /* of these, never to be taken away */
+	uint64_t unclaimed;  /* of these, not held yet */
+	struct pool_setting set[POOL_SETTINGS_MAX]; /* what the user said, in this order */
+	unsigned int nr_set;
+
+	struct ledger *ledger; /* owner and present_map of the nodes are in it; NULL: none */
+	bool adopted;          /* from an owner that died */
+	bool leave;
 
 	unsigned int nr_nodes;
 	struct pool_node node[OWNER_NODES_MAX];
@@ -45,6 +66,9 @@ struct pool {
 	struct error fill_error;
 	bool memory_short; /* the machine lacks memory of any kind, not only hugepages */
 	atomic_bool cancel;
+	/* Memory is coming or going: the nodes' files and the allocator may differ. Main thread. */
+	bool changing;
+	_Atomic uint64_t work_done, work_total; /* frames of that */
 
 	/* The zeroing thread works under zero_lock; zero_pause asks it to stay away from it. */
 	pthread_t zero_thread;
@@ -57,12 +81,47 @@ struct pool {
 	struct page *batch[POOL_BATCH];
 };
 
-/* The allocator at rest: no frame is between two lists because it is being zeroed. */
-void pool_quiesce(struct pool *pool);
-void pool_resume(struct pool *pool);
+/* pool_span.c. Main thread, except pool_each_absent(), which only looks. */
+void pool_part_bounds(const struct pool_node *node, enum pool_part part, uint64_t *start,
+		      uint64_t *end);
+enum pool_part pool_frame_part(const struct pool_node *node, uint64_t idx);
+/* Frames that the part could still get. */
+uint64_t pool_part_left(const struct pool_node *node, enum pool_part part);
+/* Calls fn for the runs of absent frames that this growth takes, always in the same order, until
+ * it returns a negative number, which is returned. */
+int pool_each_absent(struct pool *pool, const struct pool_growth *growth,
+		     int (*fn)(void *opaque, const struct frame_run *run), void *opaque);
+/* Filled frames into the allocator, free ones out of it (-EBUSY if one is not). At rest. */
+int pool_online_run(struct pool *pool, const struct frame_run *run, bool zeroed);
+int pool_offline_run(struct pool *pool, const struct frame_run *run);
+bool pool_has_movable(const struct pool *pool);
+uint64_t pool_node_present(const struct pool_node *node);
+uint64_t pool_present(const struct pool *pool, enum pool_part part);
+
+/* pool_adopt.c */
+/* The tables of the nodes, in a new ledger if there is to be one. */
+int pool_create_tables(struct pool *pool, struct error *err);
+void pool_destroy_tables(struct pool *pool);
+/* The pool of the ledger that was just opened. 0 or a negative errno with err set. */
+int pool_adopt(struct pool *pool, const struct host *host, struct error *err);
+/* The file of the i-th node, from one of the VMs. */
+int pool_adopt_backing(struct pool *pool, unsigned int i, int host_nid, struct error *err);
+/* Backings without memory yet, and the allocator. */
+int pool_create_memory(struct pool *pool, bool hugetlb, struct error *err);
 
 /* There may be frames to zero. */
 void pool_zero_kick(struct pool *pool);
+
+/* pool_numa.c: what allocations without special rights can get of a node. */
+uint64_t pool_to_be_had(struct pool *pool, unsigned int nid);
+
+/* Frames that VMs can be promised at most. */
+uint64_t pool_limit(const struct pool *pool);
+/* Puts the pool's defaults and what the user set into a new allocator. */
+void pool_settings_apply(struct pool *pool);
+
+/* Frames that may leave the pool: what is promised (*promised) and the reserves stay. */
+uint64_t pool_spare(struct pool *pool, uint64_t *promised);
 
 /* Frames that would have to be added for ram_frames more; 0 if they fit. */
 uint64_t pool_missing(struct pool *pool, uint64_t ram_frames);

@@ -72,18 +72,23 @@ void server_destroy(struct server *server)
 {
 	if (!server)
 		return;
-	if (server->growing) {
-		pool_grow_cancel(server->config.pool);
-		pthread_join(server->grow_thread, NULL);
-		/* Also a cancelled growth may have come to its end. */
-		pool_grow_finish(server->config.pool, &server->growth, server->grow_result);
-	}
 	/* Their frames do not become free: nothing may zero what live processes still map. */
 	while (server->clients)
 		client_forget(server->clients);
 	event_source_remove(server->listen_source);
 	event_timer_destroy(server->linger);
 	free(server);
+}
+
+void server_add(struct server *server, struct client *client)
+{
+	struct client **tail = &server->clients;
+
+	while (*tail)
+		tail = &(*tail)->next;
+	*tail = client;
+	server->nr_clients++;
+	event_timer_disarm(server->linger);
 }
 
 void server_remove(struct server *server, struct client *client)
@@ -122,7 +127,8 @@ static void admit_waiting(struct server *server)
 	}
 }
 
-/* The growth failed: the client that it was for is told why. The others may need less. */
+/* The growth failed: the client that it was for is told why, or does without. The others may need
+ * less. */
 static void refuse_grown(struct server *server)
 {
 	struct client *client = server->clients;
@@ -133,19 +139,38 @@ static void refuse_grown(struct server *server)
 		client = client->next;
 	if (!client || client->session.state != SESSION_WAITING)
 		return;
-	result = session_refuse(&client->session, &server->grow_error, &reply);
+	result = session_admit_ungrown(&client->session, &server->grow_error, &reply);
 	event_source_modify(client->source, EPOLLIN);
 	client_reply(client, result, &reply, NULL);
 }
 
-static void on_grown(void *opaque)
+static int begin_growth(void *opaque)
 {
 	struct server *server = opaque;
-	int ret;
+	int ret = pool_grow_begin(server->config.pool, server->grow_frames, POOL_MOVABLE_AS_SET,
+				  &server->growth, &server->grow_error);
 
-	pthread_join(server->grow_thread, NULL);
+	server->grow_begun = ret == 0;
+	return ret;
+}
+
+static int fill_growth(void *opaque)
+{
+	struct server *server = opaque;
+
+	return pool_grow_fill(server->config.pool, &server->growth, &server->grow_error);
+}
+
+static void on_grown(void *opaque, int result)
+{
+	struct server *server = opaque;
+	int ret = result;
+
 	server->growing = false;
-	ret = pool_grow_finish(server->config.pool, &server->growth, server->grow_result);
+	if (server->grow_begun)
+		ret = pool_grow_finish(server->config.pool, &server->growth, result);
+	if (ret == -ECANCELED)
+		return; /* the owner ends */
 	if (ret < 0 && ret != -EAGAIN) {
 		error_set_errno(&server->grow_error, -ret, "cannot add memory to the pool");
 		log_warn("%s", server->grow_error.message);
@@ -154,29 +179,24 @@ static void on_grown(void *opaque)
 	admit_waiting(server);
 }
 
-static void *grow_thread(void *opaque)
-{
-	struct server *server = opaque;
-
-	server->grow_result = pool_grow_fill(server->config.pool, server->grow_frames,
-					     &server->growth, &server->grow_error);
-	while (event_loop_post(server->config.loop, on_grown, server) < 0)
-		usleep(10000);
-	return NULL;
-}
-
 void server_grow(struct server *server, struct client *client, uint64_t missing)
 {
+	const struct work growth = {
+		.begin = begin_growth, .run = fill_growth, .end = on_grown, .opaque = server
+	};
 	int ret;
 
 	if (server->growing)
 		return;
 	server->grow_frames = missing;
 	server->grow_id = client->session.id;
+	server->growth = (struct pool_growth){ .nodemask = client->session.grow_nodes,
+					       .strict = client->session.binding };
+	server->grow_begun = false;
 	error_clear(&server->grow_error);
-	ret = pthread_create(&server->grow_thread, NULL, grow_thread, server);
-	if (ret) {
-		error_set_errno(&server->grow_error, ret, "cannot start a thread");
+	ret = work_submit(server->config.work, &growth);
+	if (ret < 0) {
+		error_set_errno(&server->grow_error, -ret, "cannot add memory to the pool");
 		refuse_grown(server);
 		return;
 	}
@@ -191,8 +211,37 @@ void server_each(struct server *server,
 						   .pid = client->pid,
 						   .connected = client->fd >= 0 };
 
+		if (client->nr_statuses) {
+			info.status = &client->status;
+			info.status_age_ms = client_now_ms() - client->status_ms;
+		}
+
 		fn(opaque, &info);
 	}
+}
+
+void server_set_traffic(struct server *server, server_traffic_fn fn, void *opaque)
+{
+	server->traffic = fn;
+	server->traffic_opaque = opaque;
+}
+
+void server_traffic(struct server *server, uint64_t asked, uint64_t got, uint64_t returned)
+{
+	if (server->traffic)
+		server->traffic(server->traffic_opaque, asked, got, returned);
+}
+
+int server_notice(struct server *server, uint32_t id, union notice_packet *packet,
+		  enum notice_type type, size_t len, notice_done_fn done, void *opaque)
+{
+	struct client *client = server->clients;
+
+	while (client && client->session.id != id)
+		client = client->next;
+	if (!client || !client->notice)
+		return -ENOENT;
+	return notice_send(client->notice, packet, type, len, done, opaque);
 }
 
 unsigned int server_nr_vms(const struct server *server)

@@ -3,8 +3,7 @@
 #ifndef VMM_OWNER_SERVER_PRIVATE_H
 #define VMM_OWNER_SERVER_PRIVATE_H
 
-#include <pthread.h>
-
+#include "vmm/owner/notice.h"
 #include "vmm/owner/server.h"
 
 struct client {
@@ -17,7 +16,15 @@ struct client {
 	int pidfd;
 	struct event_source *pid_source; /* from the hang-up on */
 	struct event_timer *grace;
+	struct notice *notice;       /* from WELCOME to the hang-up; NULL: it has none */
+	struct notice_status status; /* the last one it sent, */
+	uint64_t status_ms;          /* when that came (CLOCK_MONOTONIC), */
+	uint64_t nr_statuses;        /* and whether any came */
 };
+
+uint64_t client_now_ms(void);
+/* Tells who wants to know; see server_set_traffic(). */
+void server_traffic(struct server *server, uint64_t asked, uint64_t got, uint64_t returned);
 
 struct server {
 	struct server_config config;
@@ -26,19 +33,22 @@ struct server {
 	unsigned int nr_clients;
 	uint32_t last_id;
 	struct event_timer *linger;
+	server_traffic_fn traffic;
+	void *traffic_opaque;
 
-	/* One growth at a time, in a thread of its own. */
+	/* One growth at a time. */
 	bool growing;
-	pthread_t grow_thread;
+	bool grow_begun;  /* so there is something to finish */
 	uint32_t grow_id; /* the client it is for */
 	uint64_t grow_frames;
 	struct pool_growth growth;
-	int grow_result;
 	struct error grow_error;
 };
 
 /* A client that connected on fd (taken over, closed on failure too). */
 void client_create(struct server *server, int fd);
+/* Hears what comes on the client's fd. Returns 0 or -1 with errno. */
+int client_listen(struct client *client);
 /* Sends the reply; cuts the connection if that fails or the result says so. */
 void client_reply(struct client *client, enum session_result result, struct session_reply *reply,
 		  const char *why);
@@ -47,6 +57,7 @@ void client_destroy(struct client *client);
 /* Forgets it at the end of the owner; the frames of its process are not touched. */
 void client_forget(struct client *client);
 
+void server_add(struct server *server, struct client *client);
 /* Called by a client that leaves, and by one that waits until the pool has missing frames more. */
 void server_remove(struct server *server, struct client *client);
 void server_grow(struct server *server, struct client *client, uint64_t missing);

@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "vmm/owner/ledger.h"
 #include "vmm/owner/packet.h"
 #include "vmm/owner/pool.h"
 
@@ -28,7 +29,24 @@ struct session {
 	char name[OWNER_NAME_MAX];
 	bool want_uffd;
 	uint64_t ram_frames;
+	uint64_t min_frames; /* asked for; 0: the pool's default */
+	uint64_t max_frames; /* what ram_frames may become */
+	uint64_t ceiling;    /* what max_frames may become: as HELLO said */
+	uint64_t guaranteed; /* of ram_frames, never taken away */
+	uint32_t shares;
+	int32_t oom_score_adj;
 	uint64_t wanted_frames; /* RESIZE: the limit asked for */
+	uint64_t grow_nodes;    /* where the pool grows for what it waits for; 0: anywhere */
+	bool binding;           /* it waits for BIND: of wanted_node, wanted_frames in all */
+	unsigned int wanted_node;
+	uint64_t hello_nodes; /* grow_nodes of HELLO and RESIZE */
+	uint64_t bound[OWNER_NODES_MAX];
+	uint64_t node_held[OWNER_NODES_MAX];
+	/* Of an owner that died. See session_adopt.c. */
+	bool adopted;
+	bool declaring, declared_all;
+	uint8_t *declared[OWNER_NODES_MAX]; /* per frame, while declaring */
+	struct ledger_client *entry;        /* in the pool's ledger; NULL: none */
 	bool committed; /* ram_frames are promised to it: from WELCOME to session_release() */
 	uint64_t held;
 	uint64_t nr_granted, nr_returned; /* frames, since the start */
@@ -37,7 +55,7 @@ struct session {
 struct session_reply {
 	union owner_packet packet;
 	size_t len;
-	int fds[OWNER_NODES_MAX + 1]; /* the pool's, to be sent along; room for one more */
+	int fds[OWNER_NODES_MAX + 2]; /* the pool's, to be sent along; room for two more */
 	unsigned int nr_fds;
 };
 
@@ -49,6 +67,30 @@ enum session_result {
 };
 
 void session_init(struct session *session, struct pool *pool, uint32_t id);
+
+/* --- The ledger, and clients of an owner that died --- */
+/* A client that the ledger has: with its frames and promises, waiting for its HELLO. */
+void session_adopt(struct session *session, struct pool *pool, struct ledger_client *entry);
+/* Brings the client's entry in the ledger up to date; makes one when it has been admitted. */
+void session_note(struct session *session, pid_t pid);
+/* What the client's request is about to move (runs: of a RETURN, else NULL). */
+void session_in_flight(struct session *session, enum ledger_in_flight what,
+		       const struct owner_runs *runs);
+/* The requests of one that comes back. */
+enum session_result session_welcome_back(struct session *session, struct session_reply *reply,
+					 const char **why);
+enum session_result session_declare(struct session *session, const struct owner_runs *runs,
+				    struct session_reply *reply, const char **why);
+/* Frees what is left of that; ended: the ledger is to forget the client, too. */
+void session_forget(struct session *session, bool ended);
+
+/* What session_adopt.c takes from session.c. */
+void session_begin_reply(struct session_reply *reply, enum owner_message_type type, size_t len);
+void session_begin_welcome(struct session *session, struct session_reply *reply); /* no fds */
+uint64_t session_unclaimed(const struct session *session); /* guaranteed, and not held yet */
+uint64_t session_owed(const struct session *session, unsigned int nid);
+void session_count_returned(struct session *session, const struct frame_run *runs,
+			    unsigned int nr_runs);
 
 /* Handles one packet. *missing is set with SESSION_WAIT, *why with the two that cut. */
 enum session_result session_handle(struct session *session, const union owner_packet *packet,
@@ -62,6 +104,23 @@ enum session_result session_admit(struct session *session, struct session_reply 
 /* Refuses a waiting session: a WELCOME that ends it, or a RESIZED that leaves it as it was. */
 enum session_result session_refuse(struct session *session, const struct error *err,
 				   struct session_reply *reply);
+
+/*
+ * Changes what it is promised and how it is weighed; limits has what it shall be from now on.
+ * Returns 0, or a negative errno with a sentence: nothing has changed.
+ */
+struct session_limits {
+	uint64_t min_frames, max_frames;
+	uint32_t shares;
+	int32_t oom_score_adj;
+};
+void session_get_limits(const struct session *session, struct session_limits *limits);
+int session_set_limits(struct session *session, const struct session_limits *limits,
+		       struct error *err);
+
+/* Decides over a waiting session once more; the pool could not grow, for the reason in err. */
+enum session_result session_admit_ungrown(struct session *session, const struct error *err,
+					  struct session_reply *reply);
 
 /* Takes back all frames and the commitment. The client can no longer touch a frame. */
 uint64_t session_release(struct session *session);

@@ -273,12 +273,13 @@ int event_loop_post(struct event_loop *loop, event_post_fn fn, void *opaque)
 	return 0;
 }
 
-static bool should_quit(struct event_loop *loop)
+static bool take_quit(struct event_loop *loop)
 {
 	bool quit;
 
 	pthread_mutex_lock(&loop->lock);
 	quit = loop->quit;
+	loop->quit = false; /* it may be run again */
 	pthread_mutex_unlock(&loop->lock);
 	return quit;
 }
@@ -287,7 +288,7 @@ int event_loop_run(struct event_loop *loop)
 {
 	struct epoll_event events[EVENTS_PER_WAIT];
 
-	while (!should_quit(loop)) {
+	while (!take_quit(loop)) {
 		int n = epoll_wait(loop->epoll_fd, events, EVENTS_PER_WAIT, -1);
 
 		if (n < 0 && errno != EINTR)

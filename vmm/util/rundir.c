@@ -11,6 +11,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +27,9 @@
 #define LOCK_INTERVAL_US 5000
 
 _Static_assert(sizeof(((struct sockaddr_un *)0)->sun_path) == RUNDIR_PATH_MAX, "sun_path");
+
+/* The pool of the machine, which root's owner may share. */
+#define SYSTEM_POOL "/run/framevisor/pool.sock"
 
 static int format_path(char *buf, struct error *err, const char *a, const char *b, const char *c)
 {
@@ -49,6 +53,9 @@ static int check_directory(const char *path, struct error *err)
 		return error_set_errno(err, errno, "cannot use run directory '%s'", path);
 	if (!S_ISDIR(st.st_mode))
 		return error_set(err, ENOTDIR, "run directory '%s' is not a directory", path);
+	/* Root's, shared by rundir_share(): what we may do there, its modes say. */
+	if (st.st_uid == 0 && geteuid() != 0 && !(st.st_mode & (S_IWGRP | S_IWOTH)))
+		return 0;
 	if (st.st_uid != geteuid() && geteuid() != 0)
 		return error_set(err, EPERM,
 				 "run directory '%s' belongs to user %u, not to user %u; set "
@@ -71,19 +78,56 @@ int rundir_path(char *buf, bool create, struct error *err)
 	int ret;
 
 	if (!dir || !*dir) {
+		bool system = geteuid() == 0 || access(SYSTEM_POOL, W_OK) == 0;
+
 		leaf = "/framevisor";
-		dir = geteuid() == 0 ? "/run" : getenv("XDG_RUNTIME_DIR");
+		dir = system ? "/run" : getenv("XDG_RUNTIME_DIR");
 	}
 	if (!dir || !*dir)
 		return error_set(err, ENOENT,
-				 "no run directory: XDG_RUNTIME_DIR is not set; set it, or "
-				 "FRAMEVISOR_RUNDIR to a private directory");
+				 "no run directory: user %u may not use the pool of this machine "
+				 "('" SYSTEM_POOL "'; framevisord --group kvm lets members of a "
+				 "group in), and XDG_RUNTIME_DIR is not set; set it, or "
+				 "FRAMEVISOR_RUNDIR to a private directory",
+				 geteuid());
 	ret = format_path(buf, err, dir, leaf, "");
 	if (ret < 0 || !create)
 		return ret;
 	if (mkdir(buf, 0700) < 0 && errno != EEXIST)
 		return error_set_errno(err, errno, "cannot create run directory '%s'", buf);
 	return check_directory(buf, err);
+}
+
+/* Gives path to the group, with a mode that says what that means. */
+static int give_to_group(const char *path, gid_t gid, mode_t mode, struct error *err)
+{
+	if (chown(path, (uid_t)-1, gid) < 0 || chmod(path, mode) < 0)
+		return error_set_errno(err, errno, "cannot share '%s'", path);
+	return 0;
+}
+
+int rundir_share(const char *group, struct error *err)
+{
+	char base[RUNDIR_PATH_MAX], vms[RUNDIR_PATH_MAX], sock[RUNDIR_PATH_MAX];
+	const struct group *entry = getgrnam(group);
+	int ret;
+
+	if (!entry)
+		return error_set(err, ENOENT, "there is no group '%s'", group);
+	ret = rundir_path(base, true, err);
+	if (ret == 0)
+		ret = rundir_join(vms, "vm", err);
+	if (ret == 0)
+		ret = rundir_join(sock, "pool.sock", err);
+	if (ret < 0)
+		return ret;
+	if (mkdir(vms, 0700) < 0 && errno != EEXIST)
+		return error_set_errno(err, errno, "cannot create directory '%s'", vms);
+	/* Sticky: nobody removes the directory of another's VM. */
+	ret = give_to_group(vms, entry->gr_gid, 01770, err);
+	if (ret == 0)
+		ret = give_to_group(sock, entry->gr_gid, 0660, err);
+	return ret < 0 ? ret : give_to_group(base, entry->gr_gid, 0750, err);
 }
 
 int rundir_join(char *buf, const char *leaf, struct error *err)
@@ -239,6 +283,21 @@ static void remove_files(const char *dir)
 	closedir(d);
 }
 
+/* Where the run directory is shared, somebody else may have put something of that name there: a
+ * link to a directory whose files we would remove. What is ours nobody else can replace. */
+static int check_vm_directory(const char *dir, struct error *err)
+{
+	struct stat st;
+
+	if (lstat(dir, &st) < 0)
+		return error_set_errno(err, errno, "cannot use '%s'", dir);
+	if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid())
+		return error_set(err, EEXIST,
+				 "'%s' belongs to user %u; choose another name for the VM", dir,
+				 st.st_uid);
+	return 0;
+}
+
 static int make_vm_directory(const char *dir, struct error *err)
 {
 	char base[RUNDIR_PATH_MAX];
@@ -252,7 +311,7 @@ static int make_vm_directory(const char *dir, struct error *err)
 		return error_set_errno(err, errno, "cannot create directory '%s'", base);
 	if (mkdir(dir, 0700) < 0 && errno != EEXIST)
 		return error_set_errno(err, errno, "cannot create directory '%s'", dir);
-	return 0;
+	return check_vm_directory(dir, err);
 }
 
 int rundir_vm_claim(const char *name, struct error *err)
@@ -284,18 +343,23 @@ int rundir_vm_claim(const char *name, struct error *err)
 	return fd;
 }
 
-void rundir_vm_unclaim(const char *name, int fd)
+void rundir_vm_remove(const char *name)
 {
 	char dir[RUNDIR_PATH_MAX], lock[RUNDIR_PATH_MAX];
 
-	if (fd < 0)
-		return;
 	if (rundir_vm_join(dir, name, NULL, NULL) == 0 &&
 	    rundir_vm_join(lock, name, "lock", NULL) == 0) {
 		remove_files(dir);
 		unlink(lock);
 		rmdir(dir);
 	}
+}
+
+void rundir_vm_unclaim(const char *name, int fd)
+{
+	if (fd < 0)
+		return;
+	rundir_vm_remove(name);
 	close(fd);
 }
 

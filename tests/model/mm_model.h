@@ -3,17 +3,37 @@
  * Random operations against a simple model: an array that says who has each frame. Everything is
  * validated and the counts are compared after each operation on small pools, after each thousand on
  * the largest. FRAMEVISOR_SEED repeats a run, FRAMEVISOR_MODEL_OPS sets its length: operations of
- * all tests here together (10000000 for a long run, some minutes).
+ * all tests of a program together.
  */
+#ifndef TESTS_MM_MODEL_H
+#define TESTS_MM_MODEL_H
+
 #include <errno.h>
 #include <time.h>
 
 #include "framevisor/compaction.h"
 #include "framevisor/fault_inject.h"
+#include "framevisor/mempolicy.h"
 #include "framevisor/vmscan.h"
 #include "tests/unit/mm_pool.h"
 
 #define MAX_BLOCKS 4096
+
+/* Ten million in the programs that include this together; sanitizers make each of them slow. */
+#if defined(__SANITIZE_THREAD__)
+#define MODEL_OPS (MODEL_OPS_PLAIN / 100)
+#elif defined(__SANITIZE_ADDRESS__)
+#define MODEL_OPS (MODEL_OPS_PLAIN / 30)
+#else
+#define MODEL_OPS MODEL_OPS_PLAIN
+#endif
+
+/* There is one thread: whatever the allocator waits for will not come. */
+int nanosleep(const struct timespec *time, struct timespec *rest)
+{
+	(void)time, (void)rest;
+	return 0;
+}
 
 /* page->index is its place among the model's blocks. */
 struct block {
@@ -22,6 +42,7 @@ struct block {
 	enum zone_type highest; /* zone that the request allowed */
 	bool lru;
 	bool isolated;
+	bool marked; /* quarantined when it is freed */
 };
 
 struct model {
@@ -31,7 +52,8 @@ struct model {
 	unsigned int nr_blocks;
 	uint8_t *used[MAX_NUMNODES];   /* per frame: allocated */
 	uint8_t *online[MAX_NUMNODES]; /* per frame: present */
-	uint64_t nr_used, nr_online;
+	uint8_t *bad[MAX_NUMNODES];    /* per frame: quarantined */
+	uint64_t nr_used, nr_online, nr_bad;
 	uint64_t seed, calls;
 	bool offlining;
 	unsigned int validate_every;
@@ -78,6 +100,7 @@ static void model_mark(struct model *model, struct page *page, unsigned int orde
 		assert_true(i < model->config.node[nid].spanned);
 		assert_int_equal(model->online[nid][i], 1);
 		assert_int_equal(model->used[nid][i], !used);
+		assert_int_equal(model->bad[nid][i], 0);
 		model->used[nid][i] = used;
 	}
 	model->nr_used += used ? 1u << order : 0;
@@ -93,23 +116,41 @@ static void model_add(struct model *model, struct page *page, unsigned int order
 		(struct block){ .page = page, .order = order, .highest = highest };
 }
 
+static void model_set_bad(struct model *model, const struct page *page, bool bad)
+{
+	unsigned int nid = mm_page_nid(model->pool.mm, page);
+	uint64_t idx = mm_page_idx(model->pool.mm, page);
+
+	assert_int_equal(model->used[nid][idx], 0);
+	assert_int_equal(model->bad[nid][idx], !bad);
+	model->bad[nid][idx] = bad;
+	model->nr_bad += bad ? 1 : -UINT64_C(1);
+}
+
+/* The block is given back after this. */
 static void model_forget(struct model *model, uint64_t i)
 {
 	model_mark(model, model->blocks[i].page, model->blocks[i].order, false);
+	if (model->blocks[i].marked)
+		model_set_bad(model, model->blocks[i].page, true);
 	model->blocks[i] = model->blocks[--model->nr_blocks];
 	if (i < model->nr_blocks)
 		page_set_owner(model->blocks[i].page, 1, i);
 }
 
-static struct block model_take(struct model *model)
+static struct block model_take_at(struct model *model, uint64_t i)
 {
-	unsigned int i = (unsigned int)random_below(model, model->nr_blocks);
 	struct block block = model->blocks[i];
 
 	if (block.lru)
 		assert_true(mm_lru_del(model->pool.mm, block.page));
 	model_forget(model, i);
 	return block;
+}
+
+static struct block model_take(struct model *model)
+{
+	return model_take_at(model, random_below(model, model->nr_blocks));
 }
 
 /* The zone must be one that the flags allow, the node one of the mask. */
@@ -134,7 +175,17 @@ static void op_alloc(struct model *model)
 	if (model->nr_blocks >= MAX_BLOCKS - 64)
 		return;
 	gfp &= ~__GFP_DIRECT_RECLAIM; /* no waiting: nobody else frees */
-	page = mm_alloc_pages_nodemask(model->pool.mm, gfp, order, nid, mask ? &mask : NULL);
+	if (random_below(model, 8) == 0) {
+		struct mempolicy policy = { .mode = (enum mempolicy_mode)random_below(model, 4),
+					    .nodes = 1 + random_below(model, 3) };
+
+		mask = policy.mode == POLICY_BIND ? policy.nodes : 0;
+		nid = NUMA_NO_NODE;
+		page = mm_alloc_pages_policy(model->pool.mm, &policy, gfp, order);
+	} else {
+		page = mm_alloc_pages_nodemask(model->pool.mm, gfp, order, nid,
+					       mask ? &mask : NULL);
+	}
 	if (!page)
 		return;
 	check_placement(page, gfp, mask);
@@ -205,7 +256,9 @@ static void op_split(struct model *model)
 
 	if (!model->nr_blocks || model->nr_blocks > MAX_BLOCKS - 600)
 		return;
-	block = model_take(model);
+	if (model->blocks[model->nr_blocks - 1].order == 0)
+		return;
+	block = model_take_at(model, model->nr_blocks - 1);
 	mm_split_page(model->pool.mm, block.page, block.order);
 	for (unsigned int i = 0; i < 1u << block.order; i++)
 		model_add(model, block.page + i, 0, block.highest);
@@ -237,8 +290,11 @@ static void op_hotplug(struct model *model)
 		else if (idle)
 			assert_int_equal(ret, 0);
 		if (ret == 0) {
-			for (uint64_t i = first; i < first + nr; i++)
+			for (uint64_t i = first; i < first + nr; i++) {
 				assert_int_equal(model->used[nid][i], 0);
+				model->nr_bad -= model->bad[nid][i];
+			}
+			memset(model->bad[nid] + first, 0, nr);
 			memset(model->online[nid] + first, 0, nr);
 			model->nr_online -= nr;
 		}
@@ -249,6 +305,53 @@ static void op_hotplug(struct model *model)
 			memset(model->online[nid] + first, 1, nr);
 			model->nr_online += nr;
 		}
+	}
+}
+
+/* What keeps new frames away from a range changes nothing else. */
+static void op_isolate(struct model *model)
+{
+	unsigned int nid = (unsigned int)random_below(model, model->config.nr_nodes);
+	uint64_t spanned = model->config.node[nid].spanned;
+	uint64_t first = random_below(model, spanned);
+	uint64_t nr = 1 + random_below(model, spanned - first);
+
+	assert_int_equal(mm_isolate_pages(model->pool.mm, nid, first, nr), 0);
+	for (unsigned int i = 0; i < 4; i++)
+		op_free(model);
+	for (unsigned int i = 0; i < 4; i++)
+		op_alloc(model);
+	mm_unisolate_pages(model->pool.mm, nid, first, nr);
+}
+
+static void op_soft_offline(struct model *model)
+{
+	struct mm *mm = model->pool.mm;
+	unsigned int nid = (unsigned int)random_below(model, model->config.nr_nodes);
+	uint64_t idx = random_below(model, model->config.node[nid].spanned);
+	struct page *page = mm_page(mm, nid, idx);
+	bool used = model->used[nid][idx], bad = model->bad[nid][idx];
+	int ret;
+
+	if (bad && random_below(model, 4)) {
+		model_set_bad(model, page, false);
+		assert_int_equal(mm_unpoison_page(mm, page), 0);
+		return;
+	}
+	model->offlining = true;
+	ret = mm_soft_offline_page(mm, page);
+	model->offlining = false;
+	if (!model->online[nid][idx])
+		assert_int_equal(ret, -EINVAL);
+	else if (bad)
+		assert_int_equal(ret, -EALREADY);
+	else if (!used)
+		assert_int_equal(ret, 0);
+	if (ret == 0)
+		model_set_bad(model, page, true);
+	if (ret == -EINPROGRESS) {
+		assert_ptr_equal(model->blocks[page->index].page, page);
+		model->blocks[page->index].marked = true;
 	}
 }
 
@@ -306,6 +409,7 @@ static int model_migrate(void *opaque, struct page *from, struct page *to, enum 
 		assert_int_equal(page_zonenum(to), page_zonenum(from));
 		assert_int_equal(page_to_nid(to), page_to_nid(from));
 	}
+	assert_false(block->marked);
 	if (random_below(model, 4) == 0)
 		return -EAGAIN;
 	model_mark(model, from, block->order, false);
@@ -377,9 +481,18 @@ static void op_misc(struct model *model)
 	struct mm *mm = model->pool.mm;
 	int nid = (int)random_below(model, model->config.nr_nodes + 1) - 1;
 
-	switch (random_below(model, 8)) {
+	switch (random_below(model, 11)) {
 	case 0:
 		mm_drain_all_pages(mm);
+		break;
+	case 8:
+		mm_drain_node_pages(mm, (unsigned int)random_below(model, 3));
+		break;
+	case 9:
+		op_isolate(model);
+		break;
+	case 10:
+		op_soft_offline(model);
 		break;
 	case 1:
 		mm_set_cpu((int)random_below(model, model->config.nr_cpus + 1) - 1);
@@ -433,7 +546,7 @@ static void model_step(struct model *model)
 	mm_counts(model->pool.mm, -1, &counts);
 	assert_int_equal(counts.present, model->nr_online);
 	assert_int_equal(counts.allocated, model->nr_used);
-	assert_int_equal(counts.quarantined, 0);
+	assert_int_equal(counts.quarantined, model->nr_bad);
 	assert_int_equal(model->pool.messages, 0);
 }
 
@@ -444,14 +557,26 @@ static uint64_t env_u64(const char *name, uint64_t by_default)
 	return text ? strtoull(text, NULL, 0) : by_default;
 }
 
-static void model_run(const struct mm_config *config, uint64_t ops, unsigned int validate_every)
+static uint64_t model_clock(void)
 {
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+/* percent: of all operations of the program. */
+static void model_run(const struct mm_config *config, unsigned int percent,
+		      unsigned int validate_every)
+{
+	uint64_t ops = env_u64("FRAMEVISOR_MODEL_OPS", MODEL_OPS) * percent / 100;
 	struct model *model = calloc(1, sizeof(*model));
 
 	assert_non_null(model);
 	model->config = *config;
-	model->seed = env_u64("FRAMEVISOR_SEED", (uint64_t)time(NULL));
-	print_message("seed %llu\n", (unsigned long long)model->seed);
+	model->seed = env_u64("FRAMEVISOR_SEED", model_clock());
+	print_message("seed %llu, %llu operations\n", (unsigned long long)model->seed,
+		      (unsigned long long)ops);
 	model->validate_every = validate_every;
 	pool_create(&model->pool, config);
 	mm_set_reclaim_ops(model->pool.mm, &reclaim_ops, model);
@@ -461,6 +586,7 @@ static void model_run(const struct mm_config *config, uint64_t ops, unsigned int
 
 		model->used[nid] = calloc(spanned, 1);
 		model->online[nid] = calloc(spanned, 1);
+		model->bad[nid] = calloc(spanned, 1);
 		memset(model->online[nid], 1, spanned / 2);
 		assert_int_equal(mm_online_pages(model->pool.mm, nid, 0, spanned / 2, nid & 1), 0);
 		model->nr_online += spanned / 2;
@@ -469,82 +595,15 @@ static void model_run(const struct mm_config *config, uint64_t ops, unsigned int
 		model_step(model);
 	while (model->nr_blocks)
 		op_free(model);
-	assert_int_equal(pool_free_frames(&model->pool), model->nr_online);
+	assert_int_equal(pool_free_frames(&model->pool), model->nr_online - model->nr_bad);
 	mm_set_cpu(-1);
 	pool_destroy(&model->pool);
 	for (unsigned int nid = 0; nid < config->nr_nodes; nid++) {
 		free(model->used[nid]);
 		free(model->online[nid]);
+		free(model->bad[nid]);
 	}
 	free(model);
 }
 
-/* Every operation on every zone of two nodes; odd sizes, zones that interleave in a block. */
-static void test_model_zones(void **state)
-{
-	static uint64_t phys[200];
-	struct mm_config config = {
-		.nr_nodes = 2,
-		.nr_cpus = 3,
-		.node[0] = { .spanned = 200, .phys_pfn = phys, .movable = 50, .highmem = 30 },
-		.node[1] = { .spanned = 77, .phys_base = PHYS_NORMAL },
-	};
-
-	(void)state;
-	for (unsigned int i = 0; i < 200; i++)
-		phys[i] = i % 17 == 3 ? i % 8 : i % 5 == 0 ? 100 + i : PHYS_NORMAL + i;
-	model_run(&config, env_u64("FRAMEVISOR_MODEL_OPS", 400000) * 3 / 10, 1);
-}
-
-/* Large blocks: orders up to 9. */
-static void test_model_large(void **state)
-{
-	struct mm_config config = {
-		.nr_nodes = 1,
-		.nr_cpus = 2,
-		.node[0] = { .spanned = 2048, .phys_base = PHYS_NORMAL },
-		.pageblock_order = 5,
-	};
-
-	(void)state;
-	model_run(&config, env_u64("FRAMEVISOR_MODEL_OPS", 400000) / 10, 1);
-}
-
-/* A pool of a handful of frames. */
-static void test_model_tiny(void **state)
-{
-	struct mm_config config = {
-		.nr_nodes = 1,
-		.nr_cpus = 1,
-		.node[0] = { .spanned = 9, .phys_base = PHYS_NORMAL },
-	};
-
-	(void)state;
-	model_run(&config, env_u64("FRAMEVISOR_MODEL_OPS", 400000) * 3 / 10, 1);
-}
-
-/* Four nodes of 16 GiB each, and the kernel's pageblocks. */
-static void test_model_many_frames(void **state)
-{
-	struct mm_config config = { .nr_nodes = 4, .nr_cpus = 4 };
-
-	(void)state;
-	for (unsigned int nid = 0; nid < 4; nid++) {
-		config.node[nid].spanned = 8192;
-		config.node[nid].phys_base = PHYS_NORMAL;
-		config.node[nid].movable = nid * 1000;
-	}
-	model_run(&config, env_u64("FRAMEVISOR_MODEL_OPS", 400000) * 3 / 10, 1000);
-}
-
-int main(void)
-{
-	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_model_zones),
-		cmocka_unit_test(test_model_large),
-		cmocka_unit_test(test_model_tiny),
-		cmocka_unit_test(test_model_many_frames),
-	};
-
-	return cmocka_run_group_tests(tests, NULL, NULL);
-}
+#endif

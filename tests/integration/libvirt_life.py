@@ -1,0 +1,568 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""The life of VMs under the stock qemu driver, in the place where it runs: a libvirtd of its own, one pool
+owner for all, and as few guest boots as will do. test_libvirt.py starts it.
+
+    libvirt_life.py DIR stock KERNEL INITRD [CHECK...]   with a stock kernel, as root of a machine of its own
+    libvirt_life.py DIR obey GUEST [CHECK...]            with the freestanding guest "obey"
+
+prints a line of JSON for each check. Checks are methods of Life; later ones build on what earlier ones left."""
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import xml.etree.ElementTree as ET
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+MIB = 1 << 20
+FRAME = 2 * MIB
+WAIT = int(os.environ.get("FRAMEVISOR_LIBVIRT_WAIT", "240"))  # for what a guest does; a slow machine may need much of it
+
+ORDINARY = """<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>life</name>
+  <maxMemory slots='3' unit='MiB'>{maximum}</maxMemory>
+  <memory unit='MiB'>{boot}</memory>
+  <vcpu>2</vcpu>
+  <os><type arch='x86_64' machine='framevisor'>hvm</type>{kernel}
+    <cmdline>console=ttyS0 quiet panic=-1 fv.test=lines</cmdline></os>
+  <features><acpi/></features>
+  <cpu mode='host-passthrough'><numa><cell id='0' cpus='0-1' memory='{boot}' unit='MiB'/></numa></cpu>
+  <clock offset='utc'><timer name='rtc' tickpolicy='catchup'/><timer name='pit' tickpolicy='delay'/><timer name='hpet' present='no'/></clock>
+  <pm><suspend-to-mem enabled='no'/><suspend-to-disk enabled='no'/></pm>
+  <on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>destroy</on_crash>
+  <devices><emulator>{dir}/bin/framevisor</emulator>
+    <controller type='usb' model='none'/><controller type='pci' index='0' model='pci-root'/>
+    <serial type='pty'><target port='0'/></serial>
+    <memballoon model='virtio' autodeflate='on' freePageReporting='on'><stats period='2'/></memballoon>
+    <memory model='virtio-mem'><target><size unit='MiB'>{boot}</size><node>0</node><block unit='MiB'>2</block>
+      <requested unit='MiB'>{half}</requested></target></memory>
+  </devices>{environment}</domain>"""
+
+HUGE = """<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>huge</name><memory unit='MiB'>{huge}</memory><vcpu>1</vcpu>
+  <memoryBacking><hugepages><page size='2' unit='MiB'/></hugepages></memoryBacking>
+  <os><type arch='x86_64' machine='framevisor'>hvm</type>{kernel}
+    <cmdline>console=ttyS0 quiet panic=-1 fv.test=lines</cmdline></os>
+  <features><acpi/></features><cpu mode='host-passthrough'/>
+  <devices><emulator>{dir}/bin/framevisor</emulator>
+    <controller type='usb' model='none'/><controller type='pci' index='0' model='pci-root'/>
+    <serial type='file'><source path='{dir}/huge.serial'/><target port='0'/></serial>
+    <memballoon model='virtio'/>
+  </devices>{environment}</domain>"""
+
+MORE_MEMORY = """<memory model='virtio-mem'><target><size unit='MiB'>{half}</size><node>0</node><block unit='MiB'>2</block>
+  <requested unit='MiB'>{attached}</requested></target></memory>"""
+
+# For a run directory of our own: libvirt clears the environment.
+ENVIRONMENT = "<qemu:commandline><qemu:env name='FRAMEVISOR_RUNDIR' value='{rundir}'/></qemu:commandline>"
+
+
+def wait_until(condition, what, seconds=WAIT):
+    """Waits for a true value of condition() and returns it."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not in {seconds} s: {what() if callable(what) else what}"
+        time.sleep(0.05)
+
+
+def shell(command, check=True, timeout=WAIT):
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=timeout, check=False)
+    assert not check or done.returncode == 0, f"$ {command}\n{done.stdout}{done.stderr}"
+    return done
+
+
+class Console:
+    """The console of a domain as virsh console has it, and the guest behind it."""
+
+    def __init__(self, connection, domain, stock):
+        self.text, self.position, self.stock = "", 0, stock
+        self._stream = connection.newStream(0)
+        domain.openConsole(None, self._stream, 1)  # 1: VIR_DOMAIN_CONSOLE_FORCE
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        import libvirt  # pylint: disable=import-outside-toplevel
+        try:
+            while True:
+                data = self._stream.recv(4096)
+                if not data:
+                    return
+                self.text += data.decode(errors="replace").replace("\r", "")
+        except libvirt.libvirtError:
+            pass  # the domain has ended
+
+    def wait_for(self, pattern):
+        def found():
+            return re.compile(pattern, re.MULTILINE).search(self.text, self.position)
+        match = wait_until(found, lambda: f"'{pattern}' on the console, which says:\n{self.text[-2000:]}")
+        self.position = match.end()
+        return match
+
+    def wait_until_up(self):
+        self.wait_for("^guest: ready for verbs$" if self.stock else "^guest: up$")
+
+    def verb(self, text):
+        """A verb of the stock guest's."""
+        self._stream.send(text.encode() + b"\n")
+        return self.wait_for(rf"^guest: {text.split()[0]} ok(.*)$")[1].strip()
+
+    def echo(self):
+        """The guest is there and answers."""
+        if self.stock:
+            self.verb("echo here")
+        else:
+            self._stream.send(b"e")
+            self.wait_for("^guest: echo$")
+
+    def order(self, word):
+        """reboot or poweroff, from inside."""
+        self._stream.send(word.encode() + b"\n" if self.stock else {"reboot": b"r", "poweroff": b"o"}[word])
+
+
+class Life:  # pylint: disable=too-many-public-methods
+    """The checks, and what they share."""
+
+    def __init__(self, directory, stock, files):
+        self.dir, self.stock, self.files = directory, stock, files
+        self.uri = f"qemu+unix:///system?socket={directory}/libvirt/libvirt-sock"
+        self.events = []
+        self.virt = self.connection = self.domain = self.console = None
+        # In MiB. The freestanding guest drives only its first memory device.
+        self.boot, self.attached = (256, 64) if stock else (64, 0)
+        self.half, self.quarter, self.huge = self.boot // 2, self.boot // 4, 1024 if stock else 128
+        self.rundir = "/run/framevisor" if stock else f"{directory}/run"
+
+    # ---- The place ----
+
+    def set_up(self):
+        """Copies for a user who may not look into the checkout, a pool that the user may use, a libvirtd."""
+        shell(f"mkdir -p {self.dir}/bin && chmod 755 {self.dir} && install -m 755 build/framevisor build/framevisord {self.dir}/bin/")
+        for name, path in zip(("kernel", "initrd"), self.files):
+            shell(f"install -m 644 {path} {self.dir}/{name}")
+        if self.stock:
+            shell("chgrp kvm /dev/kvm && chmod 660 /dev/kvm")
+        else:
+            os.environ["FRAMEVISOR_RUNDIR"] = self.rundir
+        pool = "--pool 1408M --hugepages=require --group kvm" if self.stock else "--pool 320M"
+        shell(f"{self.dir}/bin/framevisord --daemonize {pool}")
+        self.start_libvirtd()
+
+    def xml(self, template):
+        initrd = f"<initrd>{self.dir}/initrd</initrd>" if self.stock else ""
+        return template.format(
+            dir=self.dir, boot=self.boot, half=self.half, attached=self.attached, maximum=4 * self.boot, huge=self.huge,
+            kernel=f"<kernel>{self.dir}/kernel</kernel>{initrd}",
+            environment="" if self.stock else ENVIRONMENT.format(rundir=self.rundir))
+
+    def look_at(self, domain):
+        self.console = Console(self.connection, domain, self.stock)
+
+    def start_libvirtd(self):
+        import libvirt  # pylint: disable=import-outside-toplevel
+        shell(f"{ROOT}/tests/host/private_libvirt.sh {self.dir}/libvirt {'libvirt-qemu' if self.stock else 'root'}")
+        if self.virt is None:
+            self.virt = libvirt
+            libvirt.registerErrorHandler(lambda _context, _error: None, None)
+            libvirt.virEventRegisterDefaultImpl()
+            threading.Thread(target=self._run_events, daemon=True).start()
+        self.connect()
+
+    def _run_events(self):
+        while True:
+            self.virt.virEventRunDefaultImpl()
+
+    def connect(self):
+        self.connection = self.virt.open(self.uri)
+        self.connection.domainEventRegisterAny(None, self.virt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_life, None)
+        self.connection.domainEventRegisterAny(None, self.virt.VIR_DOMAIN_EVENT_ID_BALLOON_CHANGE, self._on_balloon, None)
+        if self.domain is not None:
+            self.domain = self.connection.lookupByName("life")
+
+    def _on_life(self, _connection, domain, event, detail, _opaque):
+        self.events.append((domain.name(), event, detail))
+
+    def _on_balloon(self, _connection, domain, actual, _opaque):
+        self.events.append((domain.name(), "balloon", actual))
+
+    def wait_for_event(self, *wanted):
+        wait_until(lambda: wanted in [event[:len(wanted)] for event in self.events],
+                   lambda: f"event {wanted} among {self.events}")
+
+    def stop_daemon(self, name, number):
+        path = f"{self.dir}/libvirt/{name}.pid"
+        with open(path, encoding="ascii") as file:
+            pid = int(file.read())
+
+        def ended():
+            try:
+                with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+                    return file.read().rpartition(")")[2].split()[0] == "Z"
+            except FileNotFoundError:
+                return True
+        os.kill(pid, number)
+        wait_until(ended, f"{name} ends")
+        if os.path.exists(path):
+            os.unlink(path)
+
+    def tear_down(self):
+        """Also after a check that left no libvirtd."""
+        for vm in self.framevisor("ps"):
+            os.kill(vm["pid"], signal.SIGKILL)
+        for name in ("libvirtd", "virtlogd"):
+            if os.path.exists(f"{self.dir}/libvirt/{name}.pid"):
+                self.stop_daemon(name, signal.SIGTERM)
+        with open(f"{self.rundir}/pool.lock", encoding="ascii") as file:
+            os.kill(int(file.read()), signal.SIGTERM)
+        wait_until(lambda: not os.path.exists(f"{self.rundir}/pool.lock"), "the pool owner ends")
+
+    # ---- Helpers ----
+
+    def virsh(self, arguments, check=True):
+        return shell(f"virsh -c '{self.uri}' {arguments}", check=check)
+
+    def framevisor(self, arguments):
+        return json.loads(shell(f"{self.dir}/bin/framevisor {arguments} --json").stdout)
+
+    def state(self, name="life"):
+        return tuple(self.connection.lookupByName(name).state())
+
+    def wait_for_state(self, state, name="life"):
+        wait_until(lambda: self.state(name)[0] == state, lambda: f"state {state}, it is {self.state(name)}")
+
+    def plugged(self):
+        """<current> of the memory devices, in MiB each."""
+        return [int(current.text) // 1024 for current in ET.fromstring(self.domain.XMLDesc()).findall("devices/memory/target/current")]
+
+    def agree(self, size_mib):
+        """domstats, dommemstat, framevisor mem and the pool say the same; returns when all of them say size_mib."""
+        def sizes():
+            stats = self.connection.domainListGetStats([self.domain], self.virt.VIR_DOMAIN_STATS_BALLOON)[0][1]
+            ours = self.framevisor("mem life")
+            return {"domstats": stats["balloon.current"] // 1024, 
+                    "dommemstat": self.domain.memoryStats()["actual"] // 1024 + sum(self.plugged()),  # the boot memory alone
+                    "dominfo": self.domain.info()[2] // 1024, "framevisor": ours["target"]["actual"] // MIB}
+        wait_until(lambda: set(sizes().values()) == {size_mib}, lambda: f"all say {size_mib} MiB: {sizes()}")
+        self.balanced()
+
+    def balanced(self):
+        shell(f"{self.dir}/bin/framevisor pool check")
+
+        def same():
+            pool, vms = self.framevisor("pool"), self.framevisor("ps")
+            frames = self.framevisor("mem life")["frames"]
+            held = frames["bound"] + frames["stock"]
+            shown = [vm["frames"]["bound"] + vm["frames"]["stock"] for vm in vms if vm["name"] == "life"]
+            return pool["held"] == held and shown == [held], (pool, vms, frames)
+        wait_until(lambda: same()[0], lambda: f"pool and VM count the same frames: {same()[1]}")
+
+    # ---- The checks ----
+
+    def capabilities(self):
+        """What can be asked for is told; what is not there is not offered."""
+        root = ET.fromstring(self.connection.getDomainCapabilities(f"{self.dir}/bin/framevisor", "x86_64", "framevisor", "kvm"))
+        assert root.find("domain").text == "kvm" and root.find("machine").text == "framevisor"
+        cpus = int(root.find("vcpu").get("max"))
+        assert 1 <= cpus <= 64, cpus
+        assert root.find("cpu/mode[@name='host-passthrough']").get("supported") == "yes"
+        for mode in ("host-model", "custom"):
+            assert root.find(f"cpu/mode[@name='{mode}']").get("supported") == "no", mode
+        sources = {value.text for value in root.findall("memoryBacking/enum[@name='sourceType']/value")}
+        assert "memfd" in sources, sources
+        for absent in ("rng", "tpm", "filesystem"):
+            element = root.find(f"devices/{absent}")
+            assert element is None or element.get("supported") == "no" or not element.findall("enum/value[.='virtio']"), absent
+
+    def start(self):
+        self.connection.defineXML(self.xml(ORDINARY))
+        self.domain = self.connection.lookupByName("life")
+        self.domain.create()
+        assert self.state() == (self.virt.VIR_DOMAIN_RUNNING, self.virt.VIR_DOMAIN_RUNNING_BOOTED), self.state()
+        self.wait_for_event("life", self.virt.VIR_DOMAIN_EVENT_STARTED)
+        self.look_at(self.domain)
+        self.console.wait_until_up()
+
+    def unprivileged(self):
+        """It runs as libvirt's user, without capabilities, and with frames on demand all the same."""
+        vm = [vm for vm in self.framevisor("ps") if vm["name"] == "life"][0]
+        with open(f"/proc/{vm['pid']}/status", encoding="ascii") as file:
+            status = file.read()
+        assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE), status
+        assert re.search(r"^Seccomp:\s+2$", status, re.MULTILINE), status
+        assert not re.search(r"^Uid:\s+0\s", status, re.MULTILINE), status
+        frames = self.framevisor("mem life")["frames"]
+        assert frames["bound"] < frames["ram"] + frames["plugged"], "it has taken all of its memory at the start"
+
+    def sizes(self):
+        self.agree(self.boot + self.half)
+        assert self.plugged() == [self.half]
+
+    def statistics(self):
+        self.domain.setMemoryStatsPeriod(1)
+        first = wait_until(lambda: self.domain.memoryStats().get("last_update"), "statistics of the guest")
+        wait_until(lambda: self.domain.memoryStats()["last_update"] > first, "new statistics with the period")
+        stats = self.domain.memoryStats()
+        assert 0 < stats["unused"] <= stats["available"] <= (self.boot + self.half) * 1024, stats
+        assert "period='1'" in self.domain.XMLDesc()
+
+    def setmem(self):
+        """Only the boot memory is the balloon's, as with QEMU; libvirt adds what is plugged."""
+        for mib in (self.boot - self.quarter, self.boot):
+            self.events.clear()
+            self.domain.setMemoryFlags(mib * 1024, self.virt.VIR_DOMAIN_AFFECT_LIVE)
+            self.wait_for_event("life", "balloon", mib * 1024)
+            self.agree(mib + self.half)
+        refused = self.virsh("setmaxmem life 512M --live", check=False)
+        assert refused.returncode != 0 and "cannot resize the maximum memory on an active domain" in refused.stderr, refused
+
+    def memory_device(self):
+        for mib in (self.boot, 0, self.quarter):
+            self.virsh(f"update-memory-device life --requested-size {mib}M")
+            wait_until(lambda size=mib: self.plugged() == [size], lambda size=mib: f"current {size} MiB, not {self.plugged()}")
+            self.agree(self.boot + mib)
+        refused = self.virsh(f"update-memory-device life --requested-size {2 * self.boot}M", check=False)
+        assert refused.returncode != 0, "more than its size was accepted"
+
+    def attach_and_detach(self):
+        self.domain.attachDeviceFlags(self.xml(MORE_MEMORY), self.virt.VIR_DOMAIN_AFFECT_LIVE)
+        self.agree(self.boot + self.quarter + self.attached)
+        xml = [ET.tostring(memory).decode() for memory in ET.fromstring(self.domain.XMLDesc()).findall("devices/memory")]
+        assert len(xml) == 2, xml
+        self.domain.detachDeviceFlags(xml[1], self.virt.VIR_DOMAIN_AFFECT_LIVE)
+        wait_until(lambda: len(self.plugged()) == 1, "the device is gone")
+        self.agree(self.boot + self.quarter)
+
+    def allowed(self):
+        """Where the threads of the vCPUs may run."""
+        cpus = json.loads(self.virsh("qemu-monitor-command life '{\"execute\":\"query-cpus-fast\"}'").stdout)["return"]
+        masks = []
+        for cpu in cpus:
+            with open(f"/proc/{cpu['thread-id']}/status", encoding="ascii") as file:
+                masks.append(re.search(r"Cpus_allowed_list:\s+(\S+)", file.read())[1])
+        return masks
+
+    def processors(self):
+        cpus, maps = self.domain.vcpus()
+        assert len(cpus) == 2 and all(cpu[1] == self.virt.VIR_VCPU_RUNNING for cpu in cpus), cpus
+        self.domain.pinVcpu(1, (True, False))
+        assert self.domain.vcpus()[1][1][:2] == (True, False), self.domain.vcpus()
+        assert self.allowed() == ["0-1", "0"], self.allowed()
+        self.domain.pinEmulator((False, True), self.virt.VIR_DOMAIN_AFFECT_LIVE)
+        assert self.domain.emulatorPinInfo()[:2] == (False, True)
+        assert maps and self.domain.numaParameters() is not None
+
+    def suspend_and_resume(self):
+        self.events.clear()
+        self.domain.suspend()
+        assert self.state()[0] == self.virt.VIR_DOMAIN_PAUSED
+        self.wait_for_event("life", self.virt.VIR_DOMAIN_EVENT_SUSPENDED)
+        self.domain.resume()
+        assert self.state()[0] == self.virt.VIR_DOMAIN_RUNNING
+        self.wait_for_event("life", self.virt.VIR_DOMAIN_EVENT_RESUMED)
+        self.console.echo()
+
+    def monitor_command(self):
+        reply = json.loads(self.virsh("qemu-monitor-command life '{\"execute\":\"query-framevisor-memory\"}'").stdout)
+        assert reply["return"]["frame-size"] == FRAME, reply
+        reply = json.loads(self.virsh("qemu-monitor-command life '{\"execute\":\"device_del\",\"arguments\":{\"id\":\"serial0\"}}'").stdout)
+        assert reply["error"]["class"] == "GenericError", reply
+
+    def not_there(self):
+        """What there is not fails with an error, and the VM goes on."""
+        for command in (f"save life {self.dir}/saved", "managedsave life", f"dump life {self.dir}/core --memory-only",
+                        "snapshot-create-as life one", "inject-nmi life", "screenshot life", "setvcpus life 1 --live"):
+            refused = self.virsh(command, check=False)
+            assert refused.returncode != 0 and "error:" in refused.stderr, refused
+            wait_until(lambda: self.state()[0] == self.virt.VIR_DOMAIN_RUNNING, lambda name=command: f"running after {name}")
+        self.console.echo()
+
+    def libvirtd_restarts(self):
+        """Ended in order and killed: the VM goes on, and what is asked afterwards works."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            self.stop_daemon("libvirtd", number)
+            assert [vm["status"] for vm in self.framevisor("ps")] == ["running"]
+            self.start_libvirtd()
+            assert self.state()[0] == self.virt.VIR_DOMAIN_RUNNING, self.state()
+            self.agree(self.boot + self.quarter)
+        self.domain.suspend()
+        self.domain.resume()
+        self.look_at(self.domain)
+        self.console.echo()
+
+    def reset(self):
+        self.domain.reset()
+        self.console.wait_until_up()
+        assert self.state()[0] == self.virt.VIR_DOMAIN_RUNNING
+        self.agree(self.boot + self.quarter)
+
+    def reboot(self):
+        """The power button, which a stock guest obeys, and a new start of the same VM."""
+        pid = self.framevisor("ps")[0]["pid"]
+        self.domain.reboot(self.virt.VIR_DOMAIN_REBOOT_ACPI_POWER_BTN)
+        self.console.wait_until_up()
+        assert self.framevisor("ps")[0]["pid"] == pid
+        self.wait_for_state(self.virt.VIR_DOMAIN_RUNNING)
+        self.agree(self.boot + self.quarter)
+
+    def guest_reboots(self):
+        self.events.clear()
+        self.console.order("reboot")
+        self.console.wait_until_up()
+        assert self.state()[0] == self.virt.VIR_DOMAIN_RUNNING
+        self.agree(self.boot + self.quarter)
+
+    def shutdown(self):
+        self.domain.shutdown()
+        self.wait_for_state(self.virt.VIR_DOMAIN_SHUTOFF)
+        assert self.state() == (self.virt.VIR_DOMAIN_SHUTOFF, self.virt.VIR_DOMAIN_SHUTOFF_SHUTDOWN), self.state()
+        self.wait_for_event("life", self.virt.VIR_DOMAIN_EVENT_STOPPED)
+        wait_until(lambda: self.framevisor("pool")["held"] == 0, "all frames are back")
+
+    def setmaxmem(self):
+        """For the next start, as with QEMU."""
+        self.virsh(f"setmem life {self.boot}M --config")
+        assert self.domain.info()[2] == self.boot * 1024
+
+    def autostart(self):
+        self.domain.setAutostart(1)
+        self.stop_daemon("libvirtd", signal.SIGTERM)
+        shell(f"rm -f {self.dir}/libvirt/run/qemu/autostarted")
+        self.start_libvirtd()
+        self.wait_for_state(self.virt.VIR_DOMAIN_RUNNING)
+        self.domain.setAutostart(0)
+
+    def crash(self):
+        os.kill(self.framevisor("ps")[0]["pid"], signal.SIGKILL)
+        self.wait_for_state(self.virt.VIR_DOMAIN_SHUTOFF)
+        assert self.state()[1] == self.virt.VIR_DOMAIN_SHUTOFF_CRASHED, self.state()
+        wait_until(lambda: self.framevisor("pool")["held"] == 0, "all frames are back")
+
+    def destroy(self):
+        self.domain.create()
+        self.domain.destroy()
+        assert self.state() == (self.virt.VIR_DOMAIN_SHUTOFF, self.virt.VIR_DOMAIN_SHUTOFF_DESTROYED), self.state()
+        wait_until(lambda: self.framevisor("pool")["held"] == 0, "all frames are back")
+
+    def refused(self, xml, words):
+        try:
+            self.connection.createXML(xml)
+        except self.virt.libvirtError as error:
+            assert words in str(error), f"'{error}' does not say '{words}'"
+        else:
+            raise AssertionError(f"was started, but should be refused: {words}")
+        assert self.framevisor("pool")["held"] == 0
+
+    def other(self, *changes):
+        """Another domain of the same kind, with parts of its XML replaced."""
+        xml = self.xml(ORDINARY).replace("<name>life<", "<name>other<")
+        for old, new in changes:
+            assert old in xml, (old, xml)
+            xml = xml.replace(old, new)
+        return xml
+
+    def refusals(self):
+        self.refused(self.other(("/kernel<", "/nothing<")), "nothing")
+        for device, words in (("<interface type='user'><model type='virtio'/></interface>", "remove <interface>"),
+                              ("<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>", "rng"),
+                              ("<vsock model='virtio'><cid auto='yes'/></vsock>", "vsock"),
+                              ("<serial type='pty'><target port='1'/></serial>", "one serial port")):
+            self.refused(self.other(("</devices>", f"{device}</devices>")), words)
+        much = 64 * 1024
+        self.refused(self.other((f"memory='{self.boot}'", f"memory='{much}'"), (f"<memory unit='MiB'>{self.boot}<", f"<memory unit='MiB'>{much}<"),
+                                (f"'MiB'>{4 * self.boot}</maxMemory>", f"'MiB'>{2 * much}</maxMemory>")), "pool")
+        self.refused(self.other(("<features><acpi/></features>", "")), "add <acpi/>")
+        self.refused(self.other(("<cpu mode='host-passthrough'>", "<cpu mode='host-model'>")), "'host-model'")
+
+    def emulator(self, name, script):
+        """Another domain, with an emulator that is a script."""
+        path = f"{self.dir}/bin/{name}"
+        with open(path, "w", encoding="ascii") as file:
+            file.write(f"#!/bin/sh\n{script}\n")
+        os.chmod(path, 0o755)
+        return self.other(("bin/framevisor<", f"bin/{name}<"))
+
+    def emulator_crashes(self):
+        """In the probe, and in the start: an error, and libvirt goes on."""
+        self.refused(self.emulator("crash-probe", "kill -SEGV $$"), "")
+        real = f"{self.dir}/bin/framevisor"
+        self.refused(self.emulator("crash-start", f'case "$*" in *-daemonize*) exec {real} "$@";; esac; echo crashing >&2; kill -SEGV $$'),
+                     "")  # what it said, libvirt shows only where it sees at once that the process is gone
+        assert self.connection.isAlive() and self.connection.getVersion()
+
+    def guest_switches_off(self):
+        self.domain.create()
+        self.look_at(self.domain)
+        self.console.wait_until_up()
+        self.console.order("poweroff")
+        self.wait_for_state(self.virt.VIR_DOMAIN_SHUTOFF)
+        assert self.state()[1] == self.virt.VIR_DOMAIN_SHUTOFF_SHUTDOWN, self.state()
+
+    def hugepages_come_back(self):
+        """setmem to the half, on hugepages: at least 95 % of the frames are the pool's again."""
+        if self.domain is not None and self.domain.isActive():
+            self.domain.destroy()
+            wait_until(lambda: self.framevisor("pool")["held"] == 0, "all frames are back")
+        domain = self.connection.createXML(self.xml(HUGE))
+        before = self.framevisor("pool")["held"]
+        assert before >= self.huge // 2, "hugepages are preallocated"
+        serial = f"{self.dir}/huge.serial"
+
+        def up():
+            with open(serial, encoding="utf-8", errors="replace") as file:
+                return ("ready for verbs" if self.stock else "guest: up") in file.read()
+        wait_until(up, "the guest is up")
+        domain.setMemory(self.huge * 1024 // 2)
+        wait_until(lambda: domain.info()[2] == self.huge * 1024 // 2, lambda: f"the half, not {domain.info()[2] // 1024} MiB")
+        half = self.huge // 4
+        wait_until(lambda: before - self.framevisor("pool")["held"] >= half * 95 / 100,
+                   lambda: f"{half} frames come back, not {before - self.framevisor('pool')['held']}")
+        back = before - self.framevisor("pool")["held"]
+        domain.destroy()
+        wait_until(lambda: self.framevisor("pool")["held"] == 0, "all frames are back")
+        return f"{back} of {half} frames came back"
+
+
+OBEY = ["capabilities", "start", "unprivileged", "sizes", "setmem", "memory_device", "attach_and_detach", "processors",
+        "suspend_and_resume", "monitor_command", "not_there", "libvirtd_restarts", "reset", "reboot", "guest_reboots", "shutdown", "setmaxmem",
+        "guest_switches_off", "autostart", "crash", "destroy", "refusals", "emulator_crashes", "hugepages_come_back"]
+# With a stock kernel only what takes one.
+STOCK = ["start", "unprivileged", "sizes", "statistics", "setmem", "memory_device", "attach_and_detach",
+         "hugepages_come_back"]
+
+
+def attempt(life, name):
+    begin = time.monotonic()
+    result = {"check": name, "ok": True}
+    try:
+        result["detail"] = getattr(life, name)() or ""
+    except Exception:  # pylint: disable=broad-except
+        result.update(ok=False, detail=traceback.format_exc())
+    result["seconds"] = round(time.monotonic() - begin, 2)
+    print(json.dumps(result), flush=True)
+    return result["ok"]
+
+
+def main(arguments):
+    stock = arguments[1] == "stock"
+    files = 2 if stock else 1
+    life = Life(arguments[0], stock, arguments[2:2 + files])
+    only = arguments[2 + files:] or (STOCK if stock else OBEY)
+    # What comes after a check that failed builds on it, and would wait for what cannot come.
+    good = attempt(life, "set_up")
+    for name in only:
+        good = good and attempt(life, name)
+    attempt(life, "tear_down")
+    sys.stdout.flush()
+    os._exit(0)  # the event thread never ends
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

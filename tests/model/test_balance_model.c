@@ -1,0 +1,435 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The balancing policy: single decisions, and a model of a pool whose VMs grow, shrink and keep
+ * what they once touched, over thousands of rounds. What must hold: no VM below its minimum, no
+ * step larger than allowed, memory goes to who works, and then everything comes to rest.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "vmm/owner/balance_policy.h"
+
+#define NR_VMS    4
+#define STEPS_MAX (NR_VMS * 4)
+#define NEVER     (UINT64_MAX / 2)
+
+static struct balance_vm vms[NR_VMS];
+static struct balance_input input;
+static struct balance_step steps[STEPS_MAX];
+
+/* A guest of 400 frames that has touched 300 and needs 100. */
+static void make_vm(unsigned int i)
+{
+	vms[i] = (struct balance_vm){ .id = i + 1,
+				      .shares = 1000,
+				      .min = 64,
+				      .held = 300,
+				      .bound = 300,
+				      .target = 400,
+				      .running = true,
+				      .reached = true,
+				      .reports = true,
+				      .total = 400,
+				      .available = 300,
+				      .taxed_ms = NEVER,
+				      .relieved_ms = NEVER,
+				      .hinted_ms = NEVER };
+}
+
+static void make_input(unsigned int nr)
+{
+	for (unsigned int i = 0; i < nr; i++)
+		make_vm(i);
+	input = (struct balance_input){ .free = 10,
+					.min = 5,
+					.low = 20,
+					.high = 40,
+					.active = true,
+					.idle_tax = 75,
+					.step = 5,
+					.stats_age_max = 10000,
+					.vms = vms,
+					.nr_vms = nr };
+}
+
+static unsigned int decide(void)
+{
+	return balance_decide(&input, steps, STEPS_MAX);
+}
+
+static const struct balance_step *find(uint32_t id, enum balance_kind kind, unsigned int nr)
+{
+	for (unsigned int i = 0; i < nr; i++) {
+		if (steps[i].id == id && steps[i].kind == kind)
+			return &steps[i];
+	}
+	return NULL;
+}
+
+/* Stocks are enough: nobody is taxed. */
+static void test_cheapest_first(void **state)
+{
+	unsigned int nr;
+
+	(void)state;
+	make_input(2);
+	vms[0].stock = 20;
+	vms[1].stock = 20;
+	nr = decide();
+	assert_int_equal(nr, 2);
+	assert_int_equal(steps[0].kind, BALANCE_STOCK);
+	assert_int_equal(steps[1].kind, BALANCE_STOCK);
+	vms[0].stock_asked = true;
+	vms[1].stock = 0;
+	nr = decide();
+	assert_null(find(1, BALANCE_STOCK, nr));
+	assert_non_null(find(1, BALANCE_TAX, nr));
+}
+
+/* What it could still touch is taxed too, or the balloon would take only that. */
+static void test_tax(void **state)
+{
+	(void)state;
+	make_input(1);
+	assert_int_equal(decide(), 1);
+	assert_int_equal(steps[0].kind, BALANCE_TAX);
+	assert_int_equal(steps[0].frames, 100 + 15); /* 5 % of 300 */
+}
+
+static void expect_nothing(void)
+{
+	assert_int_equal(decide(), 0);
+}
+
+static void test_left_alone(void **state)
+{
+	(void)state;
+	make_input(1);
+	vms[0].stats_age_ms = 10001; /* old numbers */
+	expect_nothing();
+	make_input(1);
+	vms[0].reports = false;
+	expect_nothing();
+	make_input(1);
+	vms[0].available_change = -20; /* it is growing */
+	expect_nothing();
+	make_input(1);
+	vms[0].available = 139; /* the air and a tenth are left to it */
+	expect_nothing();
+	make_input(1);
+	vms[0].min = 300;
+	expect_nothing();
+	make_input(1);
+	vms[0].relieved_ms = 1000; /* it was given something back just now */
+	expect_nothing();
+	make_input(1);
+	vms[0].running = false;
+	expect_nothing();
+	make_input(1);
+	input.active = false;
+	expect_nothing();
+}
+
+/* Who is idle pays first, and who has more shares later. */
+static void test_order(void **state)
+{
+	(void)state;
+	make_input(2);
+	input.free = input.high - 5; /* one step is enough */
+	vms[0].available = 200;
+	assert_int_equal(decide(), 1);
+	assert_int_equal(steps[0].id, 2);
+	make_input(2);
+	input.free = input.high - 5;
+	vms[1].shares = 4000;
+	assert_int_equal(decide(), 1);
+	assert_int_equal(steps[0].id, 1);
+	/* Measured idleness counts more than what the guest says. */
+	make_input(2);
+	input.free = input.high - 5;
+	vms[0].knows_idle = vms[1].knows_idle = true;
+	vms[0].idle_permille = 100;
+	vms[1].idle_permille = 900;
+	vms[1].available = 200;
+	assert_int_equal(decide(), 1);
+	assert_int_equal(steps[0].id, 2);
+	/* Without an idle tax only size and shares count. */
+	assert_true(balance_rho(&vms[1], &input) < balance_rho(&vms[0], &input));
+	input.idle_tax = 0;
+	assert_true(balance_rho(&vms[1], &input) == balance_rho(&vms[0], &input));
+}
+
+static void test_relief(void **state)
+{
+	unsigned int nr;
+
+	(void)state;
+	make_input(1);
+	input.active = false;
+	input.free = 150;
+	vms[0].tax = 150;
+	assert_int_equal(decide(), 1);
+	assert_int_equal(steps[0].kind, BALANCE_RELIEF);
+	assert_int_equal(steps[0].frames, 150 - 50); /* half of what is beyond high and a band */
+	vms[0].taxed_ms = 4999;
+	assert_int_equal(decide(), 0);
+	/* One that is short gets it back at once, and the other one pays. */
+	make_input(2);
+	input.active = false;
+	input.free = input.high;
+	vms[0].tax = 150;
+	vms[0].bound = 250;
+	vms[0].available = 10;
+	vms[0].taxed_ms = 0;
+	nr = decide();
+	assert_non_null(find(1, BALANCE_RELIEF, nr));
+	assert_non_null(find(2, BALANCE_TAX, nr));
+}
+
+static void test_oom(void **state)
+{
+	(void)state;
+	make_input(3);
+	vms[1].held = 350;
+	assert_int_equal(balance_oom_victim(vms, 3, 1000), 1);
+	vms[1].shares = 2000;
+	assert_int_not_equal(balance_oom_victim(vms, 3, 1000), 1);
+	vms[2].oom_score_adj = 500;
+	assert_int_equal(balance_oom_victim(vms, 3, 1000), 2);
+	vms[2].running = false;
+	vms[0].oom_score_adj = -1000;
+	assert_int_equal(balance_oom_victim(vms, 3, 1000), 1);
+	vms[1].oom_score_adj = -1000;
+	assert_int_equal(balance_oom_victim(vms, 3, 1000), -1);
+}
+
+/* Whatever the numbers, what comes out can be done. */
+static void test_any_input(void **state)
+{
+	(void)state;
+	srand(1);
+	for (int round = 0; round < 200000; round++) {
+		unsigned int nr, changes[NR_VMS] = { 0 };
+
+		make_input(NR_VMS);
+		input.free = (uint64_t)rand() % 100;
+		input.active = rand() % 2;
+		for (unsigned int i = 0; i < NR_VMS; i++) {
+			vms[i].target = (uint64_t)rand() % 500;
+			vms[i].bound = (uint64_t)rand() % 500;
+			vms[i].min = (uint64_t)rand() % 300;
+			vms[i].tax = (uint64_t)rand() % 200;
+			vms[i].available = (uint64_t)rand() % 500;
+			vms[i].total = (uint64_t)rand() % 500;
+			vms[i].stock = (uint64_t)rand() % 20;
+			vms[i].reached = rand() % 2;
+			vms[i].taxed_ms = (uint64_t)rand() % 10000;
+			vms[i].can_swap = rand() % 2;
+		}
+		nr = decide();
+		for (unsigned int s = 0; s < nr; s++) {
+			const struct balance_vm *vm = &vms[steps[s].id - 1];
+
+			if (steps[s].kind == BALANCE_TAX) {
+				assert_true(steps[s].frames > vm->tax);
+				assert_true(steps[s].frames + vm->min <= vm->target);
+				changes[steps[s].id - 1]++;
+			} else if (steps[s].kind == BALANCE_RELIEF) {
+				assert_true(steps[s].frames < vm->tax);
+				changes[steps[s].id - 1]++;
+			} else if (steps[s].kind == BALANCE_SWAP) {
+				assert_true(steps[s].frames + vm->min <= vm->bound);
+			}
+		}
+		for (unsigned int i = 0; i < NR_VMS; i++)
+			assert_true(changes[i] <= 1);
+	}
+}
+
+/* --- the model --- */
+
+#define ROUND_MS    200
+#define POOL_FRAMES 1024
+#define GROWTH      8 /* frames that a guest touches in a round */
+#define FOLLOW      6 /* frames that its balloon moves in a round */
+
+struct guest {
+	uint64_t wants;     /* its working set */
+	uint64_t uses;      /* of that, what it has */
+	uint64_t effective; /* where its balloon is */
+	uint64_t waited;    /* rounds in which it could not grow */
+};
+
+static struct guest guests[NR_VMS];
+static uint64_t model_steps, model_waits;
+
+static uint64_t model_free(void)
+{
+	uint64_t held = 0;
+
+	for (unsigned int i = 0; i < NR_VMS; i++)
+		held += vms[i].bound;
+	assert_true(held <= POOL_FRAMES);
+	return POOL_FRAMES - held;
+}
+
+static void model_guest(struct guest *guest, struct balance_vm *vm)
+{
+	uint64_t goal = vm->target - vm->tax, before = vm->available;
+
+	/* The balloon takes only what is not in use, and gives back at once. */
+	if (guest->effective > goal) {
+		uint64_t by = guest->effective - goal < FOLLOW ? guest->effective - goal : FOLLOW;
+
+		guest->effective -= by;
+		if (guest->effective < guest->uses)
+			guest->effective = guest->uses;
+	} else {
+		guest->effective = goal;
+	}
+	if (guest->uses > guest->wants)
+		guest->uses = guest->wants;
+	for (int i = 0; i < GROWTH && guest->uses < guest->wants; i++) {
+		if (guest->uses >= guest->effective ||
+		    (guest->uses >= vm->bound && model_free() <= input.min)) {
+			guest->waited++;
+			model_waits++;
+			break;
+		}
+		guest->uses++;
+		if (guest->uses > vm->bound)
+			vm->bound = guest->uses;
+	}
+	/* What it once touched stays its own (page cache) until the balloon has it. */
+	if (vm->bound > guest->effective)
+		vm->bound = guest->effective;
+	vm->held = vm->bound;
+	vm->reached = guest->effective == goal;
+	vm->total = guest->effective;
+	vm->available = guest->effective - guest->uses;
+	vm->available_change = (int64_t)vm->available - (int64_t)before;
+	vm->taxed_ms += ROUND_MS;
+	vm->relieved_ms += ROUND_MS;
+	assert_true(guest->effective >= vm->min);
+}
+
+static void model_round(void)
+{
+	unsigned int nr;
+
+	for (unsigned int i = 0; i < NR_VMS; i++)
+		model_guest(&guests[i], &vms[i]);
+	input.free = model_free();
+	if (input.free < input.low)
+		input.active = true;
+	else if (input.free >= input.high)
+		input.active = false;
+	nr = decide();
+	for (unsigned int s = 0; s < nr; s++) {
+		struct balance_vm *vm = &vms[steps[s].id - 1];
+
+		/* The change of available that is the policy's own doing does not count. */
+		if (steps[s].kind == BALANCE_TAX)
+			vm->taxed_ms = 0;
+		else if (steps[s].kind == BALANCE_RELIEF)
+			vm->relieved_ms = 0;
+		else
+			continue;
+		vm->tax = steps[s].frames;
+		model_steps++;
+	}
+}
+
+/* Four guests of 384 frames that have touched nothing, in 1024. */
+static void make_model(uint64_t wants)
+{
+	make_input(NR_VMS);
+	input.min = 10;
+	input.low = 40;
+	input.high = 70;
+	memset(guests, 0, sizeof(guests));
+	for (unsigned int i = 0; i < NR_VMS; i++) {
+		vms[i].target = vms[i].total = guests[i].effective = 384;
+		vms[i].bound = 0;
+		vms[i].available = 384;
+		guests[i].wants = wants;
+	}
+}
+
+/* One is busy, three are idle and keep what they have, then the next: 4 x 384 in 1024 frames. */
+static void test_load_moves(void **state)
+{
+	(void)state;
+	make_model(80);
+	for (unsigned int phase = 0; phase < 12; phase++) {
+		unsigned int busy = phase % NR_VMS, rounds = 0;
+
+		for (unsigned int i = 0; i < NR_VMS; i++)
+			guests[i].wants = i == busy ? 340 : 80;
+		while (guests[busy].uses < 340 && rounds < 1000) {
+			model_round();
+			rounds++;
+		}
+		print_message("phase %u: busy VM has its memory after %u rounds\n", phase, rounds);
+		assert_int_equal(guests[busy].uses, 340);
+		assert_true(rounds < 300); /* a minute of the model's time */
+		for (unsigned int i = 0; i < 200; i++)
+			model_round();
+		/* And then it comes to rest: no memory swings between VMs. */
+		model_steps = 0;
+		for (unsigned int i = 0; i < 200; i++)
+			model_round();
+		assert_true(model_steps <= 4);
+		assert_true(model_free() >= input.low);
+	}
+}
+
+/* All want more than there is: nobody falls below its minimum, and nothing swings. */
+static void test_too_much(void **state)
+{
+	(void)state;
+	make_model(370);
+	for (unsigned int i = 0; i < 2000; i++)
+		model_round();
+	model_steps = 0;
+	for (unsigned int i = 0; i < 500; i++)
+		model_round();
+	assert_true(model_steps <= 50);
+	for (unsigned int i = 0; i < NR_VMS; i++)
+		assert_true(vms[i].bound >= vms[i].min);
+}
+
+/* When the pressure is over, everything that was taxed goes back. */
+static void test_all_back(void **state)
+{
+	(void)state;
+	test_load_moves(NULL);
+	for (unsigned int i = 0; i < NR_VMS; i++) {
+		guests[i].wants = 40;
+		vms[i].bound = 40; /* they have given back what they had free */
+	}
+	for (unsigned int i = 0; i < 1000; i++)
+		model_round();
+	for (unsigned int i = 0; i < NR_VMS; i++)
+		assert_int_equal(vms[i].tax, 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_cheapest_first), cmocka_unit_test(test_tax),
+		cmocka_unit_test(test_left_alone),     cmocka_unit_test(test_order),
+		cmocka_unit_test(test_relief),         cmocka_unit_test(test_oom),
+		cmocka_unit_test(test_any_input),      cmocka_unit_test(test_load_moves),
+		cmocka_unit_test(test_too_much),       cmocka_unit_test(test_all_back),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Admission over a pool of pure metadata (two nodes of 256 frames): minimums, overcommit_memory and
+ * overcommit_ratio, and that a minimum can be had when everything else is taken.
+ */
+#include "session_pool.h"
+
+#include <cmocka.h>
+
+static int setup(void **state)
+{
+	(void)state;
+	return create_session_pool();
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	pool_destroy(pool);
+	return 0;
+}
+
+static void set(const char *name, uint64_t value)
+{
+	struct error err = { 0 };
+
+	assert_int_equal(pool_setting_set(pool, name, 0, value, &err), 0);
+}
+
+static int come(struct session *session, uint32_t id, uint64_t ram, uint64_t min, uint64_t max)
+{
+	union owner_packet packet = { .hello = { .header = { .type = OWNER_HELLO,
+							     .length = sizeof(packet.hello) },
+						 .version = OWNER_PROTOCOL_VERSION,
+						 .ram_frames = ram,
+						 .min_frames = min,
+						 .max_frames = max,
+						 .name = "vm" } };
+
+	session_init(session, pool, id);
+	handle(session, &packet);
+	return reply.packet.header.status;
+}
+
+static uint64_t grant(struct session *session, uint32_t nr)
+{
+	union owner_packet packet = { .grant = { .header = { .type = OWNER_GRANT,
+							     .length = sizeof(packet.grant) },
+						 .nr_frames = nr } };
+
+	assert_int_equal(handle(session, &packet), SESSION_REPLY);
+	return reply.packet.runs.nr_frames;
+}
+
+static int resize(struct session *session, uint64_t frames)
+{
+	union owner_packet packet = { .resize = { .header = { .type = OWNER_RESIZE,
+							      .length = sizeof(packet.resize) },
+						  .ram_frames = frames } };
+
+	assert_int_equal(handle(session, &packet), SESSION_REPLY);
+	return reply.packet.header.status;
+}
+
+static uint64_t reserve(void)
+{
+	struct pool_info info;
+
+	pool_info(pool, &info);
+	return info.reserve;
+}
+
+static const char *sentence(void)
+{
+	return reply.packet.welcome.message;
+}
+
+/* Nothing is promised that is not there, to the frame. */
+static void test_default(void **state)
+{
+	uint64_t room = 2 * NODE_FRAMES - reserve();
+	struct session a, b;
+
+	(void)state;
+	assert_int_equal(come(&a, 1, room - 100, 0, 0), 0);
+	assert_int_equal(a.guaranteed, room - 100);
+	assert_int_equal(come(&b, 2, 101, 0, 0), -ENOMEM);
+	assert_non_null(strstr(sentence(), "2 MiB are missing"));
+	assert_non_null(strstr(sentence(), "overcommit_memory=0"));
+	/* A small minimum alone does not make room: the operator has to allow it. */
+	assert_int_equal(come(&b, 2, 101, 10, 0), -ENOMEM);
+	assert_int_equal(come(&b, 2, 100, 10, 0), 0);
+	assert_int_equal(b.guaranteed, 10);
+	session_release(&a);
+	session_release(&b);
+}
+
+static void test_overcommit(void **state)
+{
+	struct session a, b, c;
+
+	(void)state;
+	set("overcommit_memory", 0);
+	assert_int_equal(come(&a, 1, 512, 0, 0), 0);
+	assert_int_equal(a.guaranteed, 128); /* a quarter */
+	assert_int_equal(come(&b, 2, 512, 200, 0), 0);
+	/* Minimums are real in every mode. */
+	assert_int_equal(come(&c, 3, 300, 200, 0), -ENOMEM);
+	assert_non_null(strstr(sentence(), "cannot be guaranteed 400 MiB"));
+	assert_non_null(strstr(sentence(), "are missing"));
+	/* A single promise of more than there is. */
+	assert_int_equal(come(&c, 3, 513, 10, 0), -ENOMEM);
+	set("overcommit_memory", 1);
+	assert_int_equal(come(&c, 3, 513, 10, 0), 0);
+	session_release(&a);
+	session_release(&b);
+	session_release(&c);
+}
+
+static void test_ratio(void **state)
+{
+	uint64_t room = 2 * NODE_FRAMES;
+	struct session a, b;
+
+	(void)state;
+	set("overcommit_ratio", 150);
+	assert_int_equal(come(&a, 1, room, 64, 0), 0);
+	assert_int_equal(come(&b, 2, room / 2 - reserve() + 1, 64, 0), -ENOMEM);
+	assert_non_null(strstr(sentence(), "2 MiB are missing"));
+	assert_int_equal(come(&b, 2, room / 2 - reserve(), 64, 0), 0);
+	session_release(&b);
+	/* Half of it: what is promised already stays, nothing more is. */
+	set("overcommit_ratio", 50);
+	assert_int_equal(come(&b, 2, 64, 64, 0), -ENOMEM);
+	assert_int_equal(resize(&a, room + 1), -ENOMEM);
+	assert_int_equal(resize(&a, room - 1), 0);
+	assert_int_equal(resize(&a, 200), 0);
+	assert_int_equal(come(&b, 2, 56 - reserve(), 10, 0), 0);
+	session_release(&a);
+	session_release(&b);
+}
+
+/* Hot-add is admission, too, and the maximum bounds it. */
+static void test_resize(void **state)
+{
+	struct session a;
+
+	(void)state;
+	assert_int_equal(come(&a, 1, 100, 0, 200), 0);
+	assert_int_equal(resize(&a, 200), 0);
+	assert_int_equal(a.guaranteed, 200);
+	assert_int_equal(resize(&a, 201), -ENOMEM);
+	assert_non_null(strstr(reply.packet.resized.message, "maximum, 400 MiB"));
+	assert_int_equal(resize(&a, 50), 0);
+	assert_int_equal(a.guaranteed, 50);
+	session_release(&a);
+}
+
+static void test_set_limits(void **state)
+{
+	struct session_limits limits;
+	struct session a, b;
+	struct error err = { 0 };
+
+	(void)state;
+	set("overcommit_memory", 0);
+	assert_int_equal(come(&a, 1, 500, 100, 600), 0);
+	assert_int_equal(come(&b, 2, 500, 100, 500), 0);
+	session_get_limits(&a, &limits);
+	limits.min_frames = 300;
+	limits.shares = 7;
+	assert_int_equal(session_set_limits(&a, &limits, &err), 0);
+	assert_int_equal(a.guaranteed, 300);
+	assert_int_equal(a.shares, 7);
+	limits.min_frames = 450;
+	assert_int_equal(session_set_limits(&a, &limits, &err), -ENOMEM);
+	assert_non_null(strstr(err.message, "are missing"));
+	assert_int_equal(a.guaranteed, 300);
+	limits.min_frames = 300;
+	limits.max_frames = 499;
+	assert_int_equal(session_set_limits(&a, &limits, &err), -EBUSY);
+	limits.max_frames = 601;
+	assert_int_equal(session_set_limits(&a, &limits, &err), -EINVAL);
+	limits.max_frames = 550;
+	limits.shares = 0;
+	assert_int_equal(session_set_limits(&a, &limits, &err), -EINVAL);
+	limits.shares = 1;
+	limits.oom_score_adj = -1001;
+	assert_int_equal(session_set_limits(&a, &limits, &err), -EINVAL);
+	limits.oom_score_adj = -1000;
+	assert_int_equal(session_set_limits(&a, &limits, &err), 0);
+	assert_int_equal(resize(&a, 551), -ENOMEM);
+	session_release(&a);
+	session_release(&b);
+}
+
+/* One takes all it can: what the other was guaranteed is still to be had, and not a frame more. */
+static void test_guarantee_holds(void **state)
+{
+	uint64_t got = 0, more;
+	struct session greedy, quiet;
+
+	(void)state;
+	set("overcommit_memory", 0);
+	set("watermark_scale_factor", 1);
+	assert_int_equal(come(&greedy, 1, 500, 64, 0), 0);
+	assert_int_equal(come(&quiet, 2, 300, 200, 0), 0);
+	while ((more = grant(&greedy, 50)))
+		got += more;
+	assert_true(got >= 64 && got <= 2 * NODE_FRAMES - 200);
+	for (more = 0; more < 200;) {
+		uint64_t step = grant(&quiet, 50);
+
+		assert_true(step > 0);
+		more += step;
+	}
+	assert_int_equal(quiet.held, 200);
+	session_release(&greedy);
+	session_release(&quiet);
+}
+
+static void test_settings(void **state)
+{
+	struct error err = { 0 };
+	uint64_t value = 0;
+
+	(void)state;
+	assert_int_equal(pool_setting_get(pool, "overcommit_memory", 0, &value), 0);
+	assert_int_equal(value, 2);
+	assert_int_equal(pool_setting_set(pool, "overcommit_memory", 0, 3, &err), -EINVAL);
+	assert_int_equal(pool_setting_set(pool, "no_such_thing", 0, 3, &err), -ENOENT);
+	/* Overcommit needs time to act: marks further up, unless the user says where. */
+	set("overcommit_memory", 0);
+	pool_setting_get(pool, "watermark_scale_factor", 0, &value);
+	assert_int_equal(value, 300);
+	set("watermark_scale_factor", 20);
+	set("overcommit_memory", 2);
+	pool_setting_get(pool, "watermark_scale_factor", 0, &value);
+	assert_int_equal(value, 20);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(test_default),  TEST(test_overcommit), TEST(test_ratio),
+		TEST(test_resize),   TEST(test_set_limits), TEST(test_guarantee_holds),
+		TEST(test_settings),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

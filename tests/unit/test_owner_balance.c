@@ -1,0 +1,389 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A real framevisord with more promised than it has, and processes that act as VMMs with guests
+ * whose load moves: memory goes to who needs it, nobody falls below its minimum, and when there is
+ * none left the OOM policy stops or kills one, which goes on when there is some again.
+ */
+#include "owner_fixture.h"
+
+#include <cmocka.h>
+
+#include "framevisor/event_loop.h"
+#include "vmm/owner_channel.h"
+
+#define PATIENCE_MS 90000
+#define RAM         60
+#define MIN         16
+#define TICK_MS     10
+#define PER_TICK    2
+
+/* What parent and child know of a guest. */
+struct guest {
+	uint64_t wants; /* the parent's */
+	uint64_t uses, bound, tax, waits, least;
+	uint32_t paused, ready;
+};
+
+#define get(guest, field)        __atomic_load_n(&(guest)->field, __ATOMIC_SEQ_CST)
+#define put(guest, field, value) __atomic_store_n(&(guest)->field, value, __ATOMIC_SEQ_CST)
+
+struct vm {
+	struct guest *guest; /* shared */
+	pid_t pid;
+};
+
+/* --- the child --- */
+
+static struct event_loop *loop;
+static struct owner_client *client;
+static struct owner_channel *channel;
+static struct guest *me;
+static struct frame_run frames[RAM]; /* one each */
+
+static uint64_t effective(void)
+{
+	uint64_t goal = RAM - me->tax;
+
+	return goal > me->uses ? goal : me->uses;
+}
+
+static int op_nothing(void)
+{
+	return -EOPNOTSUPP;
+}
+
+static int op_reclaim(void *opaque, const struct notice_reclaim *reclaim, uint64_t *nr)
+{
+	(void)opaque;
+	(void)reclaim;
+	(void)nr;
+	return op_nothing();
+}
+
+static int op_move(void *opaque, const struct notice_move *move, uint64_t *nr)
+{
+	(void)opaque;
+	(void)move;
+	(void)nr;
+	return op_nothing();
+}
+
+static int op_target(void *opaque, const struct notice_target *target, uint64_t *nr)
+{
+	(void)opaque;
+	(void)nr;
+	put(me, tax, target->tax_frames);
+	return target->tax_frames + MIN > RAM ? -EINVAL : 0;
+}
+
+static int op_pause(void *opaque, const struct notice_pause *pause, uint64_t *nr)
+{
+	(void)opaque;
+	(void)pause;
+	(void)nr;
+	put(me, paused, 1);
+	return 0;
+}
+
+static int op_resume(void *opaque, const struct notice_resume *resume, uint64_t *nr)
+{
+	(void)opaque;
+	(void)resume;
+	(void)nr;
+	put(me, paused, 0);
+	return 0;
+}
+
+static int op_limit(void *opaque, const struct notice_limit *limit, uint64_t *nr)
+{
+	(void)opaque;
+	(void)limit;
+	(void)nr;
+	return 0;
+}
+
+static void op_status(void *opaque, struct notice_status *status)
+{
+	(void)opaque;
+	status->flags = NOTICE_STATUS_AVAILABLE | (me->paused ? 0 : NOTICE_STATUS_RUNNING);
+	if (me->bound <= RAM - me->tax)
+		status->flags |= NOTICE_STATUS_REACHED;
+	status->ram = status->max = status->target = RAM;
+	status->bound = me->bound;
+	status->tax = me->tax;
+	status->guest_total = effective();
+	status->available = effective() - me->uses;
+	status->faults = me->bound;
+	status->waits = me->waits;
+}
+
+static const struct owner_channel_ops ops = {
+	.reclaim = op_reclaim,
+	.target = op_target,
+	.move = op_move,
+	.pause = op_pause,
+	.resume = op_resume,
+	.limit = op_limit,
+	.status = op_status,
+};
+
+/* What it does not use stays its own (page cache) until its balloon has it. */
+static void tick(void *opaque)
+{
+	(void)opaque;
+	if (me->paused)
+		return;
+	if (me->uses > me->wants)
+		put(me, uses, me->wants);
+	for (int i = 0; i < PER_TICK && me->bound > effective(); i++) {
+		if (owner_client_return(client, &frames[me->bound - 1], 1) < 0)
+			_exit(3);
+		put(me, bound, me->bound - 1);
+	}
+	for (int i = 0; i < PER_TICK && me->uses < me->wants && me->uses < effective(); i++) {
+		unsigned int nr_runs = 1;
+
+		if (me->uses == me->bound) {
+			int64_t got =
+				owner_client_grant(client, 1, 0, &frames[me->bound], &nr_runs);
+
+			if (got < 0) {
+				put(me, waits, me->waits + 1);
+				return;
+			}
+			put(me, bound, me->bound + 1);
+		}
+		put(me, uses, me->uses + 1);
+	}
+}
+
+static void child_main(const char *name, int adj)
+{
+	struct owner_client_config config = {
+		.vm_name = name, .ram_frames = RAM, .min_frames = MIN, .oom_score_adj = adj
+	};
+	struct error err = { 0 };
+	struct event_timer *timer;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	client = owner_client_connect(&config, &err);
+	if (!client)
+		_exit(1);
+	loop = event_loop_create();
+	channel = owner_channel_create(loop, owner_client_limits(client), &ops, NULL, &err);
+	timer = event_timer_create(loop, tick, NULL);
+	if (!channel || !timer || owner_channel_attach(channel, owner_client_notice_fd(client)) < 0)
+		_exit(2);
+	event_timer_arm(timer, TICK_MS, TICK_MS);
+	put(me, ready, 1);
+	event_loop_run(loop);
+	_exit(0);
+}
+
+/* --- the parent --- */
+
+static void start_vm(struct vm *vm, const char *name, int adj)
+{
+	vm->guest = mmap(NULL, sizeof(*vm->guest), PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	assert_true(vm->guest != MAP_FAILED);
+	vm->pid = fork();
+	if (vm->pid == 0) {
+		me = vm->guest;
+		child_main(name, adj);
+	}
+	for (int64_t end = fixture_now_ms() + PATIENCE_MS; !get(vm->guest, ready);) {
+		assert_true(fixture_now_ms() < end);
+		usleep(2000);
+	}
+}
+
+static void end_vm(struct vm *vm)
+{
+	kill(vm->pid, SIGKILL);
+	assert_int_equal(waitpid(vm->pid, NULL, 0), vm->pid);
+	munmap(vm->guest, sizeof(*vm->guest));
+}
+
+static void setting(const char *name, const char *value)
+{
+	json_t *reply =
+		fixture_qmp("pool-set", json_pack("{s:s, s:s}", "name", name, "value", value));
+
+	assert_non_null(reply);
+	json_decref(reply);
+}
+
+static int64_t counter(const char *name)
+{
+	json_t *reply = fixture_qmp("query-vmstat", NULL);
+	int64_t value;
+
+	assert_true(json_is_integer(json_object_get(reply, name)));
+	value = json_integer_value(json_object_get(reply, name));
+	json_decref(reply);
+	return value;
+}
+
+static void wait_counter(const char *name, int64_t least)
+{
+	int64_t end = fixture_now_ms() + PATIENCE_MS;
+
+	while (counter(name) < least) {
+		assert_true(fixture_now_ms() < end);
+		usleep(20000);
+	}
+}
+
+static void wait_uses(struct vm *vm, uint64_t least)
+{
+	int64_t end = fixture_now_ms() + PATIENCE_MS;
+
+	while (get(vm->guest, uses) < least) {
+		if (fixture_now_ms() > end)
+			fail_msg("uses %llu of %llu, bound %llu, tax %llu",
+				 (unsigned long long)get(vm->guest, uses),
+				 (unsigned long long)least,
+				 (unsigned long long)get(vm->guest, bound),
+				 (unsigned long long)get(vm->guest, tax));
+		usleep(5000);
+	}
+}
+
+static void start_owner(const char *oom_delay_ms)
+{
+	/* 128 frames; three guests of 60. */
+	static const char *const args[] = { "--pool=256M", "--hugepages=never", NULL };
+
+	fixture_start(args);
+	setting("overcommit_memory", "0");
+	setting("min_free_kbytes", "4096");
+	setting("oom_delay_ms", oom_delay_ms);
+}
+
+static void test_load_moves(void **state)
+{
+	struct vm vms[3];
+
+	(void)state;
+	start_owner("20000"); /* on a busy machine a child may not run for seconds */
+	for (int i = 0; i < 3; i++)
+		start_vm(&vms[i], (const char *[]){ "a", "b", "c" }[i], 0);
+	for (int phase = 0; phase < 6; phase++) {
+		int busy = phase % 3;
+
+		for (int i = 0; i < 3; i++)
+			put(vms[i].guest, wants, i == busy ? 56 : 20);
+		wait_uses(&vms[busy], 56);
+		for (int i = 0; i < 3; i++) {
+			wait_uses(&vms[i], 20);
+			assert_true(get(vms[i].guest, tax) + MIN <= RAM);
+		}
+		fixture_validate();
+	}
+	assert_true(counter("tax_steps") > 0);
+	assert_true(counter("pgsteal_kswapd") + counter("pgsteal_direct") > 0);
+	wait_counter("reclaim_episodes", 1);
+	assert_int_equal(counter("oom_pause"), 0);
+	/* The pressure is over: what was taken is given back. */
+	for (int i = 0; i < 2; i++)
+		end_vm(&vms[i]);
+	put(vms[2].guest, wants, 20);
+	for (int64_t end = fixture_now_ms() + PATIENCE_MS; get(vms[2].guest, tax);) {
+		assert_true(fixture_now_ms() < end);
+		usleep(20000);
+	}
+	end_vm(&vms[2]);
+	assert_true(fixture_wait_held(0) >= 0);
+}
+
+/* All use all they have: nothing can be taken, one has to stop, and goes on when one has left. */
+static void test_oom_pause(void **state)
+{
+	struct vm vms[3];
+	json_t *pressure;
+
+	(void)state;
+	start_owner("2500");
+	for (int i = 0; i < 3; i++) {
+		start_vm(&vms[i], (const char *[]){ "a", "b", "c" }[i], i == 1 ? 300 : 0);
+		put(vms[i].guest, wants, RAM);
+	}
+	wait_counter("oom_pause", 1);
+	assert_int_equal(counter("oom_kill"), 0);
+	for (int64_t end = fixture_now_ms() + PATIENCE_MS; !get(vms[1].guest, paused);) {
+		assert_true(fixture_now_ms() < end);
+		usleep(5000);
+	}
+	assert_true(get(vms[1].guest, bound) >= MIN);
+	pressure = fixture_qmp("query-pressure", NULL);
+	assert_non_null(json_object_get(json_object_get(pressure, "some"), "avg10"));
+	json_decref(pressure);
+	end_vm(&vms[0]);
+	wait_counter("oom_resume", 1);
+	wait_uses(&vms[1], RAM);
+	wait_uses(&vms[2], RAM);
+	fixture_validate();
+	end_vm(&vms[1]);
+	end_vm(&vms[2]);
+	assert_true(fixture_wait_held(0) >= 0);
+}
+
+static void test_oom_kill(void **state)
+{
+	struct vm vms[3];
+	int status;
+
+	(void)state;
+	start_owner("2500");
+	setting("oom_policy", "kill");
+	for (int i = 0; i < 3; i++) {
+		start_vm(&vms[i], (const char *[]){ "a", "b", "c" }[i], i == 2 ? 500 : 0);
+		put(vms[i].guest, wants, RAM);
+	}
+	assert_int_equal(waitpid(vms[2].pid, &status, 0), vms[2].pid);
+	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	munmap(vms[2].guest, sizeof(*vms[2].guest));
+	wait_uses(&vms[0], RAM);
+	wait_uses(&vms[1], RAM);
+	assert_int_equal(counter("oom_kill"), 1);
+	assert_int_equal(counter("oom_pause"), 0);
+	fixture_validate();
+	end_vm(&vms[0]);
+	end_vm(&vms[1]);
+	assert_true(fixture_wait_held(0) >= 0);
+}
+
+static void test_bad_settings(void **state)
+{
+	static const char *const bad[][2] = {
+		{ "oom_policy", "maybe" },   { "idle_tax", "100" },    { "idle_tax", "-1" },
+		{ "reclaim_step", "0" },     { "no_such_thing", "1" }, { "overcommit_memory", "x" },
+		{ "overcommit_memory", "3" }
+	};
+	json_t *settings;
+
+	(void)state;
+	start_owner("2500");
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+		assert_null(fixture_qmp("pool-set", json_pack("{s:s, s:s}", "name", bad[i][0],
+							      "value", bad[i][1])));
+	setting("idle_tax", "50");
+	settings = fixture_qmp("query-settings", NULL);
+	assert_int_equal(json_integer_value(json_object_get(settings, "idle_tax")), 50);
+	assert_string_equal(json_string_value(json_object_get(settings, "oom_policy")), "pause");
+	assert_int_equal(json_integer_value(json_object_get(settings, "overcommit_memory")), 0);
+	json_decref(settings);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		OWNER_TEST(test_load_moves),
+		OWNER_TEST(test_oom_pause),
+		OWNER_TEST(test_oom_kill),
+		OWNER_TEST(test_bad_settings),
+	};
+
+	return cmocka_run_group_tests(tests, fixture_setup_group, NULL);
+}

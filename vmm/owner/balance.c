@@ -1,0 +1,454 @@
+/* SPDX-License-Identifier: MIT */
+/* kswapd for VMs: see balance.h. What is to be done is decided in balance_policy.c. */
+#include "vmm/owner/balance_private.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "framevisor/log.h"
+
+#define ROUND_MS     100  /* while it works */
+#define SLOW_MS      1000 /* while memory is promised twice */
+#define REST_MS      5000 /* else: for the reports */
+#define PACE_ACTIVE  200
+#define PACE_SLOW    1000
+#define PACE_REST    5000
+#define SWAP_WAIT_MS 2000
+/* Longer than a VM that was given something back is left alone (balance_policy.c). */
+#define OOM_DELAY_MS 5000
+#define STEPS_PER_VM 4
+/* Two reports of a guest that are nearer than that are one. */
+#define SAMPLE_MS 300
+
+uint64_t balance_now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+static uint64_t since(uint64_t then, uint64_t now)
+{
+	return then ? now - then : UINT64_MAX;
+}
+
+uint64_t balance_free(struct balance *balance)
+{
+	struct mm_counts counts;
+	struct pool_info info;
+	uint64_t unused;
+
+	mm_counts(pool_mm(balance->config.pool), -1, &counts);
+	pool_info(balance->config.pool, &info);
+	unused = counts.free + counts.cached;
+	return unused > info.unclaimed ? unused - info.unclaimed : 0;
+}
+
+static bool overcommitted(struct balance *balance)
+{
+	struct mm_counts counts;
+	struct pool_info info;
+
+	mm_counts(pool_mm(balance->config.pool), -1, &counts);
+	pool_info(balance->config.pool, &info);
+	return info.committed + info.reserve > counts.present;
+}
+
+/* --- the table of VMs --- */
+
+static struct balance_entry *find_entry(struct balance *balance, uint32_t id)
+{
+	struct balance_entry *unused = NULL;
+
+	for (unsigned int i = 0; i < BALANCE_VMS_MAX; i++) {
+		struct balance_entry *entry = &balance->entries[i];
+
+		if (entry->id == id)
+			return entry;
+		if (entry->id == 0 && !unused)
+			unused = entry;
+	}
+	if (unused) {
+		memset(unused, 0, sizeof(*unused));
+		unused->balance = balance;
+		unused->id = id;
+	}
+	return unused;
+}
+
+/* A new report of the guest: whether it is growing, as far as that is not our doing. */
+static void note_available(struct balance_entry *entry, const struct notice_status *status,
+			   uint64_t age_ms, uint64_t now)
+{
+	uint64_t at = now > age_ms ? now - age_ms : 1;
+
+	if (at < entry->stats_at + SAMPLE_MS)
+		return;
+	entry->available_change = 0;
+	if (entry->stats_at && entry->taxed_at < entry->stats_at &&
+	    entry->relieved_at < entry->stats_at)
+		entry->available_change = (int64_t)status->available - (int64_t)entry->available;
+	entry->available = status->available;
+	entry->stats_at = at;
+}
+
+static void fill_vm(struct balance_vm *vm, struct balance_entry *entry,
+		    const struct server_client_info *info, uint64_t now)
+{
+	const struct session *session = info->session;
+	const struct notice_status *status = info->status;
+	uint64_t age = status->stats_age_ms + info->status_age_ms;
+
+	*vm = (struct balance_vm){
+		.id = session->id,
+		.shares = session->shares,
+		.oom_score_adj = session->oom_score_adj,
+		.min = session->guaranteed,
+		.held = session->held,
+		.bound = status->bound,
+		.stock = status->stock,
+		.target = status->target,
+		.tax = entry->tax,
+		.running = (status->flags & NOTICE_STATUS_RUNNING) && !entry->paused,
+		.reached = (status->flags & NOTICE_STATUS_REACHED) && status->tax == entry->tax,
+		.reports = (status->flags & NOTICE_STATUS_AVAILABLE) != 0,
+		.available = status->available,
+		.total = status->guest_total,
+		.stats_age_ms = age,
+		.knows_idle = (status->flags & NOTICE_STATUS_IDLE) &&
+			      status->idle_age_ms < entry->balance->stats_age_max,
+		.idle_permille = status->idle_permille,
+		.taxed_ms = since(entry->taxed_at, now),
+		.relieved_ms = since(entry->relieved_at, now),
+		.hinted_ms = since(entry->hinted_at, now),
+		.stock_asked = entry->stock_asked,
+		.can_hint = !entry->no_hint,
+		.can_swap = !entry->no_swap,
+		.swapping = since(entry->swapped_at, now) < SWAP_WAIT_MS ? entry->swap_asked : 0,
+	};
+	/* It cannot have more than it holds, whatever it says. */
+	if (vm->bound > vm->held)
+		vm->bound = vm->held;
+	if (vm->stock > vm->held - vm->bound)
+		vm->stock = vm->held - vm->bound;
+	if (vm->reports) {
+		note_available(entry, status, age, now);
+		vm->available_change = entry->available_change;
+	}
+}
+
+static void see(void *opaque, const struct server_client_info *info)
+{
+	struct balance *balance = opaque;
+	struct balance_entry *entry;
+
+	if (!info->connected || !info->session->committed || balance->nr_vms == BALANCE_VMS_MAX)
+		return;
+	entry = find_entry(balance, info->session->id);
+	if (!entry)
+		return;
+	entry->seen = true;
+	memcpy(entry->name, info->session->name, sizeof(entry->name));
+	if (!info->status)
+		return;
+	if (entry->has_last) {
+		/* A VMM says what it likes: never less than nothing, nor more than the clock. */
+		if (info->status->stall_some_us > entry->last.stall_some_us)
+			entry->some_us += info->status->stall_some_us - entry->last.stall_some_us;
+		if (info->status->stall_full_us > entry->last.stall_full_us)
+			entry->full_us += info->status->stall_full_us - entry->last.stall_full_us;
+	}
+	entry->last = *info->status;
+	entry->has_last = true;
+	if (info->status->wait_max_us > balance->wait_max_us)
+		balance->wait_max_us = info->status->wait_max_us;
+	balance->of_vm[balance->nr_vms] = entry;
+	fill_vm(&balance->vms[balance->nr_vms++], entry, info, balance_now_ms());
+}
+
+static void add_gone(struct notice_status *gone, const struct notice_status *last)
+{
+	gone->faults += last->faults;
+	gone->waits += last->waits;
+	gone->swap_in += last->swap_in;
+	gone->swap_out += last->swap_out;
+	gone->balloon_in += last->balloon_in;
+	gone->balloon_out += last->balloon_out;
+}
+
+void balance_refresh(struct balance *balance)
+{
+	balance->nr_vms = 0;
+	for (unsigned int i = 0; i < BALANCE_VMS_MAX; i++)
+		balance->entries[i].seen = false;
+	server_each(balance->config.server, see, balance);
+	for (unsigned int i = 0; i < BALANCE_VMS_MAX; i++) {
+		struct balance_entry *entry = &balance->entries[i];
+
+		if (entry->id == 0 || entry->seen)
+			continue;
+		add_gone(&balance->gone, &entry->last);
+		entry->id = 0;
+	}
+}
+
+static void set_pace(struct balance *balance, uint32_t pace)
+{
+	for (unsigned int i = 0; i < BALANCE_VMS_MAX; i++) {
+		struct balance_entry *entry = &balance->entries[i];
+		union notice_packet packet = { .ask = { .interval_ms = pace } };
+
+		if (entry->id == 0 || entry->asked_ms == pace)
+			continue;
+		if (server_notice(balance->config.server, entry->id, &packet, NOTICE_ASK,
+				  sizeof(packet.ask), NULL, NULL) == 0)
+			entry->asked_ms = pace;
+	}
+}
+
+/* --- steps --- */
+
+/* The VM may have gone, and its place be another's: so answers go by id. */
+struct answer {
+	struct balance *balance;
+	uint32_t id;
+	enum balance_kind kind;
+};
+
+static void on_done(void *opaque, int status, uint64_t frames)
+{
+	struct answer *answer = opaque;
+	struct balance_entry *entry = NULL;
+
+	(void)frames;
+	for (unsigned int i = 0; i < BALANCE_VMS_MAX && !entry; i++) {
+		if (answer->balance->entries[i].id == answer->id)
+			entry = &answer->balance->entries[i];
+	}
+	if (entry && answer->kind == BALANCE_STOCK)
+		entry->stock_asked = false;
+	if (entry && status == -EOPNOTSUPP) {
+		entry->no_hint |= answer->kind == BALANCE_HINT;
+		entry->no_swap |= answer->kind == BALANCE_SWAP;
+	}
+	free(answer);
+}
+
+static int send_step(struct balance *balance, const struct balance_step *step)
+{
+	bool tax = step->kind == BALANCE_TAX || step->kind == BALANCE_RELIEF;
+	union notice_packet packet = { .header = { 0 } };
+	struct answer *answer = malloc(sizeof(*answer));
+	int ret;
+
+	if (!answer)
+		return -ENOMEM;
+	*answer = (struct answer){ .balance = balance, .id = step->id, .kind = step->kind };
+	if (tax) {
+		packet.target.tax_frames = step->frames;
+		ret = server_notice(balance->config.server, step->id, &packet, NOTICE_TARGET,
+				    sizeof(packet.target), on_done, answer);
+	} else {
+		packet.reclaim.kind = step->kind == BALANCE_STOCK  ? NOTICE_RECLAIM_STOCK
+				      : step->kind == BALANCE_HINT ? NOTICE_RECLAIM_HINT
+								   : NOTICE_RECLAIM_SWAP_OUT;
+		packet.reclaim.nr_frames = step->kind == BALANCE_STOCK ? 0 : step->frames;
+		ret = server_notice(balance->config.server, step->id, &packet, NOTICE_RECLAIM,
+				    sizeof(packet.reclaim), on_done, answer);
+	}
+	if (ret < 0)
+		free(answer);
+	return ret;
+}
+
+static void take_step(struct balance *balance, const struct balance_step *step, uint64_t now)
+{
+	struct balance_entry *entry = find_entry(balance, step->id);
+
+	/* A VM that does not read is asked again in the next round. */
+	if (!entry || send_step(balance, step) < 0)
+		return;
+	switch (step->kind) {
+	case BALANCE_STOCK:
+		entry->stock_asked = true;
+		balance->stock_asks++;
+		balance->asked_frames += step->frames;
+		break;
+	case BALANCE_HINT:
+		entry->hinted_at = now;
+		balance->hints++;
+		break;
+	case BALANCE_TAX:
+		balance->taxes++;
+		balance->asked_frames += step->frames - entry->tax;
+		entry->tax = step->frames;
+		entry->taxed_at = now;
+		break;
+	case BALANCE_RELIEF:
+		balance->reliefs++;
+		entry->tax = step->frames;
+		entry->relieved_at = now;
+		break;
+	case BALANCE_SWAP:
+		balance->swap_asks++;
+		balance->asked_frames += step->frames;
+		entry->swap_asked = step->frames;
+		entry->swapped_at = now;
+		break;
+	}
+}
+
+/* --- rounds --- */
+
+static void arm(struct balance *balance, uint64_t delay_ms)
+{
+	uint64_t at = balance_now_ms() + delay_ms;
+
+	if (balance->due_at && balance->due_at <= at)
+		return;
+	balance->due_at = at;
+	event_timer_arm(balance->timer, delay_ms, 0);
+}
+
+static void tell_episode(struct balance *balance, const char *name, uint64_t free,
+			 const struct pool_marks *marks, uint64_t ms)
+{
+	json_t *data = json_pack("{s:I, s:I, s:I}", "free", (json_int_t)free, "low",
+				 (json_int_t)marks->low, "high", (json_int_t)marks->high);
+
+	if (ms)
+		json_object_set_new(data, "duration-ms", json_integer((json_int_t)ms));
+	balance->config.event(balance->config.opaque, name, data);
+}
+
+/* Between low and high it goes on with what it did. */
+static void set_active(struct balance *balance, uint64_t free, const struct pool_marks *marks)
+{
+	uint64_t now = balance_now_ms();
+
+	if (!balance->active && free < marks->low) {
+		balance->active = true;
+		balance->active_since = now;
+		balance->last_return = now;
+		balance->wakes++;
+		tell_episode(balance, "RECLAIM_BEGIN", free, marks, 0);
+	} else if (balance->active && free >= marks->high) {
+		uint64_t ms = now - balance->active_since;
+
+		balance->active = false;
+		balance->episode_ms[balance->nr_episodes++ % EPISODES_MAX] = (uint32_t)ms;
+		tell_episode(balance, "RECLAIM_END", free, marks, ms ? ms : 1);
+	}
+}
+
+static void work(struct balance *balance, uint64_t free, const struct pool_marks *marks)
+{
+	struct balance_input input = {
+		.free = free,
+		.min = marks->min,
+		.low = marks->low,
+		.high = marks->high,
+		.active = balance->active,
+		.idle_tax = balance->idle_tax,
+		.step = balance->step,
+		.stats_age_max = balance->stats_age_max,
+		.vms = balance->vms,
+		.nr_vms = balance->nr_vms,
+	};
+	unsigned int nr = balance_decide(&input, balance->steps, BALANCE_VMS_MAX * STEPS_PER_VM);
+	uint64_t now = balance_now_ms();
+
+	for (unsigned int i = 0; i < nr; i++)
+		take_step(balance, &balance->steps[i], now);
+}
+
+static void on_round(void *opaque)
+{
+	struct balance *balance = opaque;
+	bool twice = overcommitted(balance);
+	struct pool_marks marks;
+	uint64_t free = balance_free(balance);
+
+	balance->due_at = 0;
+	balance->rounds++;
+	pool_marks(balance->config.pool, &marks);
+	balance_refresh(balance);
+	balance_update_pressure(balance);
+	if (twice || balance->active)
+		set_active(balance, free, &marks);
+	set_pace(balance, balance->active ? PACE_ACTIVE : twice ? PACE_SLOW : PACE_REST);
+	work(balance, free, &marks);
+	balance_oom(balance, free, &marks);
+	balance_resume(balance, free, &marks);
+	arm(balance, balance->active ? ROUND_MS : twice ? SLOW_MS : REST_MS);
+}
+
+void balance_traffic(void *opaque, uint64_t asked, uint64_t got, uint64_t returned)
+{
+	struct balance *balance = opaque;
+	uint64_t now = balance_now_ms();
+	struct pool_marks marks;
+
+	if (returned) {
+		balance->last_return = now;
+		/* Stolen for somebody who waits already: that is direct reclaim. */
+		if (balance->active && now - balance->last_short < ROUND_MS)
+			balance->stolen_direct += returned;
+		else if (balance->active)
+			balance->stolen_kswapd += returned;
+		return;
+	}
+	if (asked && got == 0) {
+		balance->last_short = now;
+		balance->stalls++;
+		arm(balance, 1);
+		return;
+	}
+	if (balance->active)
+		return;
+	pool_marks(balance->config.pool, &marks);
+	if (balance_free(balance) < marks.low && overcommitted(balance))
+		arm(balance, 1);
+}
+
+struct balance *balance_create(const struct balance_config *config, struct error *err)
+{
+	struct balance *balance = calloc(1, sizeof(*balance));
+
+	if (!balance)
+		goto fail;
+	balance->config = *config;
+	balance->idle_tax = 75;
+	balance->step = 5;
+	balance->stats_age_max = 10000;
+	balance->oom_delay = OOM_DELAY_MS;
+	balance->entries = calloc(BALANCE_VMS_MAX, sizeof(*balance->entries));
+	balance->vms = calloc(BALANCE_VMS_MAX, sizeof(*balance->vms));
+	balance->of_vm = calloc(BALANCE_VMS_MAX, sizeof(struct balance_entry *));
+	balance->steps = calloc((size_t)BALANCE_VMS_MAX * STEPS_PER_VM, sizeof(*balance->steps));
+	balance->timer = event_timer_create(config->loop, on_round, balance);
+	if (!balance->entries || !balance->vms || !balance->of_vm || !balance->steps ||
+	    !balance->timer)
+		goto fail;
+	arm(balance, SLOW_MS);
+	return balance;
+fail:
+	balance_destroy(balance);
+	error_set(err, ENOMEM, "no memory for the pool's policy");
+	return NULL;
+}
+
+void balance_destroy(struct balance *balance)
+{
+	if (!balance)
+		return;
+	event_timer_destroy(balance->timer);
+	free(balance->entries);
+	free(balance->vms);
+	free(balance->of_vm);
+	free(balance->steps);
+	free(balance);
+}

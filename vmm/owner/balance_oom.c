@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Out of memory: somebody waits for frames, and for a while none came back, whatever was asked. One
+ * VM has to stop (it takes nothing more, and goes on by itself when there is memory again) or to
+ * end, by choice. One at a time, and never the last one that runs.
+ */
+#include "vmm/owner/balance_private.h"
+
+#include <errno.h>
+#include <inttypes.h>
+
+#include "framevisor/log.h"
+
+static uint64_t total_frames(struct balance *balance)
+{
+	struct mm_counts counts;
+
+	mm_counts(pool_mm(balance->config.pool), -1, &counts);
+	return counts.present;
+}
+
+static unsigned int nr_running(const struct balance *balance)
+{
+	unsigned int nr = 0;
+
+	for (unsigned int i = 0; i < balance->nr_vms; i++)
+		nr += balance->vms[i].running;
+	return nr;
+}
+
+static void tell(struct balance *balance, const char *name, const struct balance_entry *entry,
+		 const struct balance_vm *vm, uint64_t free)
+{
+	int64_t badness = balance_badness(vm, total_frames(balance));
+
+	log_warn("%s: VM '%s' holds %" PRIu64 " frames (guaranteed %" PRIu64
+		 "), shares %u, adjustment %d, badness %" PRId64 "; %" PRIu64 " frames are free",
+		 name, entry->name, vm->held, vm->min, vm->shares, vm->oom_score_adj, badness,
+		 free);
+	balance->config.event(balance->config.opaque, name,
+			      json_pack("{s:s, s:I, s:I, s:i, s:i, s:I, s:I}", "name", entry->name,
+					"held", (json_int_t)vm->held, "min", (json_int_t)vm->min,
+					"shares", (int)vm->shares, "oom-score-adj",
+					vm->oom_score_adj, "badness", (json_int_t)badness, "free",
+					(json_int_t)free));
+}
+
+static int send_pause(struct balance *balance, const struct balance_vm *vm, uint64_t free,
+		      uint64_t wanted)
+{
+	union notice_packet packet = {
+		.pause = { .held = vm->held,
+			   .free = free,
+			   .wanted = wanted,
+			   .badness = balance_badness(vm, total_frames(balance)),
+			   .oom_score_adj = vm->oom_score_adj },
+	};
+
+	return server_notice(balance->config.server, vm->id, &packet, NOTICE_PAUSE,
+			     sizeof(packet.pause), NULL, NULL);
+}
+
+void balance_oom(struct balance *balance, uint64_t free, const struct pool_marks *marks)
+{
+	uint64_t now = balance_now_ms();
+	struct balance_entry *entry;
+	struct balance_vm *vm;
+	int victim;
+
+	if (!balance->active || free >= marks->low || !balance->last_short ||
+	    now - balance->last_short > balance->oom_delay / 2)
+		return;
+	if (now - balance->last_return < balance->oom_delay ||
+	    now - balance->active_since < balance->oom_delay ||
+	    now - balance->last_oom < balance->oom_delay)
+		return;
+	victim = balance_oom_victim(balance->vms, balance->nr_vms, total_frames(balance));
+	if (victim < 0 || (balance->oom_policy == OOM_POLICY_PAUSE && nr_running(balance) < 2))
+		return;
+	vm = &balance->vms[victim];
+	entry = balance->of_vm[victim];
+	balance->last_oom = now;
+	if (balance->oom_policy == OOM_POLICY_KILL) {
+		tell(balance, "OOM_KILL", entry, vm, free);
+		balance->oom_kills++;
+		server_kill(balance->config.server, vm->id);
+	} else if (send_pause(balance, vm, free, marks->high) == 0) {
+		tell(balance, "OOM_PAUSE", entry, vm, free);
+		balance->oom_pauses++;
+		entry->paused = true;
+	}
+}
+
+/* The one that had the least to do with it goes on first. */
+void balance_resume(struct balance *balance, uint64_t free, const struct pool_marks *marks)
+{
+	union notice_packet packet = { .resume = { .free = free } };
+	int64_t least = INT64_MAX;
+	int chosen = -1;
+
+	if (free < marks->high)
+		return;
+	for (unsigned int i = 0; i < balance->nr_vms; i++) {
+		struct balance_vm vm = balance->vms[i];
+		int64_t badness;
+
+		if (!balance->of_vm[i]->paused)
+			continue;
+		vm.running = true; /* as far as its badness is concerned */
+		badness = balance_badness(&vm, total_frames(balance));
+		if (chosen < 0 || badness < least) {
+			chosen = (int)i;
+			least = badness;
+		}
+	}
+	if (chosen < 0 || server_notice(balance->config.server, balance->vms[chosen].id, &packet,
+					NOTICE_RESUME, sizeof(packet.resume), NULL, NULL) < 0)
+		return;
+	balance->of_vm[chosen]->paused = false;
+	balance->vms[chosen].running = true;
+	balance->oom_resumes++;
+	tell(balance, "OOM_RESUME", balance->of_vm[chosen], &balance->vms[chosen], free);
+}

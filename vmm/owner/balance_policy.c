@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: MIT */
+/* Who gives memory back: see balance_policy.h. */
+#include "vmm/owner/balance_policy.h"
+
+#include <stddef.h>
+
+/* Left to a guest beyond what it uses: a tenth, at least 16 MiB. */
+#define MARGIN_SHARE 10
+#define MARGIN_MIN   8
+/* Less is not worth a message and a guest's work. */
+#define DEAD_BAND 2
+#define STEP_MIN  4
+/* A guest whose available memory fell by more than this part of all it has is growing. */
+#define FALLING_SHARE 50
+/* Between a step one way and a step the other way. */
+#define RELIEF_AFTER_TAX_MS 5000
+#define TAX_AFTER_RELIEF_MS 2000
+/* A guest that did not follow by then does not count as being on its way. */
+#define FOLLOW_MS      3000
+#define HINT_PERIOD_MS 10000
+
+static uint64_t less(uint64_t a, uint64_t b)
+{
+	return a > b ? a - b : 0;
+}
+
+static uint64_t smaller(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+static uint64_t larger(uint64_t a, uint64_t b)
+{
+	return a > b ? a : b;
+}
+
+static uint64_t margin_of(const struct balance_vm *vm)
+{
+	return larger(vm->total / MARGIN_SHARE, MARGIN_MIN);
+}
+
+static bool fresh(const struct balance_vm *vm, const struct balance_input *input)
+{
+	return vm->reports && vm->total && vm->stats_age_ms <= input->stats_age_max;
+}
+
+/* Frames that the VM may still touch and does not have: a tax on these alone brings nothing. */
+static uint64_t air_of(const struct balance_vm *vm)
+{
+	return less(less(vm->target, vm->tax), vm->bound);
+}
+
+double balance_rho(const struct balance_vm *vm, const struct balance_input *input)
+{
+	double k = 100.0 / (100 - (input->idle_tax < 100 ? input->idle_tax : 99));
+	double active = 1.0, frames = (double)larger(vm->bound, 1);
+
+	if (vm->knows_idle)
+		active = 1.0 - vm->idle_permille / 1000.0;
+	else if (fresh(vm, input))
+		active = 1.0 - (double)smaller(vm->available, vm->total) / (double)vm->total;
+	return vm->shares / (frames * (active + k * (1.0 - active)));
+}
+
+/* On its way already: what its last tax has not brought yet. */
+static uint64_t coming(const struct balance_vm *vm)
+{
+	if (!vm->running || vm->reached || vm->taxed_ms > FOLLOW_MS)
+		return 0;
+	return less(vm->bound, less(vm->target, vm->tax));
+}
+
+/* Frames that a tax could bring in all. */
+static uint64_t taxable(const struct balance_vm *vm, const struct balance_input *input)
+{
+	uint64_t gain;
+
+	if (!vm->running || !fresh(vm, input) || vm->relieved_ms < TAX_AFTER_RELIEF_MS)
+		return 0;
+	if (vm->available_change < -(int64_t)(vm->total / FALLING_SHARE))
+		return 0;
+	gain = less(vm->available, margin_of(vm) + air_of(vm));
+	gain = smaller(gain, less(vm->bound, vm->min));
+	gain = smaller(gain, less(less(vm->target, vm->min), vm->tax + air_of(vm)));
+	gain = less(gain, coming(vm));
+	return gain < DEAD_BAND ? 0 : gain;
+}
+
+static bool squeezed(const struct balance_vm *vm, const struct balance_input *input)
+{
+	return vm->tax && vm->running && fresh(vm, input) && vm->available < margin_of(vm);
+}
+
+struct plan {
+	const struct balance_input *input;
+	struct balance_step *steps;
+	unsigned int nr, max;
+	uint64_t need; /* frames that are still to be found */
+};
+
+static void add_step(struct plan *plan, uint32_t id, enum balance_kind kind, uint64_t frames)
+{
+	if (plan->nr < plan->max)
+		plan->steps[plan->nr++] =
+			(struct balance_step){ .id = id, .kind = kind, .frames = frames };
+}
+
+static void plan_stocks(struct plan *plan)
+{
+	for (unsigned int i = 0; i < plan->input->nr_vms && plan->need; i++) {
+		const struct balance_vm *vm = &plan->input->vms[i];
+
+		if (vm->stock < DEAD_BAND || vm->stock_asked)
+			continue;
+		add_step(plan, vm->id, BALANCE_STOCK, vm->stock);
+		plan->need = less(plan->need, vm->stock);
+	}
+}
+
+/* What they bring is not known before: it does not count. */
+static void plan_hints(struct plan *plan)
+{
+	for (unsigned int i = 0; i < plan->input->nr_vms && plan->need; i++) {
+		const struct balance_vm *vm = &plan->input->vms[i];
+
+		if (vm->can_hint && vm->running && vm->hinted_ms >= HINT_PERIOD_MS &&
+		    vm->available > margin_of(vm) + air_of(vm))
+			add_step(plan, vm->id, BALANCE_HINT, 0);
+	}
+}
+
+/* Its tax changes in this round already. */
+static bool chosen(const struct plan *plan, const struct balance_vm *vm)
+{
+	for (unsigned int i = 0; i < plan->nr; i++) {
+		const struct balance_step *step = &plan->steps[i];
+
+		if (step->id == vm->id &&
+		    (step->kind == BALANCE_TAX || step->kind == BALANCE_RELIEF))
+			return true;
+	}
+	return false;
+}
+
+/* The cheapest one that can still give and has not been asked in this round. */
+static const struct balance_vm *cheapest(const struct plan *plan)
+{
+	const struct balance_vm *best = NULL;
+	double best_rho = 0;
+
+	for (unsigned int i = 0; i < plan->input->nr_vms; i++) {
+		const struct balance_vm *vm = &plan->input->vms[i];
+		double rho;
+
+		if (!taxable(vm, plan->input) || chosen(plan, vm))
+			continue;
+		rho = balance_rho(vm, plan->input);
+		if (!best || rho < best_rho) {
+			best = vm;
+			best_rho = rho;
+		}
+	}
+	return best;
+}
+
+static void plan_taxes(struct plan *plan)
+{
+	const struct balance_vm *vm;
+
+	for (unsigned int i = 0; i < plan->input->nr_vms; i++)
+		plan->need = less(plan->need, coming(&plan->input->vms[i]));
+	while (plan->need && (vm = cheapest(plan))) {
+		uint64_t step = larger(vm->bound * plan->input->step / 100, STEP_MIN);
+
+		step = smaller(step, larger(plan->need, DEAD_BAND));
+		step = smaller(step, taxable(vm, plan->input));
+		add_step(plan, vm->id, BALANCE_TAX, vm->tax + air_of(vm) + step);
+		plan->need = less(plan->need, step);
+	}
+}
+
+static void plan_swap(struct plan *plan)
+{
+	for (unsigned int i = 0; i < plan->input->nr_vms && plan->need; i++) {
+		const struct balance_vm *vm = &plan->input->vms[i];
+		uint64_t step = larger(vm->bound * plan->input->step / 100, STEP_MIN);
+
+		plan->need = less(plan->need, vm->swapping);
+		step = smaller(smaller(step, plan->need), less(vm->bound, vm->min));
+		if (!vm->can_swap || vm->swapping || step == 0)
+			continue;
+		add_step(plan, vm->id, BALANCE_SWAP, step);
+		plan->need = less(plan->need, step);
+	}
+}
+
+/* How much less tax a VM is to have, 0 if none. surplus: frames that nobody needs. */
+static uint64_t relief_of(const struct balance_vm *vm, const struct balance_input *input,
+			  uint64_t surplus)
+{
+	uint64_t step = larger(vm->total / MARGIN_SHARE, 2 * STEP_MIN);
+
+	if (!vm->tax)
+		return 0;
+	/* A guest that is short gets it back at once; the others have to pay for it. */
+	if (squeezed(vm, input))
+		return smaller(vm->tax, step);
+	if (input->active || vm->taxed_ms < RELIEF_AFTER_TAX_MS)
+		return 0;
+	return smaller(vm->tax, surplus);
+}
+
+static void plan_relief(struct plan *plan)
+{
+	const struct balance_input *input = plan->input;
+	uint64_t band = larger(input->high / 4, STEP_MIN);
+	/* Half of it: what is given back is touched, and must not start the next round. */
+	uint64_t surplus = less(input->free, input->high + band) / 2;
+
+	for (unsigned int i = 0; i < input->nr_vms; i++) {
+		const struct balance_vm *vm = &input->vms[i];
+		uint64_t relief = relief_of(vm, input, surplus);
+
+		if (relief < DEAD_BAND && relief < vm->tax)
+			continue;
+		if (!relief)
+			continue;
+		add_step(plan, vm->id, BALANCE_RELIEF, vm->tax - relief);
+		if (relief > surplus)
+			plan->need += relief - surplus;
+		surplus = less(surplus, relief);
+	}
+}
+
+unsigned int balance_decide(const struct balance_input *input, struct balance_step *steps,
+			    unsigned int max)
+{
+	struct plan plan = { .input = input, .steps = steps, .max = max };
+
+	plan_relief(&plan);
+	if (input->active)
+		plan.need += less(input->high, input->free);
+	plan_stocks(&plan);
+	plan_hints(&plan);
+	plan_taxes(&plan);
+	if (input->active)
+		plan_swap(&plan);
+	return plan.nr;
+}
+
+int64_t balance_badness(const struct balance_vm *vm, uint64_t total)
+{
+	uint64_t above = less(vm->held, vm->min);
+
+	if (vm->oom_score_adj <= -1000 || !vm->running || vm->held == 0)
+		return INT64_MIN;
+	/* What it has beyond its minimum, against the shares behind it. */
+	return (int64_t)(above * 1000 / larger(vm->shares, 1)) +
+	       vm->oom_score_adj * (int64_t)total / 1000;
+}
+
+int balance_oom_victim(const struct balance_vm *vms, unsigned int nr, uint64_t total)
+{
+	int64_t worst = INT64_MIN;
+	int victim = -1;
+
+	for (unsigned int i = 0; i < nr; i++) {
+		int64_t badness = balance_badness(&vms[i], total);
+
+		if (badness > worst) {
+			worst = badness;
+			victim = (int)i;
+		}
+	}
+	return victim;
+}

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: MIT */
+/* What the files of the balancer share; see balance.h. */
+#ifndef VMM_OWNER_BALANCE_PRIVATE_H
+#define VMM_OWNER_BALANCE_PRIVATE_H
+
+#include "vmm/owner/balance.h"
+#include "vmm/owner/balance_policy.h"
+
+#define BALANCE_VMS_MAX 1000
+#define EPISODES_MAX    1024
+
+enum { OOM_POLICY_PAUSE, OOM_POLICY_KILL };
+
+/* What is remembered of a VM from one round to the next. */
+struct balance_entry {
+	struct balance *balance;
+	uint32_t id; /* 0: not used */
+	bool seen;
+	char name[OWNER_NAME_MAX];
+	uint32_t asked_ms; /* pace of its STATUS; 0: not asked yet */
+	uint64_t tax;      /* as it was told */
+	uint64_t taxed_at, relieved_at, hinted_at, swapped_at; /* ms; 0: never */
+	uint64_t swap_asked;
+	bool stock_asked, no_hint, no_swap;
+	bool paused; /* by the OOM policy */
+
+	uint64_t stats_at; /* when its guest's numbers came */
+	uint64_t available;
+	int64_t available_change;
+
+	struct notice_status last; /* counters as of the round before */
+	bool has_last;
+	uint64_t some_us, full_us; /* stalled since the last look of pressure */
+};
+
+struct pressure {
+	uint64_t total_us;
+	double avg10, avg60, avg300; /* percent */
+};
+
+struct balance {
+	struct balance_config config;
+	struct event_timer *timer;
+	uint64_t due_at; /* when the timer fires; 0: not armed */
+
+	unsigned int oom_policy, idle_tax, step;
+	uint64_t stats_age_max, oom_delay;
+
+	struct balance_entry *entries;
+	struct balance_vm *vms;       /* this round's table, and ... */
+	struct balance_entry **of_vm; /* ... the entry of each */
+	unsigned int nr_vms;
+	struct balance_step *steps;
+
+	bool active;
+	uint64_t active_since, last_return, last_short, last_oom;
+
+	uint64_t wakes, rounds, asked_frames, stolen_kswapd, stolen_direct, stalls;
+	uint64_t taxes, reliefs, hints, stock_asks, swap_asks, oom_pauses, oom_kills, oom_resumes;
+	struct notice_status gone; /* counters of VMs that have left */
+	uint32_t episode_ms[EPISODES_MAX];
+	unsigned int nr_episodes;
+	uint64_t wait_max_us;
+
+	struct pressure some, full;
+	uint64_t pressure_at;
+};
+
+uint64_t balance_now_ms(void);
+/* Looks at all VMs anew. */
+void balance_refresh(struct balance *balance);
+/* Frames that VMs above their minimums could still be granted. */
+uint64_t balance_free(struct balance *balance);
+
+/* balance_oom.c */
+void balance_oom(struct balance *balance, uint64_t free, const struct pool_marks *marks);
+void balance_resume(struct balance *balance, uint64_t free, const struct pool_marks *marks);
+
+/* balance_report.c */
+void balance_update_pressure(struct balance *balance);
+
+#endif

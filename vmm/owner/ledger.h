@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The ledger: the pool owner's tables in a file of the run directory, mapped shared, so that they
+ * outlive an owner that is killed. The next owner finds in it which frames there are, who holds
+ * which, and which files and processes to look for (see pool_adopt.c).
+ *
+ * What is written to it is in effect at once. A kill may come between any two stores, so the order
+ * of them matters: a client's entry is complete before its id is there, and a request that moves
+ * frames is noted (in_flight) before the first of them moves. It belongs to one boot of the host.
+ */
+#ifndef VMM_OWNER_LEDGER_H
+#define VMM_OWNER_LEDGER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "framevisor/error.h"
+#include "framevisor/owner_protocol.h"
+
+#define LEDGER_CLIENTS_MAX 1000
+
+/* What a client's last request may have moved without the client knowing it. */
+enum ledger_in_flight { LEDGER_NONE, LEDGER_GRANT, LEDGER_RETURN };
+
+struct ledger_client {
+	uint32_t id; /* 0: not used. Written last, cleared first. */
+	int32_t pid;
+	uint64_t start_time; /* of the process: a pid alone may be another one's by now */
+	char name[OWNER_NAME_MAX];
+	uint64_t ram_frames, min_frames, max_frames, ceiling, guaranteed;
+	uint64_t hello_nodes;
+	uint64_t bound[OWNER_NODES_MAX];
+	uint32_t shares;
+	int32_t oom_score_adj;
+	uint32_t in_flight; /* enum ledger_in_flight */
+	uint32_t nr_runs;   /* of a RETURN */
+	struct frame_run runs[OWNER_RUNS_MAX];
+};
+
+struct ledger_node {
+	int32_t host_nid;
+	uint64_t capacity, spanned, movable;
+	uint64_t dev, ino; /* the node's file */
+};
+
+/* The pool as it was set up. */
+struct ledger_pool {
+	uint32_t hugepages; /* enum hugepages_mode */
+	uint32_t hugetlb;
+	uint32_t keep; /* the owner stays when the last VM has ended */
+	uint32_t nr_nodes;
+	uint64_t size, max, max_frames;
+	uint64_t movable_bytes;
+	uint32_t movable_percent;
+	struct ledger_node node[OWNER_NODES_MAX];
+};
+
+struct ledger;
+
+/* Opens the ledger of an owner that died, if there is one and a client of it lives. Returns NULL,
+ * quietly, if not; what is of no use is removed. */
+struct ledger *ledger_open(const char *path);
+/* A new one, in place of any other. NULL with err set: the owner can work without. */
+struct ledger *ledger_create(const char *path, const struct ledger_pool *pool, struct error *err);
+/* Unmaps it; the file stays, or goes. NULL is ignored. */
+void ledger_close(struct ledger *ledger, bool remove);
+
+struct ledger_pool *ledger_pool(struct ledger *ledger);
+uint32_t *ledger_owners(struct ledger *ledger, unsigned int nid); /* per frame: who holds it */
+uint8_t *ledger_present(struct ledger *ledger, unsigned int nid); /* per frame: is it there */
+
+/* The i-th of LEDGER_CLIENTS_MAX entries. */
+struct ledger_client *ledger_client(struct ledger *ledger, unsigned int i);
+/* A free entry, to be filled in, with its id last; NULL when there is none. */
+struct ledger_client *ledger_client_new(struct ledger *ledger);
+
+/* When the process started, in the kernel's ticks; 0 if there is none. */
+uint64_t ledger_start_time(pid_t pid);
+/* Whether the client's process lives. */
+bool ledger_client_lives(const struct ledger_client *client);
+
+#endif

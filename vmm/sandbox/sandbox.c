@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT */
+/* The order in which a VM's process is shut in: see sandbox.h. */
+#include "vmm/sandbox/sandbox.h"
+
+#include <errno.h>
+#include <sys/resource.h>
+
+#include <jansson.h>
+
+#include "framevisor/log.h"
+#include "vmm/sandbox/privileges.h"
+#include "vmm/sandbox/seccomp.h"
+
+/* Descriptors that are at least to be had beside the guarded ones: two for each vector and queue.
+ */
+#define FDS_WANTED 4096
+
+enum sandbox_mode sandbox_default(void)
+{
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+	return SANDBOX_OFF;
+#else
+	return SANDBOX_ON;
+#endif
+}
+
+bool sandbox_prepare(enum sandbox_mode mode)
+{
+	return mode != SANDBOX_OFF && privileges_own_mounts();
+}
+
+/*
+ * The guarded descriptors are the highest that there may be, so that one comparison tells them from
+ * all others, and no new descriptor gets one of their numbers or one above them.
+ */
+static int guard_files(const struct sandbox_config *config, struct seccomp_config *seccomp,
+		       struct error *err)
+{
+	unsigned int nr_nodes = owner_client_nr_nodes(config->client);
+	struct rlimit limit;
+	int ret;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return error_set_errno(err, errno, "cannot read the limit of open files");
+	if (limit.rlim_cur < FDS_WANTED || limit.rlim_cur > FDS_WANTED) {
+		limit.rlim_cur = limit.rlim_max < FDS_WANTED ? limit.rlim_max : FDS_WANTED;
+		setrlimit(RLIMIT_NOFILE, &limit);
+	}
+	seccomp->guarded = (int)limit.rlim_cur - (int)nr_nodes - 1;
+	seccomp->nr_pool = (int)nr_nodes;
+	seccomp->hole = -1;
+	ret = owner_client_move_files(config->client, seccomp->guarded);
+	if (ret == 0 && config->memory) {
+		seccomp->hole = seccomp->guarded + seccomp->nr_pool;
+		ret = vm_memory_move_hole(config->memory, seccomp->hole);
+	}
+	if (ret < 0)
+		return error_set_errno(err, -ret, "cannot set the pool's files apart");
+	return 0;
+}
+
+int sandbox_enter(const struct sandbox_config *config, struct error *err)
+{
+	struct seccomp_config seccomp;
+	int ret;
+
+	if (config->mode == SANDBOX_OFF) {
+		log_warn("this VM runs without a sandbox");
+		return 0;
+	}
+	json_object_seed(0); /* it opens a file for that */
+	if (!config->own_mounts)
+		log_debug("no mount namespace of its own: this user may not have one");
+	ret = guard_files(config, &seccomp, err);
+	if (ret == 0)
+		ret = privileges_drop(config->own_mounts, err);
+	if (ret == 0)
+		ret = seccomp_install(&seccomp, err);
+	return ret;
+}
