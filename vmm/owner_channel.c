@@ -103,7 +103,7 @@ static void handle_ask(struct owner_channel *channel, const struct notice_ask *a
 	else
 		event_timer_disarm(channel->timer);
 	if (channel->ops->pace)
-		channel->ops->pace(channel->opaque, ask->interval_ms);
+		channel->ops->pace(channel->opaque, ask);
 	send_status(channel, ask->id);
 }
 

@@ -13,7 +13,8 @@
 struct vm_owner {
 	struct owner_channel *channel;
 	uint64_t tax_frames;
-	bool paused; /* by the owner, and nobody has let it go on since */
+	bool paused;   /* by the owner, and nobody has let it go on since */
+	bool sampling; /* for idle frames, because the owner wants to know */
 
 	/* A RECLAIM by hints that is under way; 0: none. */
 	uint64_t hint_id;
@@ -140,11 +141,16 @@ static int on_limit(void *opaque, const struct notice_limit *limit, uint64_t *fr
 /* Above that the owner only wants to know; below it decides by what guests have available. */
 #define PACE_POLICY_MS 2000
 
-static void on_pace(void *opaque, uint32_t interval_ms)
+static void on_pace(void *opaque, const struct notice_ask *ask)
 {
 	struct vm *vm = opaque;
+	bool policy = ask->interval_ms && ask->interval_ms <= PACE_POLICY_MS;
+	bool sample = (ask->flags & NOTICE_ASK_IDLE) != 0;
 
-	target_poll_for_owner(vm->target, interval_ms && interval_ms <= PACE_POLICY_MS ? 1 : 0);
+	target_poll_for_owner(vm->target, policy ? 1 : 0);
+	if (sample != vm->owner->sampling)
+		vm_memory_set_sampling(vm->memory, sample);
+	vm->owner->sampling = sample;
 }
 
 static void add_memory(const struct vm *vm, struct notice_status *status)
@@ -189,6 +195,25 @@ static void add_guest(const struct vm *vm, struct notice_status *status)
 	status->stats_age_ms = stats.age_ms < NOTICE_AGE_MAX_MS ? stats.age_ms : NOTICE_AGE_MAX_MS;
 }
 
+/* Idle is what nobody has touched for so long. It is known of all frames when each was sampled once
+ * and could be as old since. */
+#define IDLE_AGE 1 /* of vm_memory_idle_ages[] */
+
+static void add_idle(const struct vm *vm, struct notice_status *status)
+{
+	struct vm_memory_idle idle;
+	uint64_t all;
+
+	if (!vm->owner->sampling)
+		return;
+	vm_memory_idle(vm->memory, &idle);
+	all = idle.active + idle.inactive;
+	if (!all || idle.complete_ms < vm_memory_idle_ages[IDLE_AGE])
+		return;
+	status->flags |= NOTICE_STATUS_IDLE;
+	status->idle_permille = (uint32_t)(idle.idle[IDLE_AGE] * 1000 / all);
+}
+
 static void on_status(void *opaque, struct notice_status *status)
 {
 	struct vm *vm = opaque;
@@ -205,6 +230,7 @@ static void on_status(void *opaque, struct notice_status *status)
 		(vm->owner->paused ? NOTICE_STATUS_PAUSED : 0);
 	add_memory(vm, status);
 	add_guest(vm, status);
+	add_idle(vm, status);
 }
 
 static const struct owner_channel_ops ops = {

@@ -16,7 +16,7 @@
  *                                            RETURN these
  *   PAUSE, RESUME (id, numbers)    ->        stop and go on: there is no memory
  *   LIMIT (id, min, max, shares)   ->        what the VM is promised and may have changed
- *   ASK (id, interval)             ->        STATUS now, and then every so often
+ *   ASK (id, interval, flags)      ->        STATUS now, and then every so often
  *                                  <-    DONE (id, status, frames): one for each id but ASK's
  *                                  <-    STATUS (id of ASK, or 0)
  *
@@ -112,11 +112,14 @@ struct notice_limit {
 	int32_t oom_score_adj;
 };
 
+#define NOTICE_ASK_IDLE  0x1 /* find out which frames are idle, from now until an ASK without it */
+#define NOTICE_ASK_FLAGS 0x1
+
 struct notice_ask {
 	struct owner_header header;
 	uint64_t id;
 	uint32_t interval_ms; /* 0: only now; else at least NOTICE_INTERVAL_MIN_MS */
-	uint32_t reserved;
+	uint32_t flags;
 };
 #define NOTICE_INTERVAL_MIN_MS 100
 #define NOTICE_INTERVAL_MAX_MS 3600000
@@ -129,7 +132,7 @@ struct notice_done {
 
 #define NOTICE_STATUS_RUNNING   0x1  /* vCPUs run */
 #define NOTICE_STATUS_AVAILABLE 0x2  /* available, guest_total and stats_age_ms are the guest's */
-#define NOTICE_STATUS_IDLE      0x4  /* idle_permille and idle_age_ms are measured */
+#define NOTICE_STATUS_IDLE      0x4  /* idle_permille and idle_age_ms are measured (ASK_IDLE) */
 #define NOTICE_STATUS_REACHED   0x8  /* the guest is at its effective target */
 #define NOTICE_STATUS_PAUSED    0x10 /* stopped by PAUSE */
 #define NOTICE_STATUS_FLAGS     0x1f

@@ -295,6 +295,9 @@ struct vm_memory_idle {
 	/* How long the sampling of all active frames takes at today's pace: an idle frame is known
 	 * as such after so long at the latest. 0: no sampling. */
 	uint64_t cycle_ms;
+	/* Since all frames that were active when sampling was switched on had been sampled; 0: they
+	 * have not. What is older than that is idle for certain, what is not in idle[] is not. */
+	uint64_t complete_ms;
 };
 /* Any thread. */
 void vm_memory_idle(struct vm_memory *mem, struct vm_memory_idle *idle);

@@ -22,6 +22,8 @@ struct guest {
 	uint64_t wants; /* the parent's */
 	uint64_t uses, bound, tax, waits, least;
 	uint32_t paused, ready;
+	uint32_t idle_permille; /* the parent's: what sampling would find */
+	uint32_t samples;       /* it was asked for that */
 };
 
 #define get(guest, field)        __atomic_load_n(&(guest)->field, __ATOMIC_SEQ_CST)
@@ -102,6 +104,12 @@ static int op_limit(void *opaque, const struct notice_limit *limit, uint64_t *nr
 	return 0;
 }
 
+static void op_pace(void *opaque, const struct notice_ask *ask)
+{
+	(void)opaque;
+	put(me, samples, ask->flags & NOTICE_ASK_IDLE ? 1 : 0);
+}
+
 static void op_status(void *opaque, struct notice_status *status)
 {
 	(void)opaque;
@@ -115,6 +123,10 @@ static void op_status(void *opaque, struct notice_status *status)
 	status->available = effective() - me->uses;
 	status->faults = me->bound;
 	status->waits = me->waits;
+	if (me->samples) {
+		status->flags |= NOTICE_STATUS_IDLE;
+		status->idle_permille = get(me, idle_permille);
+	}
 }
 
 static const struct owner_channel_ops ops = {
@@ -124,6 +136,7 @@ static const struct owner_channel_ops ops = {
 	.pause = op_pause,
 	.resume = op_resume,
 	.limit = op_limit,
+	.pace = op_pace,
 	.status = op_status,
 };
 
@@ -297,6 +310,52 @@ static void test_load_moves(void **state)
 	assert_true(fixture_wait_held(0) >= 0);
 }
 
+static void wait_samples(struct vm *vm, uint32_t on)
+{
+	int64_t end = fixture_now_ms() + PATIENCE_MS;
+
+	while (get(vm->guest, samples) != on) {
+		assert_true(fixture_now_ms() < end);
+		usleep(5000);
+	}
+}
+
+/* Two guests alike in all they say; but one uses its memory, and the other's lies idle. They are
+ * asked about that when memory gets short, and the idle one pays alone. */
+static void test_idle_pays(void **state)
+{
+	struct vm vms[3];
+
+	(void)state;
+	start_owner("20000");
+	setting("reclaim_step", "50"); /* what is needed comes from one */
+	for (int i = 0; i < 3; i++)
+		start_vm(&vms[i], (const char *[]){ "busy", "idle", "new" }[i], 0);
+	put(vms[0].guest, idle_permille, 50);
+	put(vms[1].guest, idle_permille, 900);
+	assert_int_equal(get(vms[0].guest, samples), 0);
+	for (int i = 0; i < 2; i++) {
+		put(vms[i].guest, wants, 50);
+		wait_uses(&vms[i], 50);
+		put(vms[i].guest, wants, 20);
+	}
+	for (int i = 0; i < 2; i++)
+		wait_samples(&vms[i], 1);
+	usleep(500000); /* they have told */
+	put(vms[2].guest, wants, 30);
+	wait_uses(&vms[2], 30);
+	wait_counter("reclaim_episodes", 1);
+	assert_true(get(vms[1].guest, tax) > 0);
+	assert_int_equal(get(vms[0].guest, tax), 0);
+	assert_int_equal(get(vms[0].guest, bound), 50);
+	/* With enough memory it is not worth its price. */
+	end_vm(&vms[1]);
+	end_vm(&vms[0]);
+	wait_samples(&vms[2], 0);
+	end_vm(&vms[2]);
+	assert_true(fixture_wait_held(0) >= 0);
+}
+
 /* All use all they have: nothing can be taken, one has to stop, and goes on when one has left. */
 static void test_oom_pause(void **state)
 {
@@ -379,9 +438,8 @@ static void test_bad_settings(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		OWNER_TEST(test_load_moves),
-		OWNER_TEST(test_oom_pause),
-		OWNER_TEST(test_oom_kill),
+		OWNER_TEST(test_load_moves),   OWNER_TEST(test_idle_pays),
+		OWNER_TEST(test_oom_pause),    OWNER_TEST(test_oom_kill),
 		OWNER_TEST(test_bad_settings),
 	};
 

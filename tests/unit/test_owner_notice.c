@@ -111,6 +111,11 @@ static void test_request_fields(void **state)
 	assert_int_equal(request(), -EPROTO);
 	packet.ask.interval_ms = NOTICE_INTERVAL_MAX_MS + 1;
 	assert_int_equal(request(), -EPROTO);
+	packet.ask.interval_ms = 0;
+	packet.ask.flags = NOTICE_ASK_IDLE;
+	assert_int_equal(request(), 0);
+	packet.ask.flags = NOTICE_ASK_FLAGS + 1;
+	assert_int_equal(request(), -EPROTO);
 	make_limit();
 	assert_int_equal(request(), 0);
 	packet.limit.min = 31;

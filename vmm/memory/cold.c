@@ -19,6 +19,20 @@
 
 const uint32_t vm_memory_idle_ages[VM_MEMORY_IDLE_AGES] = { 1000, 5000, 30000, 120000, 600000 };
 
+/* A frame was sampled, or there was none to sample. Lock held. */
+static void count_sample(struct vm_memory *mem, bool found)
+{
+	struct cold *cold = &mem->cold;
+
+	mem->stats.sampled += found;
+	if (cold->complete || !atomic_load(&cold->on))
+		return;
+	if (found && --cold->to_go > 0)
+		return;
+	cold->complete = true;
+	cold->complete_at = park_clock();
+}
+
 void cold_sample(struct vm_memory *mem, uint32_t nr)
 {
 	for (; nr > 0; nr--) {
@@ -27,8 +41,7 @@ void cold_sample(struct vm_memory *mem, uint32_t nr)
 		take_lock_background(mem);
 		pthread_mutex_lock(&mem->lock);
 		number = mem->lru[LIST_ACTIVE].tail;
-		if (number != NO_FRAME)
-			mem->stats.sampled++;
+		count_sample(mem, number != NO_FRAME);
 		pthread_mutex_unlock(&mem->lock);
 		if (number != NO_FRAME && park_frames(mem, number, 1, 0) < 0)
 			number = NO_FRAME;
@@ -80,7 +93,11 @@ void vm_memory_set_sampling(struct vm_memory *mem, bool on)
 {
 	if (!mem->guest.frame_ops || background_start(mem, NULL) != 0)
 		return;
+	pthread_mutex_lock(&mem->lock);
+	mem->cold.complete = false;
+	mem->cold.to_go = mem->lru[LIST_ACTIVE].nr + 1;
 	atomic_store(&mem->cold.on, on);
+	pthread_mutex_unlock(&mem->lock);
 	background_kick(mem);
 }
 
@@ -104,6 +121,10 @@ void vm_memory_idle(struct vm_memory *mem, struct vm_memory_idle *idle)
 	uint32_t period = mem->cold.period ? mem->cold.period : PERIOD_MIN_MS;
 
 	*idle = (struct vm_memory_idle){ .sampling = atomic_load(&mem->cold.on) };
+	pthread_mutex_lock(&mem->lock);
+	if (mem->cold.complete)
+		idle->complete_ms = now - mem->cold.complete_at;
+	pthread_mutex_unlock(&mem->lock);
 	for (uint32_t number = 0; number < mem->nr_frames;) {
 		uint32_t end = number + COUNT_STEP;
 

@@ -172,6 +172,12 @@ struct cold {
 	uint32_t next;      /* by park_clock() */
 	uint64_t sampled;   /* as of the last look at how many came back */
 	uint64_t unparked;
+
+	/* The first time round after sampling was switched on: frames to go; and when it was over
+	 * (lock). */
+	uint32_t to_go;
+	bool complete;
+	uint32_t complete_at;
 };
 
 struct vm_memory {

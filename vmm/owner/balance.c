@@ -21,6 +21,10 @@
 #define STEPS_PER_VM 4
 /* Two reports of a guest that are nearer than that are one. */
 #define SAMPLE_MS 300
+/* Idle frames are looked for from three times high on, and until there is four times as much:
+ * it takes a guest's sampling some seconds to know them, and costs the guest a few percent. */
+#define WATCH_FROM  3
+#define WATCH_UNTIL 4
 
 uint64_t balance_now_ms(void)
 {
@@ -195,17 +199,31 @@ void balance_refresh(struct balance *balance)
 	}
 }
 
+static void set_watching(struct balance *balance, uint64_t free, const struct pool_marks *marks)
+{
+	uint64_t below = marks->high * (balance->watching ? WATCH_UNTIL : WATCH_FROM);
+
+	/* Without a tax on them nobody's idle frames matter. */
+	balance->watching = balance->idle_tax && (balance->active || free < below);
+}
+
 static void set_pace(struct balance *balance, uint32_t pace)
 {
+	uint32_t flags = balance->watching ? NOTICE_ASK_IDLE : 0;
+
 	for (unsigned int i = 0; i < BALANCE_VMS_MAX; i++) {
 		struct balance_entry *entry = &balance->entries[i];
-		union notice_packet packet = { .ask = { .interval_ms = pace } };
+		union notice_packet packet = {
+			.ask = { .interval_ms = pace, .flags = flags },
+		};
 
-		if (entry->id == 0 || entry->asked_ms == pace)
+		if (entry->id == 0 || (entry->asked_ms == pace && entry->asked_flags == flags))
 			continue;
 		if (server_notice(balance->config.server, entry->id, &packet, NOTICE_ASK,
-				  sizeof(packet.ask), NULL, NULL) == 0)
-			entry->asked_ms = pace;
+				  sizeof(packet.ask), NULL, NULL) < 0)
+			continue;
+		entry->asked_ms = pace;
+		entry->asked_flags = flags;
 	}
 }
 
@@ -377,8 +395,11 @@ static void on_round(void *opaque)
 	pool_marks(balance->config.pool, &marks);
 	balance_refresh(balance);
 	balance_update_pressure(balance);
-	if (twice || balance->active)
+	balance->watching &= twice || balance->active;
+	if (twice || balance->active) {
 		set_active(balance, free, &marks);
+		set_watching(balance, free, &marks);
+	}
 	set_pace(balance, balance->active ? PACE_ACTIVE : twice ? PACE_SLOW : PACE_REST);
 	work(balance, free, &marks);
 	balance_oom(balance, free, &marks);

@@ -18,7 +18,8 @@ struct balance_entry {
 	bool seen;
 	char name[OWNER_NAME_MAX];
 	uint32_t asked_ms; /* pace of its STATUS; 0: not asked yet */
-	uint64_t tax;      /* as it was told */
+	uint32_t asked_flags;
+	uint64_t tax;                                          /* as it was told */
 	uint64_t taxed_at, relieved_at, hinted_at, swapped_at; /* ms; 0: never */
 	uint64_t swap_asked;
 	bool stock_asked, no_hint, no_swap;
@@ -53,6 +54,7 @@ struct balance {
 	struct balance_step *steps;
 
 	bool active;
+	bool watching; /* VMs are asked which of their frames are idle */
 	uint64_t active_since, last_return, last_short, last_oom;
 
 	uint64_t wakes, rounds, asked_frames, stolen_kswapd, stolen_direct, stalls;

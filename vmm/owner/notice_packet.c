@@ -66,8 +66,8 @@ static int check_ask(const struct notice_ask *ask, size_t len, const char **why)
 
 	if (ret < 0)
 		return ret;
-	if (ask->reserved != 0)
-		return bad(why, "reserved field is not zero");
+	if (ask->flags & ~NOTICE_ASK_FLAGS)
+		return bad(why, "ASK with unknown flags");
 	if (ask->interval_ms != 0 && (ask->interval_ms < NOTICE_INTERVAL_MIN_MS ||
 				      ask->interval_ms > NOTICE_INTERVAL_MAX_MS))
 		return bad(why, "ASK for an impossible pace");

@@ -81,21 +81,37 @@ static const char *state_name(const struct server_client_info *info)
 	}
 }
 
+/* What its VMM said last of itself and its guest, as kswapd goes by it. */
+static void add_status(json_t *vm, const struct notice_status *status)
+{
+	json_object_set_new(vm, "bound", frames(status->bound));
+	json_object_set_new(vm, "stock", frames(status->stock));
+	json_object_set_new(vm, "target", frames(status->target));
+	json_object_set_new(vm, "tax", frames(status->tax));
+	json_object_set_new(vm, "swapped", frames(status->swapped));
+	if (status->flags & NOTICE_STATUS_AVAILABLE)
+		json_object_set_new(vm, "available", frames(status->available));
+	if (status->flags & NOTICE_STATUS_IDLE)
+		json_object_set_new(vm, "idle-permille", frames(status->idle_permille));
+}
+
 static void append_vm(void *opaque, const struct server_client_info *info)
 {
 	const struct session *session = info->session;
+	json_t *vm;
 
 	if (session->state == SESSION_NEW)
 		return;
-	json_array_append_new(
-		opaque,
-		json_pack("{s:s, s:i, s:i, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:i, s:i}", "name",
-			  session->name, "pid", (int)info->pid, "id", (int)session->id, "state",
-			  state_name(info), "ram", frames(session->ram_frames), "held",
-			  frames(session->held), "granted", frames(session->nr_granted), "returned",
-			  frames(session->nr_returned), "min", frames(session->guaranteed), "max",
-			  frames(session->max_frames), "shares", (int)session->shares,
-			  "oom-score-adj", (int)session->oom_score_adj));
+	vm = json_pack("{s:s, s:i, s:i, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:i, s:i}", "name",
+		       session->name, "pid", (int)info->pid, "id", (int)session->id, "state",
+		       state_name(info), "ram", frames(session->ram_frames), "held",
+		       frames(session->held), "granted", frames(session->nr_granted), "returned",
+		       frames(session->nr_returned), "min", frames(session->guaranteed), "max",
+		       frames(session->max_frames), "shares", (int)session->shares, "oom-score-adj",
+		       (int)session->oom_score_adj);
+	if (info->status)
+		add_status(vm, info->status);
+	json_array_append_new(opaque, vm);
 }
 
 static json_t *vms(struct server *server)
