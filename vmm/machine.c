@@ -262,40 +262,46 @@ static uint64_t wanted_host_nodes(const struct vm *vm)
 }
 
 /* The host's nodes are the pool's by other numbers. */
-static int pool_nodes(const struct vm *vm, unsigned int node, uint64_t *nodemask, struct error *err)
+static int pool_nodes(const struct vm *vm, const struct acpi_memory *range, uint64_t host_nodes,
+		      uint64_t *nodemask, struct error *err)
 {
-	uint64_t missing = vm->nodes[node].host_nodes;
+	uint64_t missing = host_nodes;
 
 	*nodemask = 0;
 	for (unsigned int nid = 0; nid < owner_client_nr_nodes(vm->client); nid++) {
 		int host = owner_client_host_node(vm->client, nid);
 
-		if (host < 0 || host >= 64 || !(vm->nodes[node].host_nodes >> host & 1))
+		if (host < 0 || host >= 64 || !(host_nodes >> host & 1))
 			continue;
 		*nodemask |= UINT64_C(1) << nid;
 		missing &= ~(UINT64_C(1) << host);
 	}
 	if (missing)
 		return error_set(err, EINVAL,
-				 "node %u: the pool has no memory in the host's node %d", node,
-				 __builtin_ctzll(missing));
+				 "node %u: the pool has no memory in the host's node %d",
+				 range->node, __builtin_ctzll(missing));
 	return 0;
 }
 
+/* Listed memory devices say themselves where their frames come from, all else as its node. */
 static int fill_ranges(const struct vm *vm, struct vm_memory_range *ranges, struct error *err)
 {
 	int ret = 0;
 
 	for (unsigned int i = 0; i < vm->map.nr && ret == 0; i++) {
 		const struct acpi_memory *range = &vm->map.range[i];
+		const struct vm_numa_node *node = &vm->nodes[range->node];
+		bool listed = vm->nr_mem && i >= vm->map.nr_boot;
+		const struct vm_mem_device *device = &vm->mem[listed ? i - vm->map.nr_boot : 0];
 
 		ranges[i] = (struct vm_memory_range){
 			.gpa = range->base,
 			.size = range->size,
 			.node = (uint16_t)range->node,
-			.policy = vm->nodes[range->node].policy,
+			.policy = listed ? device->policy : node->policy,
 		};
-		ret = pool_nodes(vm, range->node, &ranges[i].nodemask, err);
+		ret = pool_nodes(vm, range, listed ? device->host_nodes : node->host_nodes,
+				 &ranges[i].nodemask, err);
 	}
 	return ret;
 }

@@ -21,7 +21,7 @@ static uint64_t block_size(const struct vm_mem_device *device)
 	return device->block_size ? device->block_size : FRAME_SIZE;
 }
 
-static int check_device(const struct vm_mem_device *device, struct error *err)
+static int check_device(const struct vm *vm, const struct vm_mem_device *device, struct error *err)
 {
 	uint64_t block = block_size(device);
 
@@ -29,7 +29,7 @@ static int check_device(const struct vm_mem_device *device, struct error *err)
 		return error_set(err, EINVAL,
 				 "memory device '%s': its blocks may be of 128 MiB at most",
 				 device->id);
-	if (device->node >= VM_NODES_MAX)
+	if (device->node >= vm->nr_nodes)
 		return error_set(err, EINVAL, "memory device '%s': there is no node %u", device->id,
 				 device->node);
 	if (!device->size || device->size >> 52 || device->size % block)
@@ -56,7 +56,7 @@ int mem_devices_plan(struct vm *vm, struct error *err)
 		return error_set(err, EINVAL, "a ceiling goes without a list of memory devices");
 	for (unsigned int i = 0; i < vm->config.nr_mem_devices; i++) {
 		const struct vm_mem_device *device = &vm->config.mem_devices[i];
-		int ret = check_device(device, err);
+		int ret = check_device(vm, device, err);
 
 		if (ret < 0)
 			return ret;
@@ -153,7 +153,7 @@ int vm_mem_device_request(struct vm *vm, unsigned int index, uint64_t bytes, str
 	int ret;
 
 	wanted.requested = bytes;
-	ret = check_device(&wanted, err);
+	ret = check_device(vm, &wanted, err);
 	if (ret < 0)
 		return ret;
 	device->requested = bytes;
@@ -165,34 +165,46 @@ int vm_mem_device_request(struct vm *vm, unsigned int index, uint64_t bytes, str
 	return ret;
 }
 
+/* The guest has found it already, so that blocks, node and where its frames come from are given. */
+static bool can_become(const struct vm *vm, unsigned int i, const struct vm_mem_device *device)
+{
+	const struct vm_mem_device *spare = &vm->mem[i];
+
+	return !spare->id[0] && spare->node == device->node &&
+	       vm->mem_capacity[i] >= device->size && block_size(spare) == block_size(device) &&
+	       spare->policy == device->policy && spare->host_nodes == device->host_nodes;
+}
+
+static int refuse_attach(const struct vm_mem_device *device, struct error *err)
+{
+	return error_set(err, ENOSPC,
+			 "no memory device of node %u is spare for %llu MiB in blocks of %llu KiB: "
+			 "they are made at the start, by <maxMemory> and its slots, in blocks of "
+			 "2048 KiB, and take their frames from where the node's memory comes from",
+			 device->node, (unsigned long long)(device->size >> 20),
+			 (unsigned long long)(block_size(device) >> 10));
+}
+
 int vm_mem_device_attach(struct vm *vm, const struct vm_mem_device *device, struct error *err)
 {
-	unsigned int i;
-	int ret = check_device(device, err);
+	struct vm_mem_device spare;
+	unsigned int i = 0;
+	int ret = check_device(vm, device, err);
 
 	if (ret < 0)
 		return ret;
 	if (vm_mem_device_find(vm, device->id) >= 0)
 		return error_set(err, EEXIST, "there is a memory device '%s' already", device->id);
-	for (i = 0; i < vm->nr_mem; i++)
-		if (!vm->mem[i].id[0] && vm->mem[i].node == device->node &&
-		    vm->mem_capacity[i] >= device->size &&
-		    block_size(&vm->mem[i]) == block_size(device))
-			break;
+	while (i < vm->nr_mem && !can_become(vm, i, device))
+		i++;
 	if (i == vm->nr_mem)
-		return error_set(err, ENOSPC,
-				 "no memory device of node %u is spare for %llu MiB in blocks of "
-				 "%llu KiB: they are made at the start, by <maxMemory> and its "
-				 "slots, in blocks of 2048 KiB",
-				 device->node, (unsigned long long)(device->size >> 20),
-				 (unsigned long long)(block_size(device) >> 10));
+		return refuse_attach(device, err);
+	spare = vm->mem[i];
 	vm->mem[i] = *device;
 	vm->mem[i].requested = 0;
 	ret = vm_mem_device_request(vm, i, device->requested, err);
 	if (ret < 0) {
-		vm->mem[i] = (struct vm_mem_device){ .size = vm->mem_capacity[i],
-						     .block_size = device->block_size,
-						     .node = device->node };
+		vm->mem[i] = spare;
 		return ret;
 	}
 	return (int)i;

@@ -31,6 +31,9 @@ struct vm_mem_device {
 	uint64_t requested;     /* what the guest is asked to plug of it */
 	uint64_t block_size;    /* 0: FRAME_SIZE */
 	uint16_t node;          /* of the guest */
+	/* Where its frames come from, as in struct vm_numa_node. */
+	enum vm_memory_policy policy;
+	uint64_t host_nodes;
 };
 
 struct vm_config {

@@ -235,6 +235,116 @@ static void test_spare_memory_devices(void **state)
 	assert_int_equal(spare, 3);
 }
 
+/* What libvirt writes for two cells with <distances> and <numatune>, and a memory device of the
+ * second one. */
+static void add_cells(struct fixture *f)
+{
+	replace(f, "-machine", "framevisor,", "framevisor,usb=off,dump-guest-core=off");
+	append(f, "-object",
+	       "{\"qom-type\":\"memory-backend-ram\",\"id\":\"ram-node0\",\"size\":201326592,"
+	       "\"host-nodes\":[1],\"policy\":\"bind\"}");
+	append(f, "-numa", "node,nodeid=0,cpus=0,memdev=ram-node0");
+	append(f, "-object",
+	       "{\"qom-type\":\"memory-backend-ram\",\"id\":\"ram-node1\",\"size\":67108864,"
+	       "\"host-nodes\":[0,2],\"policy\":\"interleave\"}");
+	append(f, "-numa", "node,nodeid=1,cpus=1,memdev=ram-node1");
+}
+
+static void test_cells(void **state)
+{
+	struct fixture *f = *state;
+	const struct vm_numa *numa = &f->request->config.numa;
+
+	add_cells(f);
+	append(f, "-numa", "dist,src=0,dst=0,val=10");
+	append(f, "-numa", "dist,src=0,dst=1,val=33");
+	replace(f, "-m", "256", "size=262144k,slots=3,maxmem=2097152k");
+	append(f, "-object",
+	       "{\"qom-type\":\"memory-backend-ram\",\"id\":\"memv\",\"reserve\":false,"
+	       "\"size\":536870912,\"host-nodes\":[0],\"policy\":\"preferred\"}");
+	append(f, "-device",
+	       "{\"driver\":\"virtio-mem-pci\",\"node\":1,\"memdev\":\"memv\",\"id\":\"v\"}");
+	if (parse(f) < 0)
+		fail_msg("%s", f->err.message);
+	assert_int_equal(f->request->config.mem_bytes, 256 * MIB);
+	assert_int_equal(numa->nr, 2);
+	assert_int_equal(numa->node[0].mem, 192 * MIB);
+	assert_int_equal(numa->node[0].max, 192 * MIB);
+	assert_int_equal(numa->node[0].cpus, 1);
+	assert_int_equal(numa->node[0].policy, VM_MEMORY_BIND);
+	assert_int_equal(numa->node[0].host_nodes, 2);
+	assert_int_equal(numa->node[1].mem, 64 * MIB);
+	assert_int_equal(numa->node[1].cpus, 2);
+	assert_int_equal(numa->node[1].policy, VM_MEMORY_INTERLEAVE);
+	assert_int_equal(numa->node[1].host_nodes, 5);
+	assert_int_equal(numa->distance[0][0], 10);
+	assert_int_equal(numa->distance[0][1], 33);
+	assert_int_equal(numa->distance[1][0], 33); /* the other direction was not given */
+	assert_int_equal(numa->distance[1][1], 10);
+	/* The device, then spare ones for each of the nodes, from where that node's memory is. */
+	assert_int_equal(f->request->mem[0].node, 1);
+	assert_int_equal(f->request->mem[0].policy, VM_MEMORY_PREFERRED);
+	assert_int_equal(f->request->mem[0].host_nodes, 1);
+	assert_int_equal(f->request->config.nr_mem_devices, 5);
+	for (unsigned int i = 1; i < 5; i++) {
+		const struct vm_mem_device *spare = &f->request->mem[i];
+
+		assert_int_equal(spare->policy, numa->node[spare->node].policy);
+		assert_int_equal(spare->host_nodes, numa->node[spare->node].host_nodes);
+	}
+}
+
+/* <numatune> without cells: one node, so that its memory can be of certain nodes. */
+static void test_numatune_without_cells(void **state)
+{
+	struct fixture *f = *state;
+
+	replace(f, "-object", "{\"qom-type\":\"memory-backend-ram\"",
+		"{\"qom-type\":\"memory-backend-ram\",\"id\":\"framevisor.ram\",\"size\":268435456,"
+		"\"host-nodes\":[1],\"policy\":\"preferred\"}");
+	if (parse(f) < 0)
+		fail_msg("%s", f->err.message);
+	assert_int_equal(f->request->config.numa.nr, 1);
+	assert_int_equal(f->request->config.numa.node[0].cpus, 3);
+	assert_int_equal(f->request->config.numa.node[0].policy, VM_MEMORY_PREFERRED);
+	assert_int_equal(f->request->config.numa.node[0].host_nodes, 2);
+	assert_int_equal(f->request->config.numa.distance[0][0], 10);
+}
+
+static void again(struct fixture *f)
+{
+	memset(f->request, 0, sizeof(*f->request));
+	error_clear(&f->err);
+}
+
+static void test_cells_refused(void **state)
+{
+	struct fixture *f = *state;
+	int argc;
+
+	add_cells(f);
+	argc = f->argc;
+	append(f, "-numa", "node,nodeid=1,memdev=ram-node1");
+	expect_refused(f, "node 1 is given twice");
+	again(f);
+	f->argc = argc;
+	append(f, "-numa", "node,memdev=ram-node1");
+	expect_refused(f, "used twice");
+	again(f);
+	f->argc = argc;
+	append(f, "-object",
+	       "{\"qom-type\":\"memory-backend-ram\",\"id\":\"memv\",\"size\":2097152}");
+	append(f, "-device",
+	       "{\"driver\":\"virtio-mem-pci\",\"node\":2,\"memdev\":\"memv\",\"id\":\"v\"}");
+	expect_refused(f, "of node 2, the guest has 2");
+	again(f);
+	f->argc = argc;
+	replace(f, "-object", "{\"qom-type\":\"memory-backend-ram\",\"id\":\"ram-node1\"",
+		"{\"qom-type\":\"memory-backend-ram\",\"id\":\"ram-node1\",\"size\":67108864,"
+		"\"host-nodes\":[0],\"policy\":\"strange\"}");
+	expect_refused(f, "no policy 'strange'");
+}
+
 static void test_probe(void **state)
 {
 	struct fixture *f = *state;
@@ -326,8 +436,17 @@ static const struct {
 	  "<page size='2'" },
 	{ "-object", "{\"qom-type\":\"memory-backend-ram\",\"id\":\"o\",\"host-nodes\":[64]}",
 	  "'host-nodes'" },
-	{ "-numa", "dist,src=0,dst=1,val=21", "<distances>" },
+	{ "-numa", "dist,src=0,dst=1,val=21", "from node 0 to node 1, of 0" },
+	{ "-numa", "dist,src=0,dst=8,val=21", "<distances>" },
+	{ "-numa", "dist,src=0,dst=1,val=255", "<distances>" },
+	{ "-numa", "dist,src=0,val=11", "<distances>" },
+	{ "-numa", "dist,src=0,dst=1,val=11,x=1", "'x' is not supported" },
+	{ "-numa", "hmat-lb,initiator=0", "<interconnects>" },
 	{ "-numa", "node,nodeid=99", "no node" },
+	{ "-numa", "node,nodeid=8", "at most 8" },
+	{ "-numa", "node,nodeid=0,mem=256", "'mem=256' is not supported" },
+	{ "-numa", "node,nodeid=0,memdev=nothing", "no memory 'nothing'" },
+	{ "-numa", "node,nodeid=1,memdev=framevisor.ram", "node 0 is missing" },
 	{ "-numa", "node,nodeid=0,cpus=70", "no range of CPUs" },
 	{ "-m", "0", "-m is missing" },
 	{ "-m", "17k", "multiple of 2 MiB" },
@@ -417,6 +536,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_memfd_and_lock, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_memory_device, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_spare_memory_devices, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_cells, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_numatune_without_cells, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_cells_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_probe, setup, teardown),
 		cmocka_unit_test(test_who_is_asked),
 		cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),

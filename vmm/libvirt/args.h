@@ -18,7 +18,7 @@
 #define LIBVIRT_ID_MAX       64 /* of a device, an object, a character device */
 #define LIBVIRT_DEVICES_MAX  64
 #define LIBVIRT_BACKENDS_MAX 64
-#define LIBVIRT_CELLS_MAX    64
+#define LIBVIRT_CELLS_MAX    VM_NODES_MAX
 #define LIBVIRT_CHARDEVS_MAX 8
 #define LIBVIRT_FDSETS_MAX   16
 
@@ -103,6 +103,7 @@ struct libvirt_request {
 	struct libvirt_device devices[LIBVIRT_DEVICES_MAX];
 	struct libvirt_backend backends[LIBVIRT_BACKENDS_MAX];
 	struct libvirt_cell cells[LIBVIRT_CELLS_MAX];
+	uint8_t distance[LIBVIRT_CELLS_MAX][LIBVIRT_CELLS_MAX]; /* [from][to]; 0: not given */
 	struct libvirt_chardev chardevs[LIBVIRT_CHARDEVS_MAX];
 	struct libvirt_fdset fdsets[LIBVIRT_FDSETS_MAX];
 	struct libvirt_mem_device mem_devices[VM_MEM_DEVICES_MAX];

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * libvirt's -m, -object and -numa, and how they become the memory of a VM: see args.h.
+ * libvirt's -m and -object, and how they and -numa become the memory of a VM: see args.h.
  *
  * Whatever kind of memory the XML asks for, it comes from the pool. <hugepages/> demands that the
  * pool is of hugepages; prealloc is done as it says.
@@ -144,6 +144,37 @@ int libvirt_parse_backend(json_t *object, const char *type, struct libvirt_backe
 	return keyval_nothing_left(object, type, err);
 }
 
+int libvirt_backend_policy(const struct libvirt_backend *backend, enum vm_memory_policy *policy,
+			   struct error *err)
+{
+	static const struct {
+		const char *word;
+		enum vm_memory_policy policy;
+	} table[] = {
+		{ "", VM_MEMORY_ANY },
+		{ "default", VM_MEMORY_ANY },
+		{ "bind", VM_MEMORY_BIND },
+		{ "preferred", VM_MEMORY_PREFERRED },
+		{ "interleave", VM_MEMORY_INTERLEAVE },
+	};
+
+	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+		if (strcmp(table[i].word, backend->policy) != 0)
+			continue;
+		*policy = table[i].policy;
+		if ((*policy == VM_MEMORY_ANY) == !backend->host_nodes)
+			return 0;
+		return error_set(err, EINVAL,
+				 "memory '%s': 'policy' and 'host-nodes' go together; give "
+				 "<numatune> a mode and a nodeset",
+				 backend->id);
+	}
+	return error_set(err, ENOTSUP,
+			 "memory '%s': there is no policy '%s'; use <numatune> with mode "
+			 "'strict', 'preferred', 'interleave' or 'restrictive'",
+			 backend->id, backend->policy);
+}
+
 static int add_object(struct libvirt_request *request, json_t *object, struct error *err)
 {
 	struct libvirt_backend *backend = &request->backends[request->nr_backends];
@@ -180,81 +211,6 @@ int libvirt_arg_object(struct libvirt_request *request, const char *value, struc
 	return ret;
 }
 
-/* ---- -numa ---- */
-
-/* "0-3", "2": the CPUs of a node. The key comes once for each run of them. */
-static int parse_cpus(const char *text, uint64_t *cpus, struct error *err)
-{
-	unsigned long first, last;
-	char *end;
-
-	first = strtoul(text, &end, 10);
-	last = *end == '-' ? strtoul(end + 1, &end, 10) : first;
-	if (*end || end == text || first > last || last >= 64)
-		return error_set(err, EINVAL, "-numa: 'cpus=%.32s' is no range of CPUs", text);
-	for (unsigned long cpu = first; cpu <= last; cpu++)
-		*cpus |= UINT64_C(1) << cpu;
-	return 0;
-}
-
-static int parse_cell_word(struct libvirt_cell *cell, const char *word, uint64_t *node,
-			   struct error *err)
-{
-	if (strncmp(word, "nodeid=", 7) == 0) {
-		*node = strtoull(word + 7, NULL, 10);
-		return *node < LIBVIRT_CELLS_MAX && word[7] >= '0' && word[7] <= '9'
-			       ? 0
-			       : error_set(err, EINVAL, "-numa: '%.32s' is no node", word);
-	}
-	if (strncmp(word, "cpus=", 5) == 0)
-		return parse_cpus(word + 5, &cell->cpus, err);
-	if (strncmp(word, "memdev=", 7) == 0) {
-		if (strlen(word + 7) >= sizeof(cell->backend))
-			return error_set(err, EINVAL, "-numa: the name of the memory is too long");
-		memcpy(cell->backend, word + 7, strlen(word + 7) + 1);
-		return 0;
-	}
-	return error_set(err, ENOTSUP, "-numa: '%.64s' is not supported", word);
-}
-
-static int parse_cell(struct libvirt_request *request, char *rest, struct error *err)
-{
-	struct libvirt_cell cell = { .present = true };
-	uint64_t node = request->nr_cells;
-
-	while (rest) {
-		int ret = parse_cell_word(&cell, strsep(&rest, ","), &node, err);
-
-		if (ret < 0)
-			return ret;
-	}
-	if (request->cells[node].present)
-		return error_set(err, EINVAL, "-numa: node %u is given twice", (unsigned int)node);
-	request->cells[node] = cell;
-	request->nr_cells++;
-	return 0;
-}
-
-int libvirt_arg_numa(struct libvirt_request *request, const char *value, struct error *err)
-{
-	char *text = strdup(value), *rest = text;
-	const char *kind;
-	int ret;
-
-	if (!text)
-		return error_set(err, ENOMEM, "out of memory");
-	kind = strsep(&rest, ",");
-	if (strcmp(kind, "node") == 0)
-		ret = parse_cell(request, rest, err);
-	else
-		ret = error_set(err, ENOTSUP,
-				"-numa %.32s: distances, caches and latencies are not supported; "
-				"leave <cell> without <distances>",
-				kind);
-	free(text);
-	return ret;
-}
-
 /* ---- All together ---- */
 
 static struct libvirt_backend *use_backend(struct libvirt_request *request, const char *id,
@@ -278,68 +234,107 @@ static struct libvirt_backend *use_backend(struct libvirt_request *request, cons
 	return NULL;
 }
 
+/* Adds what the memory object of that name means to *node: its size and where it comes from. */
+static int use_boot_backend(struct libvirt_request *request, const char *id,
+			    struct vm_numa_node *node, struct error *err)
+{
+	const struct libvirt_backend *backend = use_backend(request, id, err);
+
+	if (!backend)
+		return -EINVAL;
+	request->config.prealloc |= backend->prealloc;
+	node->mem = node->max = backend->size;
+	node->host_nodes = backend->host_nodes;
+	return libvirt_backend_policy(backend, &node->policy, err);
+}
+
 static int use_cells(struct libvirt_request *request, uint64_t *sum, struct error *err)
 {
+	struct vm_numa *numa = &request->config.numa;
+
+	*sum = 0;
 	for (unsigned int i = 0; i < request->nr_cells; i++) {
-		struct libvirt_backend *backend;
+		int ret;
 
 		if (!request->cells[i].present)
 			return error_set(err, EINVAL, "-numa: node %u is missing", i);
-		backend = use_backend(request, request->cells[i].backend, err);
-		if (!backend)
-			return -EINVAL;
-		request->config.prealloc |= backend->prealloc;
-		*sum += backend->size;
+		ret = use_boot_backend(request, request->cells[i].backend, &numa->node[i], err);
+		if (ret < 0)
+			return ret;
+		numa->node[i].cpus = request->cells[i].cpus;
+		*sum += numa->node[i].mem;
 	}
+	numa->nr = request->nr_cells;
+	return 0;
+}
+
+/* Memory without cells. Where <numatune> says where it comes from, it is that of one node. */
+static int use_ram(struct libvirt_request *request, uint64_t *sum, struct error *err)
+{
+	unsigned int cpus = request->config.cpus;
+	struct vm_numa_node node = { .cpus = cpus < 64 ? (UINT64_C(1) << cpus) - 1 : UINT64_MAX };
+	int ret = use_boot_backend(request, request->ram_backend, &node, err);
+
+	if (ret < 0)
+		return ret;
+	*sum = node.mem;
+	if (node.policy == VM_MEMORY_ANY)
+		return 0;
+	request->config.numa = (struct vm_numa){ .nr = 1, .node[0] = node };
 	return 0;
 }
 
 static int boot_memory(struct libvirt_request *request, struct error *err)
 {
 	struct vm_config *config = &request->config;
-	struct libvirt_backend *backend;
-	uint64_t sum = 0;
+	uint64_t sum = request->mem_size;
+	int ret = 0;
 
 	config->mem_bytes = request->mem_size;
 	config->prealloc = request->mem_lock;
-	if (request->nr_cells > 1)
-		return error_set(err, ENOTSUP,
-				 "more than one NUMA cell is not supported; leave one <cell> in "
-				 "<cpu><numa>");
-	if (request->nr_cells) {
-		int ret = use_cells(request, &sum, err);
-
-		if (ret < 0)
-			return ret;
-	} else if (request->ram_backend[0]) {
-		backend = use_backend(request, request->ram_backend, err);
-		if (!backend)
-			return -EINVAL;
-		config->prealloc |= backend->prealloc;
-		sum = backend->size;
-	} else {
-		return 0;
-	}
-	if (sum != config->mem_bytes)
+	if (request->nr_cells)
+		ret = use_cells(request, &sum, err);
+	else if (request->ram_backend[0])
+		ret = use_ram(request, &sum, err);
+	if (ret == 0)
+		ret = libvirt_numa_distances(request, err);
+	if (ret == 0 && sum != config->mem_bytes)
 		return error_set(err, EINVAL, "-m says %llu bytes, the memory objects %llu",
 				 (unsigned long long)config->mem_bytes, (unsigned long long)sum);
-	return 0;
+	return ret;
+}
+
+static unsigned int count_nodes(const struct libvirt_request *request)
+{
+	return request->nr_cells ? request->nr_cells : 1;
 }
 
 static int mem_devices(struct libvirt_request *request, struct error *err)
 {
+	unsigned int nodes = count_nodes(request);
+	int ret;
+
 	for (unsigned int i = 0; i < request->nr_mem; i++) {
 		const struct libvirt_mem_device *device = &request->mem_devices[i];
 		const struct libvirt_backend *backend = use_backend(request, device->backend, err);
 
 		if (!backend)
 			return -EINVAL;
+		if (device->node >= nodes)
+			return error_set(err, EINVAL,
+					 "memory device '%s' is of node %llu, the guest has %u; "
+					 "change <node> in its <target>",
+					 device->id, (unsigned long long)device->node, nodes);
 		request->mem[i] = (struct vm_mem_device){
 			.size = backend->size,
 			.requested = device->requested,
 			.block_size = device->block_size,
 			.node = (uint16_t)device->node,
+			.host_nodes = backend->host_nodes,
 		};
+		ret = libvirt_backend_policy(backend, &request->mem[i].policy, err);
+		if (ret < 0)
+			return ret;
 		snprintf(request->mem[i].id, sizeof(request->mem[i].id), "%s", device->id);
 	}
 	request->config.mem_devices = request->mem;
@@ -354,8 +349,7 @@ static int mem_devices(struct libvirt_request *request, struct error *err)
 static void spare_devices(struct libvirt_request *request)
 {
 	uint64_t used = request->mem_size, slots = request->mem_slots;
-	unsigned int nodes = request->nr_cells ? request->nr_cells : 1;
-	unsigned int nr = request->nr_mem;
+	unsigned int nodes = count_nodes(request), nr = request->nr_mem;
 
 	for (unsigned int i = 0; i < nr; i++)
 		used += request->mem[i].size;
@@ -364,11 +358,16 @@ static void spare_devices(struct libvirt_request *request)
 	slots = slots > nr ? (slots - nr) * nodes : 0;
 	if (slots > SPARE_SPACE_MAX / (request->mem_ceiling - used))
 		slots = 1 + SPARE_SPACE_MAX / (request->mem_ceiling - used);
-	for (unsigned int i = 0; i < slots && nr < VM_MEM_DEVICES_MAX; i++)
+	for (unsigned int i = 0; i < slots && nr < VM_MEM_DEVICES_MAX; i++) {
+		const struct vm_numa_node *node = &request->config.numa.node[i % nodes];
+
 		request->mem[nr++] = (struct vm_mem_device){
 			.size = frames_to_bytes(bytes_to_frames(request->mem_ceiling - used)),
 			.node = (uint16_t)(i % nodes),
+			.policy = node->policy,
+			.host_nodes = node->host_nodes,
 		};
+	}
 	request->config.mem_devices = request->mem;
 	request->config.nr_mem_devices = nr;
 }

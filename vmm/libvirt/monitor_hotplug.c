@@ -85,7 +85,14 @@ static int attach(struct libvirt_monitor *monitor, const struct libvirt_device *
 	device.size = monitor->backends[backend].size;
 	device.requested = parsed.requested;
 	device.block_size = parsed.block_size;
+	if (parsed.node >= VM_NODES_MAX)
+		return error_set(err, EINVAL, "there is no node %llu",
+				 (unsigned long long)parsed.node);
 	device.node = (uint16_t)parsed.node;
+	device.host_nodes = monitor->backends[backend].host_nodes;
+	ret = libvirt_backend_policy(&monitor->backends[backend], &device.policy, err);
+	if (ret < 0)
+		return ret;
 	memcpy(device.id, name->id, sizeof(device.id));
 	ret = vm_mem_device_attach(monitor->config.vm, &device, err);
 	if (ret < 0)
