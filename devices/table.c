@@ -5,6 +5,7 @@
 #include <errno.h>
 
 #include "framevisor/layout.h"
+#include "framevisor/virtio_rng.h"
 
 static struct device *create_serial(struct device_set *set, struct error *err)
 {
@@ -77,6 +78,16 @@ static struct device *create_mem(struct device_set *set, struct error *err)
 	return virtio_mem_device(mem);
 }
 
+static unsigned int count_rng(const struct device_set *set)
+{
+	return set->rng ? 1 : 0;
+}
+
+static struct device *create_rng(struct device_set *set, struct error *err)
+{
+	return virtio_rng_create(set->host, set->pci, err);
+}
+
 const struct device_entry device_table[] = {
 	{ "serial", "16550A serial port, the guest's console", create_serial, NULL },
 	{ "rtc", "MC146818 real time clock, UTC of the host", create_rtc, NULL },
@@ -84,6 +95,7 @@ const struct device_entry device_table[] = {
 	{ "pci", "PCI bus 0 with its host bridge", create_pci, NULL },
 	{ "virtio-balloon", "takes memory from the guest in whole frames", create_balloon, NULL },
 	{ "virtio-mem", "memory that comes and goes in blocks", create_mem, count_mem },
+	{ "virtio-rng", "random numbers of the host", create_rng, count_rng },
 };
 const unsigned int device_table_size = sizeof(device_table) / sizeof(device_table[0]);
 

@@ -392,6 +392,7 @@ static int create_devices(struct vm *vm, struct error *err)
 		.balloon_without = vm->config.balloon_without,
 		.mem_options = mem,
 		.nr_mem_options = nr_mem,
+		.rng = vm->config.rng,
 	};
 	return device_set_create(&vm->devices, err);
 }

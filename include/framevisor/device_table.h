@@ -23,6 +23,7 @@ struct device_set {
 	uint64_t balloon_without; /* features of the balloon that are not offered, as bits */
 	const struct virtio_mem_options *mem_options; /* nr_mem_options of them */
 	unsigned int nr_mem_options;
+	bool rng; /* there is to be a virtio-rng */
 
 	struct serial *serial;
 	struct power *power;

@@ -59,6 +59,7 @@ struct vm_config {
 	vm_memory_progress_fn prealloc_progress;
 	void *prealloc_opaque;
 	uint64_t balloon_without; /* features of the balloon that are not offered, as bits */
+	bool rng;                 /* the guest has a virtio-rng */
 	const char *kernel;       /* bzImage, or a flat guest-test image (ELF64) */
 	const char *initrd;       /* NULL: none */
 	const char *append;       /* NULL: "console=ttyS0" */

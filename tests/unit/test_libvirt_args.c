@@ -345,6 +345,30 @@ static void test_cells_refused(void **state)
 	expect_refused(f, "no policy 'strange'");
 }
 
+static void test_random_numbers(void **state)
+{
+	struct fixture *f = *state;
+	int argc = f->argc;
+
+	append(f, "-object",
+	       "{\"qom-type\":\"rng-random\",\"id\":\"objrng0\",\"filename\":\"/dev/urandom\"}");
+	append(f, "-device",
+	       "{\"driver\":\"virtio-rng-pci\",\"rng\":\"objrng0\",\"id\":\"rng0\",\"bus\":"
+	       "\"pci.0\",\"addr\":\"0x3\"}");
+	if (parse(f) < 0)
+		fail_msg("%s", f->err.message);
+	assert_true(f->request->config.rng);
+	append(f, "-object", "rng-builtin,id=another");
+	again(f);
+	expect_refused(f, "one <rng>");
+	f->argc = argc;
+	again(f);
+	append(f, "-object", "rng-builtin,id=a");
+	append(f, "-device", "virtio-rng-pci,rng=a,id=rng0");
+	append(f, "-device", "virtio-rng-pci,rng=a,id=rng1");
+	expect_refused(f, "one <rng>");
+}
+
 static void test_probe(void **state)
 {
 	struct fixture *f = *state;
@@ -387,7 +411,10 @@ static const struct {
 	const char *option, *value, *words;
 } refused[] = {
 	{ "-device", "{\"driver\":\"virtio-net-pci\",\"id\":\"net0\"}", "remove <interface>" },
-	{ "-device", "virtio-rng-pci,id=rng0", "remove <rng>" },
+	{ "-device", "virtio-rng-pci,id=rng0", "no source of random numbers ''" },
+	{ "-device", "virtio-rng-pci,id=rng0,rng=o", "no source of random numbers 'o'" },
+	{ "-device", "virtio-rng-pci,rng=o,max-bytes=64,period=100", "<rate>" },
+	{ "-device", "virtio-rng-ccw,rng=o", "model='virtio'" },
 	{ "-device", "{\"driver\":\"vhost-vsock-pci\",\"id\":\"v\"}", "remove <vsock>" },
 	{ "-device", "{\"driver\":\"strange\",\"id\":\"s0\"}", "no 'strange'" },
 	{ "-device", "{\"driver\":\"isa-serial\",\"id\":\"serial1\",\"index\":1}", "one serial" },
@@ -425,7 +452,10 @@ static const struct {
 	{ "-chardev", "socket,id=s,fd=999,server=on,wait=off", "999 was not passed" },
 	{ "-add-fd", "set=0,fd=1", "1 was not passed" },
 	{ "-add-fd", "set=0", "needed" },
-	{ "-object", "{\"qom-type\":\"rng-random\",\"id\":\"o\"}", "'rng-random'" },
+	{ "-object", "rng-random,id=o,filename=/dev/hwrng", "/dev/urandom</backend>" },
+	{ "-object", "rng-egd,id=o,chardev=c", "/dev/urandom</backend>" },
+	{ "-object", "rng-builtin,id=o,strange=1", "'strange' is not supported" },
+	{ "-object", "{\"qom-type\":\"throttle-group\",\"id\":\"o\"}", "'throttle-group'" },
 	{ "-object",
 	  "{\"qom-type\":\"memory-backend-file\",\"id\":\"o\",\"size\":2097152,"
 	  "\"mem-path\":\"/var/lib/libvirt/qemu/ram/1-a/pc.ram\"}",
@@ -539,6 +569,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_cells, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_numatune_without_cells, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_cells_refused, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_random_numbers, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_probe, setup, teardown),
 		cmocka_unit_test(test_who_is_asked),
 		cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),

@@ -103,7 +103,9 @@ static void test_what_is_there(void **state)
 	(void)state;
 	assert_true(lists(types, "isa-serial"));
 	assert_true(lists(types, "virtio-mem-pci"));
-	assert_false(lists(types, "virtio-rng-pci"));
+	assert_true(lists(types, "virtio-rng-pci"));
+	assert_true(lists(types, "rng-random"));
+	assert_false(lists(types, "virtio-blk-pci"));
 	assert_false(lists(types, "virtio-net-pci"));
 	assert_false(lists(types, "iothread"));
 	/* Each command that is named makes libvirt use it at every start. */

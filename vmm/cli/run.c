@@ -41,6 +41,7 @@ struct run_options {
 	bool prealloc;
 	bool detach;
 	bool no_reboot;
+	bool rng;
 	bool paused;
 	bool verbose;
 };
@@ -77,6 +78,8 @@ static const struct cli_option table[] = {
 	{ "deflate-on-oom", 0, CLI_CHOICE, "on|off",
 	  "a guest out of memory may take from the balloon (default: on)",
 	  offsetof(struct run_options, deflate_on_oom), 0, 0 },
+	{ "rng", 0, CLI_FLAG, NULL, "a device that gives the guest random numbers (virtio-rng)",
+	  offsetof(struct run_options, rng), 0, 0 },
 	{ "kernel", 'k', CLI_STRING, "FILE", "Linux kernel (bzImage); needed",
 	  offsetof(struct run_options, kernel), 0, 0 },
 	{ "initrd", 'i', CLI_STRING, "FILE", "initial RAM disk",
@@ -221,6 +224,7 @@ static int fill_request(struct run_request *request, struct error *err)
 	config->hugepages = (enum hugepages_mode)options.hugepages;
 	config->pool_bytes = options.pool;
 	config->start_paused = options.paused;
+	config->rng = options.rng;
 	config->no_reboot = options.no_reboot;
 	request->detach = options.detach;
 	request->log = options.log;

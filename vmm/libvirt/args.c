@@ -428,6 +428,10 @@ static int check_complete(struct libvirt_request *request, struct error *err)
 				 "there is no firmware: a kernel is needed, add <kernel> to <os>");
 	if (request->serial[0] && !libvirt_find_chardev(request, request->serial))
 		return error_set(err, EINVAL, "there is no character device '%s'", request->serial);
+	if (request->config.rng &&
+	    (!request->entropy[0] || strcmp(request->rng_source, request->entropy) != 0))
+		return error_set(err, EINVAL, "there is no source of random numbers '%s'",
+				 request->rng_source);
 	if (request->monitor[0] && !libvirt_find_chardev(request, request->monitor))
 		return error_set(err, EINVAL, "there is no character device '%s'",
 				 request->monitor);

@@ -95,6 +95,8 @@ struct libvirt_request {
 	const char *uuid;
 	bool machine_given, mem_lock, balloon, serial_present;
 	char ram_backend[LIBVIRT_ID_MAX];
+	char entropy[LIBVIRT_ID_MAX];              /* the object of that kind, empty: none */
+	char rng_source[LIBVIRT_ID_MAX];           /* what the virtio-rng device names */
 	char serial[LIBVIRT_ID_MAX];               /* chardev of the serial port */
 	char monitor[LIBVIRT_ID_MAX];              /* chardev of the monitor */
 	uint64_t mem_size, mem_slots, mem_ceiling; /* bytes; 0: not given */

@@ -25,7 +25,7 @@ static const struct {
 	{ "virtio-net", "network interfaces", "remove <interface>" },
 	{ "e1000", "network interfaces", "remove <interface>" },
 	{ "rtl8139", "network interfaces", "remove <interface>" },
-	{ "virtio-rng", "random number devices", "remove <rng>" },
+	{ "virtio-rng", "random number devices of this kind", "use <rng model='virtio'>" },
 	{ "virtio-serial", "virtio consoles and channels",
 	  "remove <channel>, <console> with target type 'virtio' and <controller "
 	  "type='virtio-serial'>; <serial type='pty'/> is there" },
@@ -152,6 +152,51 @@ int libvirt_parse_mem_device(json_t *object, struct libvirt_mem_device *device, 
 	return keyval_nothing_left(object, what, err);
 }
 
+int libvirt_arg_entropy(struct libvirt_request *request, json_t *object, const char *type,
+			struct error *err)
+{
+	char file[64] = "/dev/urandom";
+	int ret;
+
+	if (request->entropy[0])
+		return error_set(err, ENOTSUP,
+				 "this machine has one random number device: leave "
+				 "one <rng>");
+	ret = keyval_take_string(object, "id", request->entropy, sizeof(request->entropy), type,
+				 err);
+	if (ret >= 0)
+		ret = keyval_take_string(object, "filename", file, sizeof(file), type, err);
+	if (ret < 0)
+		return ret;
+	/* Both are the kernel's generator, which getrandom(2) reads. */
+	if ((strcmp(type, "rng-random") != 0 && strcmp(type, "rng-builtin") != 0) ||
+	    (strcmp(file, "/dev/urandom") != 0 && strcmp(file, "/dev/random") != 0))
+		return error_set(err, ENOTSUP,
+				 "%s of '%s': random numbers come from the host's kernel; use "
+				 "<backend model='random'>/dev/urandom</backend> in <rng>",
+				 type, file);
+	return keyval_nothing_left(object, type, err);
+}
+
+static int device_rng(struct libvirt_request *request, json_t *object, struct error *err)
+{
+	int ret;
+
+	if (request->config.rng)
+		return error_set(err, ENOTSUP,
+				 "this machine has one random number device: leave "
+				 "one <rng>");
+	if (json_object_get(object, "max-bytes") || json_object_get(object, "period"))
+		return error_set(err, ENOTSUP,
+				 "virtio-rng: there is no limit on random numbers, they cost "
+				 "nothing; remove <rate> from <rng>");
+	request->config.rng = true;
+	ret = keyval_take_string(object, "rng", request->rng_source, sizeof(request->rng_source),
+				 "virtio-rng", err);
+	drop_address(object);
+	return ret < 0 ? ret : 0;
+}
+
 static int device_mem(struct libvirt_request *request, json_t *object, struct error *err)
 {
 	struct libvirt_mem_device *device = &request->mem_devices[request->nr_mem];
@@ -170,6 +215,7 @@ static const struct {
 	{ "isa-serial", device_serial },
 	{ "virtio-balloon-pci", device_balloon },
 	{ "virtio-mem-pci", device_mem },
+	{ "virtio-rng-pci", device_rng },
 };
 
 static int add_device(struct libvirt_request *request, json_t *object, struct error *err)

@@ -7,10 +7,13 @@
 
 #include "vmm/libvirt/args.h"
 
-/* args_devices.c: values of -device, -chardev, -mon, -add-fd */
+/* args_devices.c: values of -device, -chardev, -mon, -add-fd; -object rng-*, whose qom-type has
+ * been taken out */
 int libvirt_arg_device(struct libvirt_request *request, const char *value, struct error *err);
 int libvirt_arg_chardev(struct libvirt_request *request, const char *value, struct error *err);
 int libvirt_arg_mon(struct libvirt_request *request, const char *value, struct error *err);
+int libvirt_arg_entropy(struct libvirt_request *request, json_t *object, const char *type,
+			struct error *err);
 int libvirt_arg_add_fd(struct libvirt_request *request, const char *value, struct error *err);
 
 /* args_numa.c: values of -numa, and the distances that they leave open. The nodes are in

@@ -186,6 +186,8 @@ static int add_object(struct libvirt_request *request, json_t *object, struct er
 	/* The key of disk passwords: always there, and there are no disks. */
 	if (strcmp(type, "secret") == 0)
 		return 0;
+	if (strncmp(type, "rng-", 4) == 0)
+		return libvirt_arg_entropy(request, object, type, err);
 	if (strncmp(type, "memory-backend-", 15) != 0)
 		return error_set(err, ENOTSUP,
 				 "an object of type '%s' has no meaning here; remove what asks for "

@@ -18,7 +18,7 @@ const char libvirt_schema_json[] =
 	"\"2\"}"
 	"]},"
 	"{\"name\":\"2\",\"meta-type\":\"enum\",\"values\":[\"secret\",\"memory-backend-file\","
-	"\"memory-backend-memfd\",\"memory-backend-ram\"]}]";
+	"\"memory-backend-memfd\",\"memory-backend-ram\",\"rng-builtin\",\"rng-random\"]}]";
 
 static const char *const balloon[] = { "free-page-reporting", "deflate-on-oom", NULL };
 static const char *const memory_file[] = { "size",       "share",   "prealloc", "policy",
@@ -29,6 +29,8 @@ static const char *const memory_fd[] = { "size",        "share",      "prealloc"
 static const char *const virtio_mem[] = { "block-size", "memdev", "node", "requested-size", NULL };
 /* That the machine does not sleep, which virt-install asks for, can be said of it. */
 static const char *const power[] = { "disable_s3", "disable_s4", NULL };
+static const char *const rng[] = { "rng", NULL };
+static const char *const rng_random[] = { "filename", NULL };
 static const char *const serial[] = { "chardev", "index", NULL };
 
 const struct libvirt_type libvirt_types[] = {
@@ -36,6 +38,9 @@ const struct libvirt_type libvirt_types[] = {
 	{ "PIIX4_PM", false, power },
 	{ "virtio-balloon-pci", true, balloon },
 	{ "virtio-mem-pci", true, virtio_mem },
+	{ "virtio-rng-pci", true, rng },
+	{ "rng-random", true, rng_random },
+	{ "rng-builtin", true, NULL },
 	{ "memory-backend-ram", true, memory_file },
 	{ "memory-backend-file", true, memory_file },
 	{ "memory-backend-memfd", true, memory_fd },
