@@ -46,6 +46,7 @@ ORDINARY = """<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/q
     <controller type='usb' model='none'/><controller type='pci' index='0' model='pci-root'/>
     <serial type='pty'><target port='0'/></serial>
     <memballoon model='virtio' autodeflate='on' freePageReporting='on'><stats period='2'/></memballoon>
+    <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
     <memory model='virtio-mem'><target><size unit='MiB'>{boot}</size><node>1</node><block unit='MiB'>2</block>
       <requested unit='MiB'>{half}</requested></target></memory>
   </devices>{environment}</domain>"""
@@ -306,7 +307,8 @@ class Life:  # pylint: disable=too-many-public-methods
             assert root.find(f"cpu/mode[@name='{mode}']").get("supported") == "no", mode
         sources = {value.text for value in root.findall("memoryBacking/enum[@name='sourceType']/value")}
         assert "memfd" in sources, sources
-        for absent in ("rng", "tpm", "filesystem"):
+        assert [value.text for value in root.findall("devices/rng/enum[@name='backendModel']/value")] == ["random", "builtin"]
+        for absent in ("tpm", "filesystem"):
             element = root.find(f"devices/{absent}")
             assert element is None or element.get("supported") == "no" or not element.findall("enum/value[.='virtio']"), absent
 
@@ -377,6 +379,14 @@ class Life:  # pylint: disable=too-many-public-methods
         os.close(master)
         self.look_at()
 
+    def random_numbers(self):
+        """<rng>: the guest's kernel uses the device."""
+        assert self.console.verb("sh grep . /sys/class/misc/hw_random/rng_current") is not None
+        assert "virtio_rng" in self.console.text
+        self.console.verb("sh echo random: $(dd if=/dev/hwrng bs=64 count=1 2>/dev/null | md5sum) $(dd if=/dev/hwrng bs=64 count=1 2>/dev/null | wc -c)")
+        sums = re.search(r"^random: ([0-9a-f]{32})\s+- 64$", self.console.text, re.MULTILINE)
+        assert sums and sums[1] != "3b5d3c7d207e37dceeedd301e35e2e58", self.console.text[-300:]  # of 64 zeros
+
     def statistics(self):
         self.domain.setMemoryStatsPeriod(1)
         first = wait_until(lambda: self.domain.memoryStats().get("last_update"), "statistics of the guest")
@@ -402,6 +412,16 @@ class Life:  # pylint: disable=too-many-public-methods
             self.agree(self.boot + mib)
         refused = self.virsh(f"update-memory-device life --requested-size {2 * self.boot}M", check=False)
         assert refused.returncode != 0, "more than its size was accepted"
+
+    def asked_while_it_moves(self):
+        """Whoever asks the VM how much is plugged takes nothing from the events by which libvirt knows."""
+        def asked():
+            reply = json.loads(self.virsh("qemu-monitor-command life '{\"execute\":\"query-memory-devices\"}'").stdout)
+            return reply["return"][0]["data"]["size"] // MIB
+        for mib in (self.half, self.quarter):
+            self.virsh(f"update-memory-device life --requested-size {mib}M")
+            wait_until(lambda size=mib: asked() == size, "the guest follows")
+            self.agree(self.boot + mib)
 
     def attach_and_detach(self):
         self.domain.attachDeviceFlags(self.xml(MORE_MEMORY), self.virt.VIR_DOMAIN_AFFECT_LIVE)
@@ -556,7 +576,7 @@ class Life:  # pylint: disable=too-many-public-methods
     def refusals(self):
         self.refused(self.other(("/kernel<", "/nothing<")), "nothing")
         for device, words in (("<interface type='user'><model type='virtio'/></interface>", "remove <interface>"),
-                              ("<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>", "rng"),
+                              ("<rng model='virtio'><backend model='random'>/dev/hwrng</backend></rng>", "one <rng>"),
                               ("<vsock model='virtio'><cid auto='yes'/></vsock>", "vsock"),
                               ("<serial type='pty'><target port='1'/></serial>", "one serial port")):
             self.refused(self.other(("</devices>", f"{device}</devices>")), words)
@@ -620,11 +640,11 @@ class Life:  # pylint: disable=too-many-public-methods
         return f"{back} of {half} frames came back"
 
 
-OBEY = ["capabilities", "start", "virsh_console", "unprivileged", "sizes", "setmem", "memory_device", "attach_and_detach", "processors",
+OBEY = ["capabilities", "start", "virsh_console", "unprivileged", "sizes", "setmem", "memory_device", "asked_while_it_moves", "attach_and_detach", "processors",
         "suspend_and_resume", "monitor_command", "not_there", "libvirtd_restarts", "reset", "reboot", "guest_reboots", "shutdown", "setmaxmem",
         "guest_switches_off", "autostart", "crash", "destroy", "refusals", "emulator_crashes", "hugepages_come_back"]
 # With a stock kernel only what takes one.
-STOCK = ["start", "virsh_console", "unprivileged", "nodes", "sizes", "statistics", "setmem", "memory_device", "attach_and_detach",
+STOCK = ["start", "virsh_console", "unprivileged", "nodes", "random_numbers", "sizes", "statistics", "setmem", "memory_device", "attach_and_detach",
          "reboot", "guest_reboots", "guest_switches_off", "hugepages_come_back"]
 
 

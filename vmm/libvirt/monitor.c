@@ -58,6 +58,7 @@ static int cmd_query_balloon(void *opaque, json_t *args, json_t **reply, struct 
 	return 0;
 }
 
+/* What is answered here is told by an event all the same: libvirt adds sizes up when one comes. */
 static int cmd_query_memory_devices(void *opaque, json_t *args, json_t **reply,
 				    struct qmp_error *err)
 {
@@ -74,7 +75,6 @@ static int cmd_query_memory_devices(void *opaque, json_t *args, json_t **reply,
 		if (!device->id[0])
 			continue;
 		vm_mem_device_stats(vm, i, &stats);
-		monitor->told[i] = stats.plugged; /* by this */
 		json_array_append_new(
 			*reply,
 			json_pack("{s:s,s:{s:s,s:I,s:I,s:I,s:I,s:I,s:i,s:o}}", "type", "virtio-mem",
