@@ -23,6 +23,11 @@
 #define CHAIN_BYTES_MAX   (4u << 20) /* 1 M pages in one message; stock drivers send 256 */
 #define RETRY_BACK_MS     50
 #define RETRY_RELEASE_MS  1000
+/* Frames that leave together cost little more than one: the CPUs of the guest are interrupted once
+ * for a run, and the pool owner is told once. So they wait for each other, up to so many and so
+ * long, while the guest is on its way to a larger balloon. */
+#define GATHER_FRAMES 16
+#define GATHER_MS     50
 
 static struct virtio_balloon *to_balloon(struct virtio_device *vdev)
 {
@@ -35,6 +40,11 @@ uint64_t balloon_now_ms(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+uint64_t balloon_wanted_pages(const struct virtio_balloon *balloon)
+{
+	return le32toh(balloon->config.num_pages);
 }
 
 /* What is left over is tried again: a deflate soon, for a guest waits for it. */
@@ -102,6 +112,31 @@ void balloon_finish_round(struct virtio_balloon *balloon, unsigned int queue)
 		virtio_kick_queue(&balloon->vdev, queue);
 }
 
+/*
+ * Whether full frames may wait for more. The guest counts their pages as given once it sees them
+ * used; if it must tell before it uses them again, it makes no difference when they leave.
+ */
+static bool may_gather(const struct virtio_balloon *balloon)
+{
+	return virtio_has_feature(&balloon->vdev, VIRTIO_BALLOON_F_MUST_TELL_HOST) &&
+	       balloon->nr_full < GATHER_FRAMES && balloon->nr_set < balloon_wanted_pages(balloon);
+}
+
+static void release_gathered(struct virtio_balloon *balloon)
+{
+	balloon->gathering = false;
+	if (!balloon_release_full(balloon))
+		arm_retry(balloon);
+}
+
+static void gather(struct virtio_balloon *balloon)
+{
+	if (!balloon->nr_full || balloon->gathering)
+		return;
+	balloon->gathering = true;
+	event_timer_arm(balloon->retry, GATHER_MS, 0);
+}
+
 static void drain_inflate(struct virtio_balloon *balloon, unsigned int queue)
 {
 	struct virtqueue *vq = virtio_queue(&balloon->vdev, queue);
@@ -118,9 +153,10 @@ static void drain_inflate(struct virtio_balloon *balloon, unsigned int queue)
 			break;
 		heads[nr++] = balloon->chain.head;
 	}
-	/* The guest counts these pages as given once it sees them used, so first they go. */
-	if (!balloon_release_full(balloon))
-		arm_retry(balloon);
+	if (may_gather(balloon))
+		gather(balloon);
+	else
+		release_gathered(balloon);
 	for (unsigned int i = 0; i < nr; i++)
 		virtqueue_push_used(vq, heads[i], 0);
 	if (why)
@@ -152,6 +188,7 @@ static void drain_deflate(struct virtio_balloon *balloon, unsigned int queue)
 	if (why)
 		virtio_broken(&balloon->vdev, why);
 	if (!balloon->deflate_held) {
+		gather(balloon); /* what was backed ahead and stays in the balloon after all */
 		balloon_finish_round(balloon, queue);
 		return;
 	}
@@ -239,12 +276,26 @@ static void balloon_notify(struct virtio_device *vdev, unsigned int queue)
 		handlers[role](balloon, queue);
 }
 
+/* The guest takes memory back, and has done so since the last look. */
+static bool deflates(struct virtio_balloon *balloon)
+{
+	uint64_t before = balloon->nr_set_seen;
+
+	balloon->nr_set_seen = balloon->nr_set;
+	return balloon->gathering && balloon->nr_set > balloon_wanted_pages(balloon) &&
+	       balloon->nr_set != before;
+}
+
 static void on_retry(void *opaque)
 {
 	struct virtio_balloon *balloon = opaque;
 	unsigned int queue;
 
 	pthread_mutex_lock(&balloon->vdev.lock);
+	if (deflates(balloon))
+		event_timer_arm(balloon->retry, GATHER_MS, 0);
+	else
+		release_gathered(balloon);
 	for (unsigned int role = BALLOON_INFLATE; role <= BALLOON_DEFLATE; role++) {
 		if (balloon_queue(balloon, role, &queue))
 			handlers[role](balloon, queue);
@@ -341,6 +392,8 @@ void virtio_balloon_stats(struct virtio_balloon *balloon, struct virtio_balloon_
 	struct virtio_device *vdev = &balloon->vdev;
 
 	pthread_mutex_lock(&vdev->lock);
+	if (balloon->gathering && balloon->nr_set <= balloon_wanted_pages(balloon))
+		release_gathered(balloon); /* who asks is told what is, not what soon will be */
 	*stats = (struct virtio_balloon_stats){
 		.driver_ready = vdev->status & VIRTIO_CONFIG_S_DRIVER_OK,
 		.broken = vdev->status & VIRTIO_CONFIG_S_NEEDS_RESET,
@@ -358,6 +411,8 @@ void virtio_balloon_stats(struct virtio_balloon *balloon, struct virtio_balloon_
 		.hinted = balloon->hinted,
 		.frames_hinted = balloon->frames_hinted,
 		.hinting = balloon->hints.open,
+		.holding = balloon->hints.hold,
+		.held = balloon->hints.hold ? balloon->hints.held : 0,
 	};
 	pthread_mutex_unlock(&vdev->lock);
 }

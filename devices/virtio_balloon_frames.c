@@ -16,6 +16,9 @@
 #include "devices/virtio_balloon_internal.h"
 #include "framevisor/log.h"
 
+/* Frames that a deflate has backed ahead of itself at most. */
+#define BACK_MAX 16
+
 int balloon_frames_create(struct virtio_balloon *balloon)
 {
 	const struct guest_memory *mem = balloon->dev.host->mem;
@@ -98,6 +101,10 @@ void balloon_frames_clear(struct virtio_balloon *balloon)
 	balloon->nr_set = 0;
 	balloon->nr_partial = 0;
 	balloon->nr_released = 0;
+	balloon->gathering = false;
+	balloon->backed_first = 0;
+	balloon->backed_end = 0;
+	balloon->backed_window = 0;
 }
 
 static void queue_full(struct virtio_balloon *balloon, struct balloon_frame *frame)
@@ -108,9 +115,70 @@ static void queue_full(struct virtio_balloon *balloon, struct balloon_frame *fra
 	balloon->full[balloon->nr_full++] = (uint32_t)(frame - balloon->frames);
 }
 
-int balloon_page(struct virtio_balloon *balloon, uint32_t pfn, bool inflate)
+/* How many frames to back together, from *first on, for a deflate that names a page of index. A
+ * driver that goes on where it went on before gets those that come next as well, twice as many each
+ * time, but no more than it is to take back. */
+static uint32_t plan_back(struct virtio_balloon *balloon, uint32_t index, uint32_t *first)
+{
+	const struct balloon_frame *frames = balloon->frames;
+	uint64_t wanted = balloon_wanted_pages(balloon), left, max;
+	bool down = index + 1 == balloon->backed_first;
+	uint32_t nr = 1;
+
+	max = balloon->nr_set > wanted ? (balloon->nr_set - wanted + GUEST_PAGES_PER_FRAME - 1) /
+						 GUEST_PAGES_PER_FRAME
+				       : 1;
+	balloon->backed_window =
+		down || index == balloon->backed_end ? 2 * balloon->backed_window : 1;
+	if (balloon->backed_window > BACK_MAX)
+		balloon->backed_window = BACK_MAX;
+	if (max > balloon->backed_window)
+		max = balloon->backed_window;
+	frame_gpa(balloon, index, &left);
+	*first = index;
+	while (nr < max && down && *first > 0 && frames[*first - 1].released) {
+		uint64_t before;
+
+		frame_gpa(balloon, *first - 1, &before);
+		if (before == 1) /* the last one of another region */
+			break;
+		--*first;
+		nr++;
+	}
+	while (nr < max && !down && nr < left && frames[index + nr].released)
+		nr++;
+	balloon->backed_first = *first;
+	balloon->backed_end = *first + nr;
+	return nr;
+}
+
+/* Has the frame backed again. Returns 0 or what back() said. */
+static int back_frames(struct virtio_balloon *balloon, uint32_t index)
 {
 	const struct guest_memory *mem = balloon->dev.host->mem;
+	uint32_t first, nr = plan_back(balloon, index, &first);
+	uint64_t left;
+	int ret = mem->frame_ops->back(mem->frame_opaque, frame_gpa(balloon, first, &left), nr);
+
+	if (ret < 0 && nr > 1) {
+		first = index;
+		nr = 1;
+		balloon->backed_window = 0;
+		ret = mem->frame_ops->back(mem->frame_opaque, frame_gpa(balloon, first, &left), 1);
+	}
+	if (ret < 0)
+		return ret;
+	for (uint32_t i = first; i < first + nr; i++) {
+		balloon->frames[i].released = false;
+		/* Those that the driver leaves in the balloon go again. */
+		queue_full(balloon, &balloon->frames[i]);
+	}
+	balloon->nr_released -= nr;
+	return 0;
+}
+
+int balloon_page(struct virtio_balloon *balloon, uint32_t pfn, bool inflate)
+{
 	uint64_t gpa = (uint64_t)pfn << VIRTIO_BALLOON_PFN_SHIFT;
 	struct balloon_frame *frame = balloon_frame_at(balloon, gpa);
 	int ret;
@@ -118,11 +186,9 @@ int balloon_page(struct virtio_balloon *balloon, uint32_t pfn, bool inflate)
 	if (!frame)
 		return -EFAULT;
 	if (!inflate && frame->released) {
-		ret = mem->frame_ops->back(mem->frame_opaque, gpa & FRAME_MASK, 1);
+		ret = back_frames(balloon, (uint32_t)(frame - balloon->frames));
 		if (ret < 0)
 			return ret == -EFAULT ? -EIO : ret;
-		frame->released = false;
-		balloon->nr_released--;
 	}
 	mark_page(balloon, frame, gpa, inflate);
 	if (inflate)

@@ -191,6 +191,7 @@ static void end_session(struct virtio_balloon *balloon)
 		return;
 	balloon->hints.open = false;
 	balloon->hints.started = false;
+	balloon->hints.hold = false;
 	set_command(balloon, VIRTIO_BALLOON_CMD_ID_DONE);
 	changed_signal(&balloon->changed);
 }
@@ -207,7 +208,9 @@ static int read_command(struct virtio_balloon *balloon)
 		    sizeof(id))
 		return -EINVAL;
 	id = le32toh(id);
-	if (id == VIRTIO_BALLOON_CMD_ID_STOP && hints->started)
+	if (id == VIRTIO_BALLOON_CMD_ID_STOP && hints->hold)
+		hints->started = false; /* the driver keeps what it has named until it is over */
+	else if (id == VIRTIO_BALLOON_CMD_ID_STOP && hints->started)
 		end_session(balloon);
 	else
 		hints->started = hints->open && id == hints->last_id;
@@ -229,13 +232,16 @@ void balloon_hints_notify(struct virtio_balloon *balloon, unsigned int queue)
 			return;
 		}
 		/* A session opens only where release_clean() exists. */
-		if (balloon->hints.started)
+		if (balloon->hints.started && balloon->hints.hold)
+			balloon->hints.held += balloon->chain.writable_len;
+		else if (balloon->hints.started)
 			balloon->frames_hinted += release_chain(
 				balloon, guest->frame_ops->release_clean, &balloon->hinted);
 		virtqueue_push_used(vq, balloon->chain.head, 0);
 	}
 	/* A page may come twice when it was taken back and freed; that is enough. */
-	if (balloon->hinted - balloon->hints.hinted_before > 2 * guest_memory_size(guest))
+	if (balloon->hinted - balloon->hints.hinted_before > 2 * guest_memory_size(guest) ||
+	    balloon->hints.held > 2 * guest_memory_size(guest))
 		end_session(balloon);
 	if (balloon->hints.open)
 		event_timer_arm(balloon->hints.timeout, HINT_TIMEOUT_MS, 0);
@@ -263,33 +269,51 @@ static int watch_all(struct virtio_balloon *balloon)
 	return ret;
 }
 
-static int open_session(struct virtio_balloon *balloon, struct error *err)
+/* Whether a session can be opened. */
+static int check_driver(const struct virtio_balloon *balloon, struct error *err)
 {
-	const struct guest_frame_ops *ops = balloon->dev.host->mem->frame_ops;
-	struct balloon_hints *hints = &balloon->hints;
-	int ret;
-
-	if (!ops || !ops->watch || !ops->release_clean)
-		return error_set(err, ENOTSUP, "free page hints: this machine cannot use them");
 	if (!virtio_running(&balloon->vdev))
 		return error_set(err, EAGAIN,
 				 "free page hints: the guest has no balloon driver that runs");
 	if (!virtio_has_feature(&balloon->vdev, VIRTIO_BALLOON_F_FREE_PAGE_HINT))
 		return error_set(err, ENOTSUP,
 				 "free page hints: the guest's driver does not offer them");
-	if (hints->open)
+	return 0;
+}
+
+static void start_session(struct virtio_balloon *balloon, bool hold)
+{
+	struct balloon_hints *hints = &balloon->hints;
+
+	/* Never one of before, so that what is late can be told apart; 0 and 1 are taken. */
+	if (++hints->last_id <= VIRTIO_BALLOON_CMD_ID_DONE)
+		hints->last_id = VIRTIO_BALLOON_CMD_ID_DONE + 1;
+	if (!hold || !hints->open)
+		hints->held = 0;
+	hints->open = true;
+	hints->started = false;
+	hints->hold = hold;
+	hints->hinted_before = balloon->hinted;
+	set_command(balloon, hints->last_id);
+	event_timer_arm(hints->timeout, HINT_TIMEOUT_MS, 0);
+}
+
+static int open_session(struct virtio_balloon *balloon, struct error *err)
+{
+	const struct guest_frame_ops *ops = balloon->dev.host->mem->frame_ops;
+	int ret;
+
+	if (!ops || !ops->watch || !ops->release_clean)
+		return error_set(err, ENOTSUP, "free page hints: this machine cannot use them");
+	ret = check_driver(balloon, err);
+	if (ret < 0)
+		return ret;
+	if (balloon->hints.open)
 		return error_set(err, EBUSY, "free page hints: they are being collected already");
 	ret = watch_all(balloon);
 	if (ret < 0)
 		return error_set_errno(err, -ret, "free page hints: cannot watch the memory");
-	/* Never one of before, so that what is late can be told apart; 0 and 1 are taken. */
-	if (++hints->last_id <= VIRTIO_BALLOON_CMD_ID_DONE)
-		hints->last_id = VIRTIO_BALLOON_CMD_ID_DONE + 1;
-	hints->open = true;
-	hints->started = false;
-	hints->hinted_before = balloon->hinted;
-	set_command(balloon, hints->last_id);
-	event_timer_arm(hints->timeout, HINT_TIMEOUT_MS, 0);
+	start_session(balloon, false);
 	return 0;
 }
 
@@ -301,6 +325,29 @@ int virtio_balloon_start_hint(struct virtio_balloon *balloon, struct error *err)
 	ret = open_session(balloon, err);
 	pthread_mutex_unlock(&balloon->vdev.lock);
 	return ret;
+}
+
+int virtio_balloon_hold(struct virtio_balloon *balloon, struct error *err)
+{
+	struct balloon_hints *hints = &balloon->hints;
+	int ret;
+
+	pthread_mutex_lock(&balloon->vdev.lock);
+	ret = check_driver(balloon, err);
+	if (ret == 0 && hints->open && !hints->hold)
+		ret = error_set(err, EBUSY, "free page hints: they are being collected");
+	if (ret == 0)
+		start_session(balloon, true);
+	pthread_mutex_unlock(&balloon->vdev.lock);
+	return ret;
+}
+
+void virtio_balloon_let_go(struct virtio_balloon *balloon)
+{
+	pthread_mutex_lock(&balloon->vdev.lock);
+	if (balloon->hints.hold)
+		end_session(balloon);
+	pthread_mutex_unlock(&balloon->vdev.lock);
 }
 
 void virtio_balloon_stop_hint(struct virtio_balloon *balloon)
@@ -326,5 +373,6 @@ void balloon_hints_reset(struct virtio_balloon *balloon)
 		changed_signal(&balloon->changed);
 	balloon->hints.open = false;
 	balloon->hints.started = false;
+	balloon->hints.hold = false;
 	balloon->config.free_page_hint_cmd_id = htole32(VIRTIO_BALLOON_CMD_ID_STOP);
 }

@@ -58,6 +58,8 @@ struct balloon_hints {
 	uint32_t last_id;       /* the last command id that was issued */
 	bool open;              /* it is the current one */
 	bool started;           /* the driver has sent it: pages that follow belong to it */
+	bool hold;              /* the pages are to be held, not released */
+	uint64_t held;          /* bytes of them since the holding began */
 	uint64_t hinted_before; /* balloon->hinted when the session began */
 };
 
@@ -81,6 +83,11 @@ struct virtio_balloon {
 	struct balloon_frame *frames;
 	uint32_t *full; /* frames to release, each at most once */
 	uint32_t nr_full;
+	bool gathering;       /* some wait in it for others, and a timer runs */
+	uint64_t nr_set_seen; /* when it ran out last */
+
+	/* Frames that a deflate had backed last, and how many at once: balloon_back_frames(). */
+	uint32_t backed_first, backed_end, backed_window;
 
 	struct virtq_chain chain; /* the one that is looked at */
 	struct virtq_chain deflate;
@@ -100,6 +107,9 @@ struct virtio_balloon {
 };
 
 uint64_t balloon_now_ms(void);
+
+/* Pages that the host wants to be in the balloon. */
+uint64_t balloon_wanted_pages(const struct virtio_balloon *balloon);
 
 /* At most a queue's length per round, so that a driver that never stops adding cannot keep the loop
  * here; if there is more, then again. */

@@ -3,13 +3,30 @@
  * Zeroing and debug patterns. Non-temporal stores: a frame is larger than the caches, and its
  * content will be used by somebody else, on another CPU.
  */
-#include <emmintrin.h>
+#include <immintrin.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #include "mm/highmem_internal.h"
 
 #define POISON_FREE 0xaaaaaaaaaaaaaaaaull
+
+/* Twice as wide, which a CPU that emulates them does at twice the speed. */
+__attribute__((target("avx2"))) static void fill_frames_avx2(void *addr, uint64_t nr,
+							     uint64_t pattern)
+{
+	__m256i value = _mm256_set1_epi64x((long long)pattern);
+	__m256i *at = addr;
+	__m256i *end = at + (nr << FRAME_SHIFT) / sizeof(*at);
+
+	for (; at < end; at += 4) {
+		_mm256_stream_si256(at, value);
+		_mm256_stream_si256(at + 1, value);
+		_mm256_stream_si256(at + 2, value);
+		_mm256_stream_si256(at + 3, value);
+	}
+	_mm_sfence();
+}
 
 /* addr is frame aligned. */
 static void fill_frames(void *addr, uint64_t nr, uint64_t pattern)
@@ -18,6 +35,10 @@ static void fill_frames(void *addr, uint64_t nr, uint64_t pattern)
 	__m128i *at = addr;
 	__m128i *end = at + (nr << FRAME_SHIFT) / sizeof(*at);
 
+	if (__builtin_cpu_supports("avx2")) {
+		fill_frames_avx2(addr, nr, pattern);
+		return;
+	}
 	for (; at < end; at += 4) {
 		_mm_stream_si128(at, value);
 		_mm_stream_si128(at + 1, value);

@@ -12,10 +12,12 @@
 #include "framevisor/frame.h"
 #include "framevisor/log.h"
 #include "framevisor/vm_memory.h"
+#include "vmm/target_compact.h"
 
-#define LOOK_SOON_MS  20
-#define LOOK_MOVES_MS 200
-#define LOOK_AGAIN_MS 1000
+#define LOOK_SOON_MS     20
+#define LOOK_MOVES_MS    200
+#define LOOK_AGAIN_MS    1000
+#define LOOK_COMPACTS_MS 100
 /* Without an answer for so long the guest does not say what it has available. */
 #define STATS_WAIT_MS 1500
 /* By now a guest has loaded its drivers. */
@@ -52,6 +54,8 @@ struct target {
 	uint64_t limit; /* from the newest statistics while the balloon grows */
 	bool limit_known;
 	uint64_t last_actual; /* in the balloon, at the last look */
+
+	struct target_compact compact;
 };
 
 static uint64_t now_ms(void)
@@ -82,6 +86,7 @@ static void gather(struct target *target, struct target_parts *parts)
 		.boot = config->boot,
 		.size = target->size > target->tax ? target->size - target->tax : 0,
 		.balloon_limit = UINT64_MAX,
+		.taxed = target->tax != 0,
 		.has_mem = config->nr_mem != 0,
 	};
 	virtio_balloon_stats(config->balloon, &parts->balloon);
@@ -94,6 +99,8 @@ static void gather(struct target *target, struct target_parts *parts)
 		target->balloon_moved_ms = now;
 	}
 	parts->balloon_idle_ms = now - target->balloon_moved_ms;
+	parts->compacting = compact_runs(&target->compact) ||
+			    (target->compact.phase == COMPACT_NOT_YET && compact_useful(parts));
 }
 
 /* ---- Statistics ---- */
@@ -218,6 +225,35 @@ static void check_driver(struct target *target, const struct target_parts *parts
 		 target_state_texts[TARGET_NO_MEM]);
 }
 
+/* A driver that cannot hold anything ends the round a moment later by not doing it. */
+static void tell_holder(struct target *target, enum compact_act act)
+{
+	struct error err = { 0 };
+
+	if (act == COMPACT_LET_GO)
+		virtio_balloon_let_go(target->config.balloon);
+	else if (act == COMPACT_ASK && virtio_balloon_hold(target->config.balloon, &err) < 0)
+		log_info("%s", err.message);
+}
+
+/* What to tell the devices now. */
+static void decide(struct target *target, struct target_parts *parts, struct target_plan *plan)
+{
+	bool runs = compact_runs(&target->compact);
+
+	if (!runs)
+		limit_balloon(target, parts);
+	target_decide(parts, plan);
+	if (!runs && plan->balloon == parts->balloon.target)
+		compact_consider(&target->compact, parts, now_ms());
+	if (!compact_runs(&target->compact))
+		return;
+	target->inflating = false; /* after it with fresh numbers */
+	tell_holder(target, compact_step(&target->compact, parts, now_ms(), plan));
+	if (!compact_runs(&target->compact))
+		target->balloon_moved_ms = now_ms(); /* it begins anew */
+}
+
 static void look(void *opaque)
 {
 	struct target *target = opaque;
@@ -226,8 +262,7 @@ static void look(void *opaque)
 	enum target_state state;
 
 	gather(target, &parts);
-	limit_balloon(target, &parts);
-	target_decide(&parts, &plan);
+	decide(target, &parts, &plan);
 	tell_devices(target, &parts, &plan);
 	set_interval(target, false);
 	check_driver(target, &parts);
@@ -237,6 +272,8 @@ static void look(void *opaque)
 	state = target_judge(&parts);
 	if (target->inflating && !target->limit_known) /* the guest's answer is a matter of ms */
 		event_timer_arm(target->timer, LOOK_SOON_MS, 0);
+	else if (state == TARGET_COMPACTING)
+		event_timer_arm(target->timer, LOOK_COMPACTS_MS, 0);
 	else if (state == TARGET_MOVING || target->inflating)
 		event_timer_arm(target->timer, LOOK_MOVES_MS, 0);
 	else if (state != TARGET_REACHED || now_ms() < target->refresh_until_ms)
@@ -269,6 +306,7 @@ int target_set(struct target *target, uint64_t bytes, struct error *err)
 	target->size = bytes;
 	target->balloon_moved_ms = now_ms();
 	target->inflating = false; /* begin anew, with fresh numbers */
+	tell_holder(target, compact_restart(&target->compact));
 	look(target);
 	return 0;
 }
@@ -278,6 +316,7 @@ void target_set_tax(struct target *target, uint64_t bytes)
 	if (bytes == target->tax)
 		return;
 	target->tax = bytes;
+	tell_holder(target, compact_restart(&target->compact));
 	target->balloon_moved_ms = now_ms();
 	target->inflating = false; /* begin anew, with fresh numbers */
 	target_changed(target);
@@ -294,6 +333,9 @@ void target_info(struct target *target, struct target_info *info)
 		.max = target->config.max,
 		.tax = target->size - parts.size,
 		.state = target_judge(&parts),
+		.compact_rounds = target->compact.rounds,
+		.compact_before = target->compact.before,
+		.compact_after = target->compact.after,
 	};
 	if (info->state == TARGET_REACHED && info->tax)
 		info->state = TARGET_TAXED;

@@ -42,10 +42,11 @@ enum target_state {
 	TARGET_NO_MEM,         /* no driver for virtio-mem */
 	TARGET_BALLOON_BROKEN, /* DEVICE_NEEDS_RESET */
 	TARGET_MEM_BROKEN,
-	TARGET_POOL,      /* the pool does not admit more */
-	TARGET_AVAILABLE, /* the guest has nothing more available */
-	TARGET_BUSY,      /* the guest's driver does not get further: memory in use or unmovable */
-	TARGET_TAXED,     /* there, less what the pool asked it to do without */
+	TARGET_POOL,       /* the pool does not admit more */
+	TARGET_AVAILABLE,  /* the guest has nothing more available */
+	TARGET_BUSY,       /* the guest's driver does not get further: memory in use or unmovable */
+	TARGET_TAXED,      /* there, less what the pool asked it to do without */
+	TARGET_COMPACTING, /* there with few whole frames: see target_compact.h */
 	TARGET_STATES,
 };
 /* Their names in QMP ("reached", "no-balloon-driver", ...), and a half sentence for people. */
@@ -55,8 +56,10 @@ extern const char *const target_state_texts[TARGET_STATES];
 /* What there is to decide by. In bytes where nothing else is said. */
 struct target_parts {
 	bool running;
-	uint64_t boot; /* RAM that is always there */
-	uint64_t size; /* the target */
+	bool taxed;      /* size is less than the user's */
+	bool compacting; /* a round of target_compact.h runs, or is about to */
+	uint64_t boot;   /* RAM that is always there */
+	uint64_t size;   /* the target */
 
 	struct virtio_balloon_stats balloon;
 	uint64_t balloon_idle_ms; /* since the balloon moved or was told something else */
@@ -125,6 +128,9 @@ struct target_info {
 	uint64_t size, actual, max; /* bytes; size as the user set it */
 	uint64_t tax;               /* of size, done without: target_set_tax() */
 	enum target_state state;
+	/* Rounds in which the guest moved its memory together; how many frames of the balloon were
+	 * complete before the last one, and frames that were in large free blocks after it. */
+	uint64_t compact_rounds, compact_before, compact_after;
 };
 void target_info(struct target *target, struct target_info *info);
 

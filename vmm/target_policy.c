@@ -18,6 +18,7 @@ const char *const target_state_names[TARGET_STATES] = {
 	[TARGET_AVAILABLE] = "guest-needs-memory",
 	[TARGET_BUSY] = "guest-busy",
 	[TARGET_TAXED] = "taxed",
+	[TARGET_COMPACTING] = "compacting",
 };
 
 const char *const target_state_texts[TARGET_STATES] = {
@@ -32,6 +33,7 @@ const char *const target_state_texts[TARGET_STATES] = {
 	[TARGET_AVAILABLE] = "the guest needs the rest: it has nothing more available",
 	[TARGET_BUSY] = "the guest does not get further: its memory is in use or cannot be moved",
 	[TARGET_TAXED] = "the pool is short of memory: the guest does without the rest for now",
+	[TARGET_COMPACTING] = "the guest moves its memory together, so that whole frames come back",
 };
 
 static uint64_t less(uint64_t a, uint64_t b)
@@ -124,6 +126,8 @@ enum target_state target_judge(const struct target_parts *parts)
 {
 	uint64_t actual = target_actual(parts);
 
+	if (parts->compacting)
+		return TARGET_COMPACTING;
 	if (actual == parts->size)
 		return TARGET_REACHED;
 	if (!parts->running)

@@ -99,7 +99,9 @@ struct virtio_balloon_stats {
 	uint64_t frames_reported;
 	uint64_t hinted;
 	uint64_t frames_hinted;
-	bool hinting; /* a session is open */
+	bool hinting;  /* a session is open */
+	bool holding;  /* it is one of virtio_balloon_hold(); what the driver holds for it: */
+	uint64_t held; /* bytes */
 };
 /* Any thread. */
 void virtio_balloon_stats(struct virtio_balloon *balloon, struct virtio_balloon_stats *stats);
@@ -157,5 +159,15 @@ void virtio_balloon_set_stats_interval(struct virtio_balloon *balloon, unsigned 
 int virtio_balloon_start_hint(struct virtio_balloon *balloon, struct error *err);
 /* Ends an open session early. */
 void virtio_balloon_stop_hint(struct virtio_balloon *balloon);
+
+/*
+ * Has the driver allocate all large free blocks of the guest (Linux: of 4 MiB) and hold them until
+ * virtio_balloon_let_go(); stats.held says how much that is. Nothing leaves the guest. Called again
+ * while it holds, the driver looks for more. When it is not called again for some seconds, or the
+ * driver is reset, it is over by itself. A guest that runs short of memory takes the blocks back.
+ * Returns 0, or -ENOTSUP, -EAGAIN, -EBUSY as above, with err set.
+ */
+int virtio_balloon_hold(struct virtio_balloon *balloon, struct error *err);
+void virtio_balloon_let_go(struct virtio_balloon *balloon);
 
 #endif

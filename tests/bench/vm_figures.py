@@ -47,6 +47,12 @@ def framevisor(directory, *arguments):
                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
+def framevisor_json(rundir, *arguments):
+    output = subprocess.run(["build/framevisor", *arguments, "--json"], env={**os.environ, "FRAMEVISOR_RUNDIR": rundir}, check=True,
+                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    return json.loads(output.stdout)
+
+
 class Guest:
     """A VMM with the guest's console on a pseudo terminal."""
 
@@ -58,7 +64,8 @@ class Guest:
         env = {**os.environ, "FRAMEVISOR_RUNDIR": f"{directory}/run"}
         command = command or command_for(options, directory) + [f"{APPEND} {test}"]
         self.started = time.monotonic()
-        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=subprocess.PIPE, env=env)
+        # A terminal that is not its own is not read by a program: the keyboard is a pipe.
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=slave, stderr=subprocess.PIPE, env=env)
         os.close(slave)
 
     def read(self, deadline):
@@ -85,7 +92,8 @@ class Guest:
     def verb(self, text, seconds=600):
         """Has the guest do something and waits until it did."""
         seen = len(self.text)
-        os.write(self.master, f"{text}\n".encode())
+        self.process.stdin.write(f"{text}\n".encode())
+        self.process.stdin.flush()
         deadline = time.monotonic() + seconds
         while not (done := re.search(rf"guest: {text.split()[0]} (ok|failed).*\n", self.text[seen:].decode(errors="replace"))):
             self.read(deadline)

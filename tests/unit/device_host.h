@@ -64,6 +64,7 @@ struct test_host {
 	atomic_uint nr_release, nr_back, nr_taken, nr_watch, nr_plug, nr_unplug;
 	uint64_t last_release_nr;
 	atomic_bool no_memory;      /* back() and plug() fail */
+	atomic_uint back_limit;     /* back() of more frames fails; 0: none */
 	atomic_bool release_broken; /* release() and unplug() fail */
 };
 
@@ -211,17 +212,18 @@ static inline int64_t th_release(void *opaque, uint64_t gpa, uint64_t nr)
 static inline int th_back(void *opaque, uint64_t gpa, uint64_t nr)
 {
 	struct test_host *th = opaque;
+	bool fails = th->no_memory || (th->back_limit && nr > th->back_limit);
 
 	if (!nr || !frame_aligned(gpa) || !guest_ptr(&th->mem, gpa, nr * FRAME_SIZE))
 		host_bug("back outside RAM");
 	pthread_mutex_lock(&th->lock);
 	th->nr_back++;
-	if (!th->no_memory) {
+	if (!fails) {
 		for (uint64_t i = 0; i < nr; i++)
 			th->present[host_frame(gpa) + i] = true;
 	}
 	pthread_mutex_unlock(&th->lock);
-	return th->no_memory ? -ENOMEM : 0;
+	return fails ? -ENOMEM : 0;
 }
 
 static inline void th_check_blocks(struct test_host *th, uint64_t gpa, uint64_t nr, bool plugged)

@@ -463,8 +463,94 @@ static void threads(void **state)
 	driver_start(&drv, F_VERSION_1 | F_TELL, 128);
 	host_sync(drv.th);
 	drv.th->present[6] = true;
+	set_target(&drv, 0);
 	send_pages(&drv, INFLATE, PFN(6), GUEST_PAGES_PER_FRAME);
 	assert_false(drv.th->present[6]);
+	host_destroy(drv.th);
+}
+
+/* On the way to a larger balloon frames leave together, but none of them late, and who asks finds
+ * them gone. */
+static void frames_leave_together(void **state)
+{
+	struct driver drv;
+
+	(void)state;
+	start(&drv, F_VERSION_1 | F_TELL);
+	set_target(&drv, 6 * FRAME_SIZE);
+	for (unsigned int frame = 2; frame < 5; frame++)
+		send_pages(&drv, INFLATE, PFN(frame), GUEST_PAGES_PER_FRAME);
+	assert_int_equal(drv.th->nr_release, 0);
+	assert_int_equal(stats(&drv).frames_released, 3);
+	assert_int_equal(drv.th->nr_release, 1);
+	assert_int_equal(drv.th->last_release_nr, 3);
+	/* Nobody asks and nothing follows: after a moment all the same. */
+	send_pages(&drv, INFLATE, PFN(5), GUEST_PAGES_PER_FRAME);
+	for (unsigned int i = 0; i < 1000 && drv.th->nr_release < 2; i++) {
+		usleep(10000);
+		host_sync(drv.th);
+	}
+	assert_int_equal(drv.th->nr_release, 2);
+	/* The last page that was asked for. */
+	send_pages(&drv, INFLATE, PFN(6), 2 * GUEST_PAGES_PER_FRAME);
+	assert_int_equal(drv.th->nr_release, 3);
+	assert_false(drv.th->present[6] || drv.th->present[7]);
+	/* A page that came back meanwhile keeps its frame. */
+	set_target(&drv, 10 * FRAME_SIZE);
+	send_pages(&drv, INFLATE, PFN(8), 2 * GUEST_PAGES_PER_FRAME);
+	send_pages(&drv, DEFLATE, PFN(8) + 3, 1);
+	assert_int_equal(stats(&drv).frames_released, 7);
+	assert_true(drv.th->present[8]);
+	assert_false(drv.th->present[9]);
+	/* A driver that does not tell before it uses a page again has no time to do so. */
+	driver_set_status(&drv, 0);
+	assert_int_equal(driver_start(&drv, F_VERSION_1, 128), S_ALL);
+	host_sync(drv.th);
+	drv.th->present[4] = true;
+	send_pages(&drv, INFLATE, PFN(4), GUEST_PAGES_PER_FRAME);
+	assert_false(drv.th->present[4]);
+	host_destroy(drv.th);
+}
+
+/* A driver that takes frames back one after the other gets the next ones with the same call; those
+ * that it leaves in the balloon leave again. */
+static void frames_come_back_together(void **state)
+{
+	struct driver drv;
+
+	(void)state;
+	start(&drv, F_VERSION_1 | F_TELL);
+	send_pages(&drv, INFLATE, PFN(2), 6 * GUEST_PAGES_PER_FRAME);
+	assert_int_equal(stats(&drv).frames_released, 6);
+	set_target(&drv, FRAME_SIZE);
+	for (unsigned int frame = 7; frame > 4; frame--)
+		send_pages(&drv, DEFLATE, PFN(frame), GUEST_PAGES_PER_FRAME);
+	assert_true(drv.th->present[7] && drv.th->present[6] && drv.th->present[5]);
+	assert_int_equal(drv.th->nr_back, 2); /* one, then two */
+	/* No more than it is to take back. */
+	send_pages(&drv, DEFLATE, PFN(4), GUEST_PAGES_PER_FRAME);
+	assert_int_equal(drv.th->nr_back, 3);
+	assert_true(drv.th->present[4] && drv.th->present[3]);
+	assert_false(drv.th->present[2]);
+	set_target(&drv, 2 * FRAME_SIZE); /* the last one stays in the balloon after all */
+	assert_int_equal(stats(&drv).frames_released, 2);
+	assert_false(drv.th->present[3]);
+	host_destroy(drv.th);
+}
+
+/* When the pool has one frame and not two, the one is enough. */
+static void one_frame_when_there_are_no_two(void **state)
+{
+	struct driver drv;
+
+	(void)state;
+	start(&drv, F_VERSION_1 | F_TELL);
+	send_pages(&drv, INFLATE, PFN(2), 4 * GUEST_PAGES_PER_FRAME);
+	send_pages(&drv, DEFLATE, PFN(5), GUEST_PAGES_PER_FRAME);
+	drv.th->back_limit = 1;
+	send_pages(&drv, DEFLATE, PFN(4), GUEST_PAGES_PER_FRAME);
+	assert_true(drv.th->present[4]);
+	assert_false(drv.th->present[3]);
 	host_destroy(drv.th);
 }
 
@@ -479,6 +565,9 @@ int main(void)
 		cmocka_unit_test(deflate_waits_for_memory),
 		cmocka_unit_test(reset_drops_a_held_chain),
 		cmocka_unit_test(failed_release_is_tried_again),
+		cmocka_unit_test(frames_leave_together),
+		cmocka_unit_test(frames_come_back_together),
+		cmocka_unit_test(one_frame_when_there_are_no_two),
 		cmocka_unit_test(without_frame_ops),
 		cmocka_unit_test(target),
 		cmocka_unit_test(hostile_pages),

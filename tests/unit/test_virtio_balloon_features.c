@@ -505,6 +505,69 @@ static void hints(void **state)
 	host_destroy(drv.th);
 }
 
+static void call_hold(void *opaque)
+{
+	struct hint_call *call = opaque;
+
+	call->ret = virtio_balloon_hold(call->balloon, NULL);
+}
+
+static int hold(struct driver *drv)
+{
+	struct hint_call call = { .balloon = drv->th->set.balloon };
+
+	host_call(drv->th, call_hold, &call);
+	return call.ret;
+}
+
+static void call_let_go(void *opaque)
+{
+	virtio_balloon_let_go(opaque);
+}
+
+/* Pages that are held stay where they are, over several requests, until they are let go. */
+static void holding(void **state)
+{
+	struct driver drv;
+	uint32_t id;
+
+	(void)state;
+	start(&drv, F_ALL);
+	assert_int_equal(hold(&drv), 0);
+	assert_int_equal(drv.th->nr_watch, 0);
+	assert_int_equal(start_hint(&drv), -EBUSY);
+	id = command(&drv);
+	hint(&drv, FRAME(2), FRAME_SIZE); /* before the id */
+	assert_int_equal(stats(&drv).held, 0);
+	send_command(&drv, id);
+	hint(&drv, FRAME(2), 2 * FRAME_SIZE);
+	assert_true(drv.th->present[2] && drv.th->present[3]);
+	assert_int_equal(stats(&drv).held, 2 * FRAME_SIZE);
+	/* The driver has no more; it is not told to free what it has. */
+	send_command(&drv, VIRTIO_BALLOON_CMD_ID_STOP);
+	assert_int_equal(command(&drv), id);
+	assert_true(stats(&drv).holding);
+	assert_int_equal(hold(&drv), 0);
+	assert_int_equal(command(&drv), id + 1);
+	send_command(&drv, id + 1);
+	hint(&drv, FRAME(6), FRAME_SIZE);
+	assert_int_equal(stats(&drv).held, 3 * FRAME_SIZE);
+	host_call(drv.th, call_let_go, drv.th->set.balloon);
+	assert_int_equal(command(&drv), VIRTIO_BALLOON_CMD_ID_DONE);
+	assert_false(stats(&drv).holding);
+	assert_int_equal(stats(&drv).held, 0);
+	assert_true(drv.th->present[6]);
+	assert_int_equal(stats(&drv).frames_hinted, 0);
+	/* Ordinary hints are another thing, and are not let go. */
+	assert_int_equal(start_hint(&drv), 0);
+	assert_int_equal(hold(&drv), -EBUSY);
+	host_call(drv.th, call_let_go, drv.th->set.balloon);
+	assert_true(stats(&drv).hinting);
+	driver_set_status(&drv, 0);
+	assert_int_equal(hold(&drv), -EAGAIN);
+	host_destroy(drv.th);
+}
+
 /* A driver that hints the same pages for ever is not listened to for ever. */
 static void endless_hints(void **state)
 {
@@ -570,6 +633,7 @@ int main(void)
 		cmocka_unit_test(poisoned_pages_stay),
 		cmocka_unit_test(reports_without_release),
 		cmocka_unit_test(hints),
+		cmocka_unit_test(holding),
 		cmocka_unit_test(endless_hints),
 		cmocka_unit_test(hints_that_cannot_be),
 	};

@@ -10,7 +10,10 @@
 #include "framevisor/frame.h"
 #include "vmm/cli/cli.h"
 
-#define POLL_MS         20
+#define POLL_MS 20
+/* Parts of frames that are worth a line: so much, and this part of what is in the balloon. */
+#define PARTIAL_MIN     (UINT64_C(8) << 20)
+#define PARTIAL_SHARE   10
 #define SETTLE_MS       300 /* at the target and nothing moved for so long: done */
 #define PLAIN_LINE_MS   1000
 #define TIMEOUT_DEFAULT 10
@@ -46,6 +49,8 @@ struct reading {
 	uint64_t ballooned; /* frames that the balloon holds completely */
 	uint64_t partial;   /* frames that it holds in part */
 	uint64_t plugged;   /* frames of virtio-mem */
+	uint64_t holding;   /* bytes in blocks that its driver holds while the guest compacts */
+	uint64_t rounds;    /* of that */
 	char state[32];     /* of the target */
 	char text[128];     /* the same for people */
 };
@@ -78,6 +83,8 @@ static void take_reading(const json_t *memory, struct reading *reading)
 		.ballooned = cli_json_u64(memory, "balloon.frames-released"),
 		.partial = cli_json_u64(memory, "balloon.frames-partial"),
 		.plugged = cli_json_u64(memory, "frames.plugged"),
+		.holding = cli_json_u64(memory, "balloon.held"),
+		.rounds = cli_json_u64(memory, "target.compact-rounds"),
 	};
 	snprintf(reading->state, sizeof(reading->state), "%s",
 		 cli_json_string(memory, "target.state"));
@@ -174,6 +181,12 @@ static int64_t frames_back(const struct job *job)
 	       (int64_t)(job->before.ballooned + job->now.plugged);
 }
 
+/* The guest moves its memory together: what it gives up meanwhile, it gets back for a moment. */
+static bool compacting(const struct reading *reading)
+{
+	return strcmp(reading->state, "compacting") == 0;
+}
+
 static void show_progress(struct job *job)
 {
 	char from[SIZE_TEXT_MAX], to[SIZE_TEXT_MAX], at[SIZE_TEXT_MAX], frames[64];
@@ -183,11 +196,13 @@ static void show_progress(struct job *job)
 		return;
 	job->last_line = now;
 	format_frames(back > 0 ? (uint64_t)back : (uint64_t)-back, frames, sizeof(frames));
-	fprintf(stderr, "%s%s: %s -> %s: now %s, %s %s%s", job->tty ? "\r" : "", job->name,
+	fprintf(stderr, "%s%s: %s -> %s: now %s, %s %s%s%s", job->tty ? "\r" : "", job->name,
 		size_format(job->before.actual, from, sizeof(from)),
 		size_format(job->now.target, to, sizeof(to)),
 		size_format(job->now.actual, at, sizeof(at)), frames,
-		back >= 0 ? "back" : "the guest's again", job->tty ? "\033[K" : "\n");
+		back >= 0 ? "back" : "the guest's again",
+		compacting(&job->now) ? " (its memory is fragmented: it moves it together)" : "",
+		job->tty ? "\033[K" : "\n");
 }
 
 static void end_progress(const struct job *job)
@@ -237,15 +252,34 @@ static int wait_until_there(struct job *job, struct error *err)
 		if (ret < 0)
 			return ret;
 		if (job->now.actual != last.actual || job->now.inflated != last.inflated ||
-		    job->now.ballooned != last.ballooned || job->now.plugged != last.plugged)
+		    job->now.ballooned != last.ballooned || job->now.plugged != last.plugged ||
+		    job->now.holding != last.holding)
 			moved = now_ms();
 		still = now_ms() - moved;
-		if (job->now.actual == job->now.target && (settled(job) || still >= SETTLE_MS))
+		if (job->now.actual == job->now.target && !compacting(&job->now) &&
+		    (settled(job) || still >= SETTLE_MS))
 			return 0;
 		if (hopeless(&job->now) || still >= (int64_t)options.timeout * 1000)
 			return -ETIMEDOUT;
 		show_progress(job);
 	}
+}
+
+/* Pages in the balloon whose frames did not come back: how many, why, and what helps. */
+static void report_partial(const struct job *job)
+{
+	uint64_t complete = frames_to_bytes(job->now.ballooned);
+	char lost[SIZE_TEXT_MAX];
+
+	if (job->now.inflated < complete + PARTIAL_MIN ||
+	    job->now.inflated - complete < job->now.inflated / PARTIAL_SHARE)
+		return;
+	printf("%s: %s of it did not come back: the guest's memory is fragmented, and other pages "
+	       "of it are in those frames%s; memory behind --mem ...,elastic=on comes back whole\n",
+	       job->name,
+	       size_format((job->now.inflated - complete) & FRAME_MASK, lost, sizeof(lost)),
+	       job->now.rounds > job->before.rounds ? ", also after it moved its memory together"
+						    : "");
 }
 
 static void report(const struct job *job)
@@ -263,20 +297,22 @@ static void report(const struct job *job)
 	       now->partial == 1 ? "frame" : "frames",
 	       size_format(frames_to_bytes(now->held), held, sizeof(held)),
 	       size_format(frames_to_bytes(before->held), held_before, sizeof(held_before)));
+	report_partial(job);
 }
 
 static json_t *report_json(const struct job *job)
 {
-	return json_pack("{s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:s}", "name", job->name,
-			 "before", (json_int_t)job->before.actual, "target",
-			 (json_int_t)job->now.target, "actual", (json_int_t)job->now.actual,
-			 "frames-held-before", (json_int_t)job->before.held, "frames-held",
-			 (json_int_t)job->now.held, "frames-back", (json_int_t)frames_back(job),
-			 "frames-ballooned-before", (json_int_t)job->before.ballooned,
-			 "frames-ballooned", (json_int_t)job->now.ballooned, "frames-partial",
-			 (json_int_t)job->now.partial, "frames-plugged-before",
-			 (json_int_t)job->before.plugged, "frames-plugged",
-			 (json_int_t)job->now.plugged, "state", job->now.state);
+	return json_pack(
+		"{s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:s}", "name", job->name,
+		"before", (json_int_t)job->before.actual, "target", (json_int_t)job->now.target,
+		"actual", (json_int_t)job->now.actual, "frames-held-before",
+		(json_int_t)job->before.held, "frames-held", (json_int_t)job->now.held,
+		"frames-back", (json_int_t)frames_back(job), "frames-ballooned-before",
+		(json_int_t)job->before.ballooned, "frames-ballooned",
+		(json_int_t)job->now.ballooned, "frames-partial", (json_int_t)job->now.partial,
+		"frames-plugged-before", (json_int_t)job->before.plugged, "frames-plugged",
+		(json_int_t)job->now.plugged, "compact-rounds",
+		(json_int_t)(job->now.rounds - job->before.rounds), "state", job->now.state);
 }
 
 static int fell_short(const struct job *job, struct error *err)

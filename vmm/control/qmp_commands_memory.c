@@ -237,10 +237,12 @@ static json_t *target_json(struct vm *vm)
 	struct target_info info;
 
 	vm_size_info(vm, &info);
-	return json_pack("{s:I,s:I,s:I,s:I,s:s,s:s}", "size", (json_int_t)info.size, "actual",
-			 (json_int_t)info.actual, "max", (json_int_t)info.max, "tax",
-			 (json_int_t)info.tax, "state", target_state_names[info.state], "text",
-			 target_state_texts[info.state]);
+	return json_pack(
+		"{s:I,s:I,s:I,s:I,s:s,s:s,s:I,s:I,s:I}", "size", (json_int_t)info.size, "actual",
+		(json_int_t)info.actual, "max", (json_int_t)info.max, "tax", (json_int_t)info.tax,
+		"state", target_state_names[info.state], "text", target_state_texts[info.state],
+		"compact-rounds", (json_int_t)info.compact_rounds, "compact-before",
+		(json_int_t)info.compact_before, "compact-after", (json_int_t)info.compact_after);
 }
 
 /* target and actual are sizes of the boot memory, inflated is what the balloon holds. */
@@ -265,6 +267,7 @@ static json_t *balloon_json(struct vm *vm)
 	set_u64(balloon, "frames-reported", stats.frames_reported);
 	set_u64(balloon, "hinted", stats.hinted);
 	set_u64(balloon, "frames-hinted", stats.frames_hinted);
+	set_u64(balloon, "held", stats.held);
 	return balloon;
 }
 

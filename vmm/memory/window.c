@@ -282,6 +282,18 @@ int window_frames(const struct vm_memory *mem, uint64_t gpa, uint64_t nr_frames,
 	return -EINVAL;
 }
 
+/* Returns hole, or MAP_FAILED with errno set and nothing left of it. */
+static void *register_hole(const struct vm_memory *mem, void *hole, uint64_t len)
+{
+	int ret = uffd_register(mem->uffd, hole, len, UFFDIO_REGISTER_MODE_MISSING);
+
+	if (ret == 0)
+		return hole;
+	munmap(hole, len);
+	errno = -ret;
+	return MAP_FAILED;
+}
+
 void *window_spare_hole(const struct vm_memory *mem, uint32_t first, uint32_t nr)
 {
 	uint64_t len = frames_to_bytes(nr);
@@ -289,6 +301,12 @@ void *window_spare_hole(const struct vm_memory *mem, uint32_t first, uint32_t nr
 	uint64_t head;
 	int ret;
 
+	/* Hugepages are placed on hugepages. */
+	if (mem->hugetlb) {
+		hole = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+			    mem->hole_fd, (off_t)frames_to_bytes(first));
+		return hole == MAP_FAILED ? MAP_FAILED : register_hole(mem, hole, len);
+	}
 	/* A frame more than needed, so that a hole in an ordinary file, too, starts on a frame. */
 	area = mmap(NULL, len + FRAME_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
 		    -1, 0);
@@ -301,16 +319,13 @@ void *window_spare_hole(const struct vm_memory *mem, uint32_t first, uint32_t nr
 	munmap(hole + len, FRAME_SIZE - head);
 
 	if (mmap(hole, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED,
-		 mem->hole_fd, (off_t)frames_to_bytes(first)) == MAP_FAILED)
-		ret = -errno;
-	else
-		ret = uffd_register(mem->uffd, hole, len, UFFDIO_REGISTER_MODE_MISSING);
-	if (ret) {
+		 mem->hole_fd, (off_t)frames_to_bytes(first)) == MAP_FAILED) {
+		ret = errno;
 		munmap(hole, len);
-		errno = -ret;
+		errno = ret;
 		return MAP_FAILED;
 	}
-	return hole;
+	return register_hole(mem, hole, len);
 }
 
 /*
