@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The run directory: /run/framevisor for root and for whom root's pool owner lets in
- * (rundir_share()), $XDG_RUNTIME_DIR/framevisor for others, $FRAMEVISOR_RUNDIR before all.
+ * (rundir_share()), $XDG_RUNTIME_DIR/framevisor (or /run/user/UID/framevisor, where that is not set)
+ * for others, $FRAMEVISOR_RUNDIR before all.
  *
  *   RUNDIR/pool.sock        pool owner, binary protocol (owner_protocol.h)
  *   RUNDIR/pool-qmp.sock    pool owner, QMP
@@ -26,6 +27,9 @@
 /* The directory's path, created with mode 0700 if create is set. Returns 0 or an error that says
  * which path and why. buf has RUNDIR_PATH_MAX bytes. */
 int rundir_path(char *buf, bool create, struct error *err);
+
+/* Whether it is a user's own by default, and not the machine's or one that was chosen. */
+bool rundir_is_users(void);
 
 /*
  * Lets the members of a group use this process's run directory: they may connect to pool.sock and

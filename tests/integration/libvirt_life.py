@@ -603,6 +603,12 @@ class Life:  # pylint: disable=too-many-public-methods
                      "")  # what it said, libvirt shows only where it sees at once that the process is gone
         assert self.connection.isAlive() and self.connection.getVersion()
 
+    def session(self):
+        """qemu:///session of a user without privilege. It is the user's libvirtd, so nothing here has to do with it."""
+        shell(f"install -d -m 755 {self.dir}/session")
+        shell(f"env -u FRAMEVISOR_RUNDIR unshare --mount --propagation private "
+              f"/usr/bin/python3 {HERE}/libvirt_session.py {self.dir}/session {ROOT}/{self.files[0]}")
+
     def guest_switches_off(self):
         if not self.domain.isActive():
             self.domain.create()
@@ -642,7 +648,7 @@ class Life:  # pylint: disable=too-many-public-methods
 
 OBEY = ["capabilities", "start", "virsh_console", "unprivileged", "sizes", "setmem", "memory_device", "asked_while_it_moves", "attach_and_detach", "processors",
         "suspend_and_resume", "monitor_command", "not_there", "libvirtd_restarts", "reset", "reboot", "guest_reboots", "shutdown", "setmaxmem",
-        "guest_switches_off", "autostart", "crash", "destroy", "refusals", "emulator_crashes", "hugepages_come_back"]
+        "guest_switches_off", "autostart", "crash", "destroy", "refusals", "emulator_crashes", "session", "hugepages_come_back"]
 # With a stock kernel only what takes one.
 STOCK = ["start", "virsh_console", "unprivileged", "nodes", "random_numbers", "sizes", "statistics", "setmem", "memory_device", "attach_and_detach",
          "reboot", "guest_reboots", "guest_switches_off", "hugepages_come_back"]

@@ -12,7 +12,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -25,7 +27,8 @@
 #include "vmm/libvirt/monitor.h"
 #include "vmm/libvirt/probe.h"
 
-#define AWAIT_MS 5000
+#define AWAIT_MS      5000
+#define AWAIT_STEP_MS 20
 
 struct emulator {
 	struct libvirt_request request;
@@ -208,9 +211,27 @@ static int run_emulator(struct emulator *emulator, struct error *err)
 	};
 
 	/* In a session of a user's own, which has no cgroups, it is started as usual. */
-	if (geteuid() == 0 || !getenv("XDG_RUNTIME_DIR"))
+	if (!rundir_is_users())
 		request.config.owner_start = refuse_owner_start;
 	return run_vm(&request, NULL, err);
+}
+
+/* libvirt looks for it in a file that virtlogd writes, from the pipe that our stderr is. */
+static void await_reader(void)
+{
+	struct stat st;
+	int unread = 0;
+
+	if (fstat(STDERR_FILENO, &st) < 0 || !S_ISFIFO(st.st_mode))
+		return;
+	for (int waited = 0; waited < AWAIT_MS; waited += AWAIT_STEP_MS) {
+		bool read = ioctl(STDERR_FILENO, FIONREAD, &unread) < 0 || !unread;
+
+		/* Once more when it is empty: what was read is then written, too. */
+		poll(NULL, 0, AWAIT_STEP_MS);
+		if (read)
+			return;
+	}
 }
 
 /* libvirt's first command says that it is ready to look at our messages. */
@@ -223,6 +244,7 @@ static void see_off(int fd)
 		return;
 	if (send(fd, greeting, sizeof(greeting) - 1, MSG_NOSIGNAL) > 0)
 		poll(&poller, 1, AWAIT_MS);
+	await_reader();
 	close(fd);
 }
 

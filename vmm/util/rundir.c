@@ -71,25 +71,49 @@ static int check_directory(const char *path, struct error *err)
 	return 0;
 }
 
+/* Where a user's own directories are, or NULL. Not everybody is told by the environment: libvirt
+ * clears it for the VMs of a session. */
+static const char *users_dir(char *buf, size_t size)
+{
+	const char *dir = getenv("XDG_RUNTIME_DIR");
+	struct stat st;
+
+	if (dir && *dir)
+		return dir;
+	snprintf(buf, size, "/run/user/%u", geteuid());
+	return stat(buf, &st) == 0 && S_ISDIR(st.st_mode) && st.st_uid == geteuid() ? buf : NULL;
+}
+
+bool rundir_is_users(void)
+{
+	const char *dir = getenv("FRAMEVISOR_RUNDIR");
+	char users[32];
+
+	return geteuid() != 0 && !(dir && *dir) && access(SYSTEM_POOL, W_OK) < 0 &&
+	       users_dir(users, sizeof(users));
+}
+
 int rundir_path(char *buf, bool create, struct error *err)
 {
 	const char *dir = getenv("FRAMEVISOR_RUNDIR");
 	const char *leaf = "";
+	char users[32];
 	int ret;
 
 	if (!dir || !*dir) {
 		bool system = geteuid() == 0 || access(SYSTEM_POOL, W_OK) == 0;
 
 		leaf = "/framevisor";
-		dir = system ? "/run" : getenv("XDG_RUNTIME_DIR");
+		dir = system ? "/run" : users_dir(users, sizeof(users));
 	}
 	if (!dir || !*dir)
-		return error_set(err, ENOENT,
-				 "no run directory: user %u may not use the pool of this machine "
-				 "('" SYSTEM_POOL "'; framevisord --group kvm lets members of a "
-				 "group in), and XDG_RUNTIME_DIR is not set; set it, or "
-				 "FRAMEVISOR_RUNDIR to a private directory",
-				 geteuid());
+		return error_set(
+			err, ENOENT,
+			"no run directory: user %u may not use the pool of this machine "
+			"('" SYSTEM_POOL "'; framevisord --group kvm lets members of a "
+			"group in), and there is neither XDG_RUNTIME_DIR nor '/run/user/%u'; "
+			"set FRAMEVISOR_RUNDIR to a private directory",
+			geteuid(), geteuid());
 	ret = format_path(buf, err, dir, leaf, "");
 	if (ret < 0 || !create)
 		return ret;
