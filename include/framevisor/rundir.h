@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The run directory: /run/framevisor for root and for whom root's pool owner lets in
- * (rundir_share()), $XDG_RUNTIME_DIR/framevisor (or /run/user/UID/framevisor, where that is not set)
- * for others, $FRAMEVISOR_RUNDIR before all.
+ * (rundir_share()), $XDG_RUNTIME_DIR/framevisor (or /run/user/UID/framevisor, where that is not
+ * set) for others, $FRAMEVISOR_RUNDIR before all.
  *
  *   RUNDIR/pool.sock        pool owner, binary protocol (owner_protocol.h)
  *   RUNDIR/pool-qmp.sock    pool owner, QMP

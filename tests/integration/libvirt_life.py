@@ -13,6 +13,7 @@ import pty
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -467,6 +468,27 @@ class Life:  # pylint: disable=too-many-public-methods
         reply = json.loads(self.virsh("qemu-monitor-command life '{\"execute\":\"device_del\",\"arguments\":{\"id\":\"serial0\"}}'").stdout)
         assert reply["error"]["class"] == "GenericError", reply
 
+    def other_clients(self):
+        """One that never reads, one that says nonsense, one that says half of something: libvirt's goes on."""
+        path = f"{self.dir}/libvirt/lib/qemu/domain-{self.domain.ID()}-life/monitor.sock"
+        clients = []
+        for words in (b'{"execute":"qmp_capabilities"}' + b'{"execute":"query-commands"}' * 4000, b"\xff\xfe\x00{[\n" * 1000,
+                      b'{"execute":"balloon","argum', b'{"execute":"qom-get","arguments":' + b"[" * 500000):
+            client = socket.socket(socket.AF_UNIX)
+            client.connect(path)
+            client.setblocking(False)
+            try:
+                client.send(words)
+            except BlockingIOError:
+                pass
+            clients.append(client)
+        self.agree()
+        self.domain.suspend()
+        self.domain.resume()
+        self.console.echo()
+        for client in clients:
+            client.close()
+
     def not_there(self):
         """What there is not fails with an error, and the VM goes on."""
         for command in (f"save life {self.dir}/saved", "managedsave life", f"dump life {self.dir}/core --memory-only",
@@ -556,6 +578,20 @@ class Life:  # pylint: disable=too-many-public-methods
         assert self.state() == (self.virt.VIR_DOMAIN_SHUTOFF, self.virt.VIR_DOMAIN_SHUTOFF_DESTROYED), self.state()
         wait_until(lambda: self.framevisor("pool")["held"] == 0, "all frames are back")
 
+    def without_balloon(self):
+        """<memballoon model='none'/>: nothing of libvirt's moves it, framevisor does."""
+        domain = self.connection.createXML(self.other(
+            ("<memballoon model='virtio' autodeflate='on' freePageReporting='on'><stats period='2'/></memballoon>", "<memballoon model='none'/>")))
+        try:
+            domain.setMemory(self.half * 1024)
+        except self.virt.libvirtError as error:
+            assert "without the balloon device" in str(error), error
+        else:
+            raise AssertionError("setmem without a balloon was accepted")
+        assert self.framevisor("mem other")["target"]["actual"] >= self.boot * MIB
+        domain.destroy()
+        wait_until(lambda: self.framevisor("pool")["held"] == 0, "all frames are back")
+
     def refused(self, xml, words):
         try:
             self.connection.createXML(xml)
@@ -586,6 +622,30 @@ class Life:  # pylint: disable=too-many-public-methods
                                 (f"'MiB'>{4 * self.boot}</maxMemory>", f"'MiB'>{2 * much}</maxMemory>")), "pool")
         self.refused(self.other(("<features><acpi/></features>", "")), "add <acpi/>")
         self.refused(self.other(("<cpu mode='host-passthrough'>", "<cpu mode='host-model'>")), "'host-model'")
+
+    def virt_install(self):
+        """What virt-install writes for a kernel that is booted directly, recorded with --print-xml: without displays and
+        with, with a Linux system, and told what is not there (docs/libvirt.md)."""
+        def written(name):
+            with open(f"{ROOT}/tests/data/libvirt/virt-install-4.1.0-{name}.xml", encoding="ascii") as file:
+                xml = file.read()
+            # Smaller, and with the files and the run directory of this place.
+            for old, new in (("/var/lib/libvirt/images/vmlinuz", f"{self.dir}/kernel"), ("/usr/bin/framevisor", f"{self.dir}/bin/framevisor"),
+                             ("1048576", str(self.boot * 1024)), ("</domain>", f"{ENVIRONMENT.format(rundir=self.rundir)}</domain>"),
+                             ('type="kvm"', "type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'")):
+                assert old in xml, (name, old)
+                xml = xml.replace(old, new)
+            return xml
+        # libvirt's own words: it gives addresses on a PCI bus before the emulator is asked.
+        for name in ("text", "graphical"):
+            self.refused(written(name), "No PCI buses available")
+        self.refused(written("linux"), "remove <channel>")
+        domain = self.connection.createXML(written("told"))
+        self.look_at("web")
+        self.console.wait_until_up()
+        self.events.clear()
+        domain.shutdown()
+        self.has_shut_down("web")
 
     def emulator(self, name, script):
         """Another domain, with an emulator that is a script."""
@@ -647,8 +707,8 @@ class Life:  # pylint: disable=too-many-public-methods
 
 
 OBEY = ["capabilities", "start", "virsh_console", "unprivileged", "sizes", "setmem", "memory_device", "asked_while_it_moves", "attach_and_detach", "processors",
-        "suspend_and_resume", "monitor_command", "not_there", "libvirtd_restarts", "reset", "reboot", "guest_reboots", "shutdown", "setmaxmem",
-        "guest_switches_off", "autostart", "crash", "destroy", "refusals", "emulator_crashes", "session", "hugepages_come_back"]
+        "suspend_and_resume", "monitor_command", "other_clients", "not_there", "libvirtd_restarts", "reset", "reboot", "guest_reboots", "shutdown", "setmaxmem",
+        "guest_switches_off", "autostart", "crash", "destroy", "without_balloon", "refusals", "virt_install", "emulator_crashes", "session", "hugepages_come_back"]
 # With a stock kernel only what takes one.
 STOCK = ["start", "virsh_console", "unprivileged", "nodes", "random_numbers", "sizes", "statistics", "setmem", "memory_device", "attach_and_detach",
          "reboot", "guest_reboots", "guest_switches_off", "hugepages_come_back"]
