@@ -96,6 +96,30 @@ def test_balloon_around_much_data(product):
     vm.verb("verify", timeout=120)
 
 
+def test_hints(product):
+    """What the guest has free comes back when it is asked to hint, while it goes on writing: what it took
+    back meanwhile keeps its data."""
+    vm = product.linux("web", extra="--hugepages=require --free-page-reporting=off")
+    vm.wait_until_up()
+    vm.verb("fill 64")
+    vm.verb("touch 300")
+    before = product.check_conservation()
+    assert before["held"] >= 150, before
+    vm.verb("load 2")
+    report = product.json("mem web --hint", timeout=120)
+    assert report["hinted"] >= 200 << 20 and report["frames-back"] >= 75, report
+    after = product.check_conservation()
+    assert after["held"] <= before["held"] - report["frames-back"] + 60, (before, after, report)
+    # Again, with what was free before in use now and the other way round.
+    vm.verb("touch 200")
+    product.ok("mem web --hint", timeout=120)
+    assert int(vm.verb("unload", timeout=120).split()[0]) > 0
+    assert "LOST DATA" not in vm.describe()
+    vm.verb("verify", timeout=120)
+    vm.verb("fill 300", timeout=120)
+    vm.verb("verify", timeout=120)
+
+
 def test_balloon_asks_too_much(product):
     """Each bad request is one clear line and status 1, and changes nothing. A guest that needs its memory
     gives up what it can and lives on, and the user is told."""
