@@ -53,7 +53,7 @@ def test_guest_nodes_from_host_nodes(product):
     assert node_mib(vm, 0) > small[0] + 240
     assert node_mib(vm, 1) > small[1] + 240
     for node in (0, 1):
-        vm.verb(f"sh mount -o remount,size=400m /n{node} && dd if=/dev/zero of=/n{node}/more bs=1M count=200 2>/dev/null",
+        vm.verb(f"sh mount -o remount,size=400m,mpol=bind:{node} /n{node} && dd if=/dev/zero of=/n{node}/more bs=1M count=200 2>/dev/null",
                 timeout=120)
 
     # Boot memory of node 0 and 1, then what was plugged there.
