@@ -4,7 +4,6 @@ was asked for, at boot and when memory is plugged. The kernel of the host is ask
 import json
 
 from product import FRAME_MIB
-from test_memory_hotplug import wait_for_unplug
 
 MIB = 1 << 20
 
@@ -70,15 +69,17 @@ def test_guest_nodes_from_host_nodes(product):
     assert "guest node 0" in text and "in host node 1" in text, text
     product.check_conservation()
 
-    # Half of each goes again; what is left is still where it belongs.
+    # Half of each goes again; what is left is still where it belongs. A block in which the guest has put
+    # what cannot move stays, and the balloon stands in for it.
     vm.verb("sh rm /n0/more /n1/more")
     product.ok("balloon web 512M", timeout=120)
-    state = wait_for_unplug(product)
-    assert state["frames"]["plugged"] == 0, state
+    state = product.json("mem web")
+    plugged = state["frames"]["plugged"]
+    assert plugged <= 128 and state["balloon"]["inflated"] == plugged * FRAME_MIB * MIB, state
     found = where(product, vm)
-    assert set(found[0]) <= {"1", "absent"} and set(found[1]) <= {"0", "absent"}, found
-    # A frame may still be there where a slot has unplugged neighbours, but none is left with the slots gone.
-    assert set(found[2]) == set(found[3]) == {"absent"}, found
+    for i, host in enumerate("1010"):
+        assert set(found[i]) <= {host, "absent"}, found
+    assert sum(range_found["absent"] for range_found in found[2:]) >= 256 - plugged, found
 
 
 def test_policies_and_refusals(product):
