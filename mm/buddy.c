@@ -48,7 +48,7 @@ static bool merge_likely(const struct mm *mm, const struct page *page, uint64_t 
 
 	if (order >= MAX_ORDER - 1)
 		return false;
-	return page_is_buddy(page, &mm->mem_map[higher_buddy], order + 1);
+	return page_is_buddy(page, &mm->hot.mem_map[higher_buddy], order + 1);
 }
 
 /*
@@ -78,10 +78,11 @@ void split_halves(struct page *page, unsigned int order, unsigned int *low, unsi
 void free_one_page(struct mm *mm, struct zone *zone, struct page *page, unsigned int order,
 		   unsigned int nr_zeroed)
 {
-	enum migratetype mt = get_pageblock_migratetype(mm, page);
 	uint64_t pfn = pfn_of(mm, page);
+	const uint8_t *entry = zone_pageblock(mm, zone, pfn);
+	enum migratetype mt = __atomic_load_n(entry, __ATOMIC_RELAXED);
 
-	if (unlikely(order > mm->pageblock_order && !pageblocks_uniform(mm, page, order))) {
+	if (unlikely(order > mm->pageblock_order && !pageblocks_uniform(mm, entry, order))) {
 		/* Its pageblocks became different while it was allocated: not one free block. */
 		unsigned int low, high;
 
@@ -93,7 +94,7 @@ void free_one_page(struct mm *mm, struct zone *zone, struct page *page, unsigned
 	}
 	while (order < MAX_ORDER) {
 		uint64_t buddy_pfn = pfn ^ order_frames(order);
-		struct page *buddy = &mm->mem_map[buddy_pfn];
+		struct page *buddy = &mm->hot.mem_map[buddy_pfn];
 		unsigned int buddy_zeroed;
 
 		if (!page_is_buddy(page, buddy, order) || !types_mergeable(mm, buddy, order, mt))
@@ -105,7 +106,7 @@ void free_one_page(struct mm *mm, struct zone *zone, struct page *page, unsigned
 		page->nr_zeroed = (uint16_t)nr_zeroed; /* remembered if this is the upper half */
 		nr_zeroed += buddy_zeroed;
 		pfn &= buddy_pfn;
-		page = &mm->mem_map[pfn];
+		page = &mm->hot.mem_map[pfn];
 		order++;
 	}
 	page->nr_zeroed = (uint16_t)nr_zeroed;
@@ -232,7 +233,7 @@ struct page *find_free_head(struct mm *mm, struct page *page)
 	uint64_t pfn = pfn_of(mm, page);
 
 	for (unsigned int order = 0; order < NR_PAGE_ORDERS; order++) {
-		struct page *head = &mm->mem_map[pfn & ~(uint64_t)(order_frames(order) - 1)];
+		struct page *head = &mm->hot.mem_map[pfn & ~(uint64_t)(order_frames(order) - 1)];
 
 		if (page_test(head, PAGE_FLAG(buddy)) && page_order(head) >= order)
 			return head;

@@ -43,7 +43,7 @@ static bool isolate_free_block(struct compact_control *cc, struct page *head, ui
 	take_free_range(cc->mm, zone, head, pfn, end);
 	zone_stat_add(zone, NR_ZEROING, (int64_t)frames);
 	while (pfn < end) {
-		struct page *piece = &cc->mm->mem_map[pfn];
+		struct page *piece = &cc->mm->hot.mem_map[pfn];
 
 		page_set_flags(piece, page_flags(piece) | PAGE_FLAG(isolated));
 		list_add(&piece->lru, &cc->freepages[page_order(piece)]);
@@ -59,7 +59,7 @@ static uint64_t isolate_free_order(struct compact_control *cc, uint64_t pfn, uns
 	uint64_t end = pfn + order_frames(cc->area_order);
 
 	while (pfn < end && need > 0) {
-		struct page *page = &cc->mm->mem_map[pfn];
+		struct page *page = &cc->mm->hot.mem_map[pfn];
 		uint64_t frames = order_frames(page_order(page));
 
 		cc->free_scanned++;
@@ -188,7 +188,7 @@ static unsigned int orders_in_use(const struct compact_control *cc, uint64_t pfn
 	unsigned int orders = 0;
 
 	while (pfn < end) {
-		const struct page *page = &cc->mm->mem_map[pfn];
+		const struct page *page = &cc->mm->hot.mem_map[pfn];
 		bool used = page_count(page) > 0;
 
 		if (used)
@@ -207,7 +207,7 @@ static bool empty_order(struct compact_control *cc, uint64_t pfn, unsigned int o
 	bool emptied = true;
 
 	while (pfn < end && (emptied || cc->mode == MIGRATE_SYNC)) {
-		struct page *page = &cc->mm->mem_map[pfn];
+		struct page *page = &cc->mm->hot.mem_map[pfn];
 		bool used = page_count(page) > 0;
 		unsigned int found = page_order(page);
 

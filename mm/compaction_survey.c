@@ -34,6 +34,9 @@ static unsigned int survey_block(const struct compact_control *cc, const struct 
 	}
 	if (page_test(page, PAGE_FLAG(pcp)))
 		return frames;
+	/* In a stack, or on its way between lists and holders. */
+	if ((page_flags(page) & ~(PAGE_IDENTITY | PAGE_MT_MASK)) == 0 && page_count(page) == 0)
+		return 1;
 	if (page_count(page) <= 0 || page_order(page) >= cc->area_order ||
 	    !page_may_move(cc->mm, page)) {
 		*fixed = true;
@@ -48,14 +51,14 @@ static bool survey_area(const struct compact_control *cc, uint64_t pfn, struct c
 {
 	const uint64_t end = pfn + order_frames(cc->area_order);
 	const uint64_t block = order_frames(cc->mm->pageblock_order);
-	const struct page *head = find_free_head(cc->mm, &cc->mm->mem_map[pfn]);
+	const struct page *head = find_free_head(cc->mm, &cc->mm->hot.mem_map[pfn]);
 	bool fixed = false;
 
 	*area = (struct compact_area){ .pfn = pfn };
 	if (head && page_order(head) >= cc->area_order)
 		return false;
 	for (uint64_t at = pfn, next_block = pfn; at < end;) {
-		const struct page *page = &cc->mm->mem_map[at];
+		const struct page *page = &cc->mm->hot.mem_map[at];
 
 		if (at >= next_block && compact_in_zone(cc, page)) {
 			enum migratetype mt = get_pageblock_migratetype(cc->mm, page);

@@ -24,7 +24,8 @@ static inline void account_freepages(struct zone *zone, int64_t frames, int64_t 
 				     enum migratetype mt)
 {
 	zone_stat_add(zone, mt == MIGRATE_ISOLATE ? NR_FREE_ISOLATE : NR_FREE_PAGES, frames);
-	zone_stat_add(zone, NR_FREE_ZEROED, zeroed);
+	if (zeroed)
+		zone_stat_add(zone, NR_FREE_ZEROED, zeroed);
 	if (mt == MIGRATE_HIGHATOMIC)
 		zone_stat_add(zone, NR_FREE_HIGHATOMIC, frames);
 }
@@ -75,6 +76,23 @@ static inline __attribute__((always_inline)) void del_from_free_list(struct zone
 	__atomic_store_n(&area->nr[mt], area->nr[mt] - 1, __ATOMIC_RELAXED);
 	page_set_flags(page, page_flags(page) & ~PAGE_FLAG(buddy));
 	account_freepages(zone, -(int64_t)order_frames(order), -(int64_t)page->nr_zeroed, mt);
+}
+
+/* A block of exactly this order, kind and type, off its list; NULL if there is none. */
+static inline struct page *take_exact(struct zone *zone, unsigned int order, enum migratetype mt,
+				      bool want_zeroed)
+{
+	unsigned int kind = want_zeroed ? FREE_ZEROED : FREE_DIRTY;
+	struct list_head *list = &zone->free_area[order].free_list[mt][kind];
+	struct page *page;
+
+	if (list_empty(list))
+		return NULL;
+	/* All-zero blocks are at the tail. */
+	page = want_zeroed ? list_last_entry(list, struct page, lru)
+			   : list_first_entry(list, struct page, lru);
+	del_from_free_list(zone, page);
+	return page;
 }
 
 #endif

@@ -64,8 +64,8 @@ static void online_used(struct mm *mm, struct zone *zone, uint64_t pfn, uint64_t
 			 PAGE_MT(MIGRATE_MOVABLE);
 
 	for (uint64_t i = 0; i < nr; i++) {
-		page_set_flags(&mm->mem_map[pfn + i], flags);
-		set_page_counts(&mm->mem_map[pfn + i], 1);
+		page_set_flags(&mm->hot.mem_map[pfn + i], flags);
+		set_page_counts(&mm->hot.mem_map[pfn + i], 1);
 	}
 	spin_lock(&zone->lock);
 	zone_resized(zone, pfn, (int64_t)nr);
@@ -79,9 +79,9 @@ static void online_run(struct mm *mm, struct zone *zone, uint64_t pfn, uint64_t 
 			    (uint64_t)zone->idx << PAGE_ZONE_SHIFT | PAGE_FLAG(present);
 
 	for (uint64_t i = 0; i < nr; i++) {
-		page_set_flags(&mm->mem_map[pfn + i], identity);
+		page_set_flags(&mm->hot.mem_map[pfn + i], identity);
 		if ((mm->flags & MM_DEBUG_POISON) && !zeroed)
-			poison_pages(mm, &mm->mem_map[pfn + i], 0);
+			poison_pages(mm, &mm->hot.mem_map[pfn + i], 0);
 	}
 	spin_lock(&zone->lock);
 	zone_resized(zone, pfn, (int64_t)nr);
@@ -99,7 +99,7 @@ static int online(struct mm *mm, unsigned int nid, uint64_t first, uint64_t nr, 
 	pgdat = mm->node[nid];
 	spin_lock(&mm->hotplug_lock);
 	for (uint64_t idx = first; idx < end; idx++) {
-		if (page_test(&mm->mem_map[pgdat->node_start_pfn + idx], PAGE_FLAG(present))) {
+		if (page_test(&mm->hot.mem_map[pgdat->node_start_pfn + idx], PAGE_FLAG(present))) {
 			spin_unlock(&mm->hotplug_lock);
 			return -EBUSY;
 		}
@@ -155,9 +155,9 @@ static bool soft_offlined(const struct page *page)
 static uint64_t free_until(struct mm *mm, uint64_t pfn, uint64_t end)
 {
 	while (pfn < end) {
-		struct page *head = find_free_head(mm, &mm->mem_map[pfn]);
+		struct page *head = find_free_head(mm, &mm->hot.mem_map[pfn]);
 
-		if (!head && soft_offlined(&mm->mem_map[pfn])) {
+		if (!head && soft_offlined(&mm->hot.mem_map[pfn])) {
 			pfn++;
 			continue;
 		}
@@ -171,7 +171,7 @@ static uint64_t free_until(struct mm *mm, uint64_t pfn, uint64_t end)
 static void offline_range(struct mm *mm, pg_data_t *pgdat, uint64_t pfn, uint64_t end)
 {
 	while (pfn < end) {
-		struct page *page = &mm->mem_map[pfn];
+		struct page *page = &mm->hot.mem_map[pfn];
 		struct zone *zone = &pgdat->node_zones[page_zonenum(page)];
 		struct page *head = find_free_head(mm, page);
 		uint64_t stop = pfn + 1;
@@ -189,7 +189,7 @@ static void offline_range(struct mm *mm, pg_data_t *pgdat, uint64_t pfn, uint64_
 		}
 		zone_resized(zone, pfn, -(int64_t)(stop - pfn));
 		for (; pfn < stop; pfn++)
-			mm->mem_map[pfn] = (struct page){ 0 };
+			mm->hot.mem_map[pfn] = (struct page){ 0 };
 	}
 }
 

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/rseq.h>
 
 #include "framevisor/mm.h"
@@ -68,15 +69,7 @@ struct kmap_state {
 };
 
 struct mm {
-	/* What the shortest paths need. */
-	struct page *mem_map; /* one per pfn, all nodes */
-	uint64_t nr_pfns;
-	uint64_t mem_map_size; /* of mem_map, in bytes */
-	/* CPUs below this use the stacks in front of their caches: all, or none (no rseq, debugging
-	 * wants to see every allocation, or the stacks are being emptied). */
-	uint32_t hot_cpus;
-	uint32_t hot_cpus_usual;
-	struct hot_stack **hot_alloc;    /* [cpu * HOT_PER_CPU + HOT_SLOT()]: of the nearest zone */
+	struct mm_hot hot;               /* what the shortest paths need: first */
 	struct per_cpu_pages **pagesets; /* [PAGE_PAGESET(flags)] */
 
 	/* Bit n: the zone has a free block of order PCP_MAX_ORDER + 1 + n. A hint: written under
@@ -125,14 +118,16 @@ struct mm {
 
 	struct slab_state *slab; /* slab_frame.c; NULL until first used */
 	struct vmap_state *vmap; /* vmalloc.c; NULL until first used */
+
+	struct hot_stack *hot_alloc[] __attribute__((aligned(MM_CACHELINE))); /* page_hot.h */
 };
+_Static_assert(offsetof(struct mm, hot) == 0 && offsetof(struct mm, hot_alloc) == MM_HOT_TABLE,
+	       "page_hot.h counts on it");
 
 /* Node and zone of a frame, as an index of mm->pagesets. */
 #define PAGE_PAGESET(flags) ((flags) >> PAGE_ZONE_SHIFT)
 #define PAGESETS_PER_NODE   (1u << (PAGE_NODE_SHIFT - PAGE_ZONE_SHIFT))
-#define HOT_PER_CPU         16
-#define HOT_SLOT(zone, mt)  ((unsigned int)(zone)*MIGRATE_PCPTYPES + (mt))
-_Static_assert(MAX_NR_ZONES *MIGRATE_PCPTYPES <= HOT_PER_CPU, "slots");
+_Static_assert(MAX_NR_ZONES *MIGRATE_PCPTYPES <= HOT_LAST, "slots");
 
 /* How hard an allocation may try: enum zone_watermarks in the low bits, as in the kernel. */
 #define ALLOC_WMARK_MIN     WMARK_MIN
@@ -160,7 +155,7 @@ struct alloc_context {
 /* A frame known by its page and, where counts are needed, its zone. */
 static inline uint64_t pfn_of(const struct mm *mm, const struct page *page)
 {
-	return (uint64_t)(page - mm->mem_map);
+	return (uint64_t)(page - mm->hot.mem_map);
 }
 
 static inline struct zone *page_zone(const struct mm *mm, const struct page *page)
@@ -218,6 +213,27 @@ static inline enum migratetype get_pageblock_migratetype(const struct mm *mm,
 	return __atomic_load_n(pageblock_entry(mm, page), __ATOMIC_RELAXED);
 }
 
+/* Whether all pageblocks of a block, the first of which is *entry, have one type. Eight at a time:
+ * with small pageblocks a block has hundreds. */
+static inline bool pageblocks_uniform(const struct mm *mm, const uint8_t *entry, unsigned int order)
+{
+	unsigned int blocks = order > mm->pageblock_order ? 1u << (order - mm->pageblock_order) : 1;
+	const uint64_t same = UINT64_C(0x0101010101010101) * entry[0];
+	unsigned int i = 0;
+
+	for (; i + 8 <= blocks; i += 8) {
+		uint64_t eight;
+
+		memcpy(&eight, entry + i, sizeof(eight));
+		if (eight != same)
+			return false;
+	}
+	for (; i < blocks; i++)
+		if (entry[i] != entry[0])
+			return false;
+	return true;
+}
+
 static inline unsigned int order_frames(unsigned int order)
 {
 	return 1u << order;
@@ -232,27 +248,6 @@ static inline unsigned int order_frames(unsigned int order)
 			if (!(zone)->pageset) {                                             \
 			} else
 
-/*
- * What must not be set when a block is freed (somebody still has it on a list or uses it for
- * something), and when it comes out of the free lists.
- */
-#define PAGE_FLAGS_CHECK_AT_FREE                                                         \
-	(PAGE_FLAG(buddy) | PAGE_FLAG(pcp) | PAGE_FLAG(reserved) | PAGE_FLAG(slab) |     \
-	 PAGE_FLAG(vmalloc) | PAGE_FLAG(lru) | PAGE_FLAG(isolated) | PAGE_FLAG(locked) | \
-	 PAGE_FLAG(pinned) | PAGE_FLAG(hwpoison))
-#define PAGE_FLAGS_CHECK_AT_PREP (PAGE_FLAGS_CHECK_AT_FREE & ~PAGE_FLAG(pcp))
-
-/* Reference count and map count in one word, for those who check both. */
-static inline uint64_t page_counts(const struct page *page)
-{
-	return __atomic_load_n((const uint64_t *)(const void *)&page->_refcount, __ATOMIC_RELAXED);
-}
-
-static inline void set_page_counts(struct page *page, uint64_t refcount)
-{
-	__atomic_store_n((uint64_t *)(void *)&page->_refcount, refcount, __ATOMIC_RELAXED);
-}
-
 /* What is wrong with it says why_not_freeable(). */
 static inline bool page_freeable(const struct page *page, unsigned int order)
 {
@@ -260,13 +255,6 @@ static inline bool page_freeable(const struct page *page, unsigned int order)
 
 	return (page_flags(page) & checked) == (PAGE_FLAG(present) | PAGE_ORDER(order)) &&
 	       page_mapcount(page) == 0 && page->mapping == NULL;
-}
-
-/* Neither references nor mappings, nor any flag of another use. */
-static inline bool page_allocatable(const struct page *page)
-{
-	return !page_test(page, PAGE_FLAGS_CHECK_AT_PREP) && page_counts(page) == 0 &&
-	       page->mapping == NULL;
 }
 
 /* buddy.c: all with the zone lock held. */
@@ -283,7 +271,6 @@ void take_free_range(struct mm *mm, struct zone *zone, struct page *head, uint64
 /* pageblock.c */
 void set_pageblock_migratetype(struct mm *mm, struct page *page, unsigned int order,
 			       enum migratetype mt);
-bool pageblocks_uniform(const struct mm *mm, const struct page *page, unsigned int order);
 struct page *rmqueue_fallback(struct mm *mm, struct zone *zone, unsigned int order,
 			      enum migratetype mt, unsigned int alloc_flags);
 uint64_t move_freepages_block(struct mm *mm, struct zone *zone, struct page *page,
@@ -308,8 +295,6 @@ static inline bool should_fail_alloc(struct mm *mm, gfp_t gfp, unsigned int orde
 
 /* pcp.c */
 extern _Thread_local int mm_thread_cpu __attribute__((tls_model("initial-exec")));
-/* 0, or with a CPU chosen by the thread something that makes any CPU number too large. */
-extern _Thread_local uint32_t mm_not_hot __attribute__((tls_model("initial-exec")));
 /* The cache this thread uses. It may be on another CPU the next moment: the lock makes it safe. */
 static inline unsigned int mm_this_cpu(const struct mm *mm)
 {
@@ -325,7 +310,7 @@ static inline unsigned int mm_this_cpu(const struct mm *mm)
 	}
 	return likely(cpu < mm->nr_cpus) ? cpu : cpu % mm->nr_cpus;
 }
-void pcp_init(struct per_cpu_pages *pcp);
+void pcp_init(struct per_cpu_pages *pcp, struct zone *zone);
 void pcp_update_limits(struct mm *mm, struct zone *zone);
 struct page *pcp_alloc_hit(struct mm *mm, struct zone *zone, unsigned int order,
 			   const struct alloc_context *ac, bool cold);
@@ -333,10 +318,12 @@ struct page *pcp_alloc(struct mm *mm, struct zone *zone, unsigned int order,
 		       const struct alloc_context *ac, unsigned int alloc_flags);
 void pcp_free(struct mm *mm, struct zone *zone, struct page *page, unsigned int order, bool cold);
 void drain_idle_pages(pg_data_t *pgdat);
+uint32_t hot_stack_frames(const struct hot_stack *stack);
 uint32_t pcp_hot_frames(const struct per_cpu_pages *pcp);
 
 /* pcp_hot.c */
 void hot_init(struct mm *mm);
+void hot_thread_init(void);
 void hot_update_tables(struct mm *mm);
 struct page *hot_alloc_zone(struct mm *mm, struct zone *zone, enum migratetype mt);
 bool hot_free_zone(struct mm *mm, struct zone *zone, struct page *page, enum migratetype mt);

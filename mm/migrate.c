@@ -145,6 +145,7 @@ int migrate_page(struct mm *mm, struct page *from, bool from_lru, struct page *t
 	int ret;
 
 	/* Complete before the callback: the holder may use it, and free it, at once. */
+	to->nr_zeroed = 0; /* goes with PG_zeroed */
 	page_set_flags(to, (flags & (PAGE_IDENTITY | PAGE_ORDER_MASK)) | (page_flags(from) & keep) |
 				   (from_lru ? PAGE_FLAG(isolated) : 0));
 	outer = reclaim_enter();

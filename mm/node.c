@@ -75,7 +75,7 @@ static void init_shape(struct mm *mm, const struct mm_config *config)
 	mm->dma_limit = limit_frames(config->dma_limit, UINT64_C(16) << 20);
 	mm->dma32_limit = limit_frames(config->dma32_limit, UINT64_C(4) << 30);
 	for (unsigned int nid = 0; nid < config->nr_nodes; nid++) {
-		mm->nr_pfns += block_align(config->node[nid].spanned);
+		mm->hot.nr_pfns += block_align(config->node[nid].spanned);
 		total += config->node[nid].spanned;
 	}
 	mm->pageblock_order =
@@ -102,7 +102,7 @@ static void init_zone(struct mm *mm, pg_data_t *pgdat, enum zone_type type,
 		}
 	}
 	for (unsigned int cpu = 0; pageset && cpu < mm->nr_cpus; cpu++)
-		pcp_init(&pageset[cpu]);
+		pcp_init(&pageset[cpu], zone);
 	if (pageset)
 		mm->pagesets[pgdat->node_id * PAGESETS_PER_NODE + type] = pageset;
 }
@@ -164,21 +164,18 @@ static size_t layout(const struct mm_config *config, void *base, struct mm **out
 	struct mm *mm;
 
 	init_shape(&shape, config);
-	mm = carve(&carver, sizeof(*mm));
+	mm = carve(&carver, sizeof(*mm) + sizeof(void *) * HOT_PER_CPU * shape.nr_cpus);
 	uint16_t *cpu_node = carve(&carver, sizeof(*cpu_node) * shape.nr_cpus);
-	struct hot_stack **hot_alloc = carve(&carver, sizeof(void *) * HOT_PER_CPU * shape.nr_cpus);
 	struct per_cpu_pages **pagesets =
 		carve(&carver, sizeof(void *) * PAGESETS_PER_NODE * shape.nr_nodes);
-	struct page *mem_map = carve(&carver, sizeof(*mem_map) * shape.nr_pfns);
-	void *page_owner = carve(&carver, page_owner_size(shape.flags, shape.nr_pfns));
+	struct page *mem_map = carve(&carver, sizeof(*mem_map) * shape.hot.nr_pfns);
+	void *page_owner = carve(&carver, page_owner_size(shape.flags, shape.hot.nr_pfns));
 
 	if (base) {
 		init_shape(mm, config);
 		mm->cpu_node = cpu_node;
-		mm->hot_alloc = hot_alloc;
 		mm->pagesets = pagesets;
-		mm->mem_map = mem_map;
-		mm->mem_map_size = mm->nr_pfns * sizeof(*mem_map);
+		mm->hot.mem_map = mem_map;
 		mm->page_owner = shape.flags & MM_PAGE_OWNER ? page_owner : NULL;
 	}
 	for (unsigned int nid = 0; nid < config->nr_nodes; nid++)
@@ -253,7 +250,7 @@ struct page *mm_page(struct mm *mm, unsigned int nid, uint64_t idx)
 {
 	if (nid >= mm->nr_nodes || idx >= mm->node[nid]->node_spanned_pages)
 		return NULL;
-	return &mm->mem_map[mm->node[nid]->node_start_pfn + idx];
+	return &mm->hot.mem_map[mm->node[nid]->node_start_pfn + idx];
 }
 
 unsigned int mm_page_nid(struct mm *mm, const struct page *page)
@@ -276,7 +273,7 @@ uint64_t mm_page_idx(struct mm *mm, const struct page *page)
 
 struct page *mm_pfn_to_page(struct mm *mm, uint64_t pfn)
 {
-	return pfn < mm->nr_pfns ? &mm->mem_map[pfn] : NULL;
+	return pfn < mm->hot.nr_pfns ? &mm->hot.mem_map[pfn] : NULL;
 }
 
 uint64_t mm_page_to_pfn(struct mm *mm, const struct page *page)
@@ -302,7 +299,7 @@ struct page *mm_virt_to_page(struct mm *mm, const void *addr)
 
 		if (pgdat->base && (uintptr_t)addr >= (uintptr_t)pgdat->base &&
 		    idx < pgdat->node_spanned_pages)
-			return &mm->mem_map[pgdat->node_start_pfn + idx];
+			return &mm->hot.mem_map[pgdat->node_start_pfn + idx];
 	}
 	return NULL;
 }

@@ -21,7 +21,7 @@ static void retype_block(struct mm *mm, struct zone *zone, uint64_t start, enum 
 
 	list_init(&taken);
 	while (pfn < end) {
-		struct page *head = find_free_head(mm, &mm->mem_map[pfn]);
+		struct page *head = find_free_head(mm, &mm->hot.mem_map[pfn]);
 		uint64_t stop;
 
 		if (!head || page_zonenum(head) != zone->idx) {
@@ -33,7 +33,7 @@ static void retype_block(struct mm *mm, struct zone *zone, uint64_t start, enum 
 			stop = end;
 		take_free_range(mm, zone, head, pfn, stop);
 		while (pfn < stop) {
-			struct page *piece = &mm->mem_map[pfn];
+			struct page *piece = &mm->hot.mem_map[pfn];
 
 			list_add_tail(&piece->lru, &taken);
 			pfn += order_frames(page_order(piece));
@@ -151,10 +151,10 @@ static void move_block(struct mm *mm, struct page *from, uint64_t pfn, uint64_t 
 /* Kernel: do_migrate_range(). No lock is held. */
 void migrate_range(struct mm *mm, uint64_t pfn, uint64_t nr)
 {
-	uint64_t at = pfn_of(mm, mm_compound_head(mm, &mm->mem_map[pfn]));
+	uint64_t at = pfn_of(mm, mm_compound_head(mm, &mm->hot.mem_map[pfn]));
 
 	while (at < pfn + nr) {
-		struct page *page = &mm->mem_map[at];
+		struct page *page = &mm->hot.mem_map[at];
 		bool allocated = page_test(page, PAGE_FLAG(present)) && page_count(page) > 0;
 		unsigned int order = page_order(page);
 

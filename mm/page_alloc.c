@@ -3,7 +3,7 @@
  * The allocation path. First the per-CPU cache of the nearest zone; then the zonelist at the low
  * mark; then the slow path (slowpath.c).
  */
-#include "mm/internal.h"
+#include "mm/free_list.h"
 
 /* What the request says of the content and of what the block is: the flags with it, or 0 when the
  * block was quarantined. By value: in a register on the usual path. */
@@ -200,26 +200,48 @@ static struct page *alloc_fast(struct mm *mm, gfp_t gfp, unsigned int order,
  * A large block from the nearest zone's own lists, when the zone is so far above its low mark that
  * nothing else has to be looked at. NULL: take the usual way.
  */
-static struct page *alloc_large_fast(struct mm *mm, gfp_t gfp, unsigned int order,
-				     const struct alloc_context *ac)
+static struct page *alloc_large_fast(struct mm *mm, struct zone *zone, gfp_t gfp,
+				     unsigned int order, enum migratetype mt)
 {
-	const struct zonelist *zonelist = ac->zonelist;
-	uint32_t at = __atomic_load_n(&zonelist->first[ac->highest_zoneidx], __ATOMIC_RELAXED);
-	struct zone *zone = zonelist->refs[at].zone;
+	const bool want_zeroed = (gfp & __GFP_ZERO) != 0;
 	struct page *page;
 
-	if (unlikely(at >= zonelist->nr || !(ac->nodemask >> zone->nid & 1)))
-		return NULL;
 	if (zone_page_state(zone, NR_FREE_PAGES) <=
 	    wmark_pages(zone, WMARK_LOW) + zone_page_state(zone, NR_FREE_HIGHATOMIC) +
-		    order_frames(order) + zone_read(zone, lowmem_reserve[ac->highest_zoneidx]))
+		    order_frames(order) + zone_read(zone, lowmem_reserve[gfp_zone(gfp)]))
 		return NULL;
 	spin_lock(&zone->lock);
-	page = rmqueue_smallest(mm, zone, order, ac->migratetype, ac->want_zeroed);
+	page = take_exact(zone, order, mt, want_zeroed);
+	if (unlikely(!page))
+		page = rmqueue_smallest(mm, zone, order, mt, want_zeroed);
 	if (likely(page != NULL))
 		zone_count_alloc(zone, order_frames(order));
 	spin_unlock(&zone->lock);
 	return page && likely(prep_new_page(mm, page, order, gfp)) ? page : NULL;
+}
+
+/* The first zone for a request, or NULL if it may not be used. */
+static struct zone *first_zone(const struct alloc_context *ac)
+{
+	const struct zonelist *zonelist = ac->zonelist;
+	uint32_t at = __atomic_load_n(&zonelist->first[ac->highest_zoneidx], __ATOMIC_RELAXED);
+	struct zone *zone = zonelist->refs[at].zone;
+
+	return at < zonelist->nr && (ac->nodemask >> zone->nid & 1) ? zone : NULL;
+}
+
+/* The same for a request without a node, which the table of the stacks has the zone of. */
+static struct page *alloc_large(struct mm *mm, gfp_t gfp, unsigned int order)
+{
+	enum migratetype mt = gfpflags_to_migratetype(gfp);
+	struct hot_stack *const *slot =
+		&mm->hot_alloc[mm_this_cpu(mm) * HOT_PER_CPU + HOT_SLOT(gfp_zone(gfp), mt)];
+	struct zone *zone = __atomic_load_n(slot, __ATOMIC_RELAXED)->zone;
+
+	if (unlikely(!zone || (gfp & __GFP_THISNODE) ||
+		     __atomic_load_n(&mm->fault.active, __ATOMIC_RELAXED)))
+		return NULL;
+	return alloc_large_fast(mm, zone, gfp, order, grouping(mm) ? mt : MIGRATE_MOVABLE);
 }
 
 static struct page *alloc_pages_context(struct mm *mm, gfp_t gfp, unsigned int order,
@@ -233,7 +255,9 @@ static struct page *alloc_pages_context(struct mm *mm, gfp_t gfp, unsigned int o
 		if (likely(page != NULL))
 			return page;
 	} else {
-		page = order <= MAX_ORDER ? alloc_large_fast(mm, gfp, order, ac) : NULL;
+		struct zone *zone = order <= MAX_ORDER ? first_zone(ac) : NULL;
+
+		page = zone ? alloc_large_fast(mm, zone, gfp, order, ac->migratetype) : NULL;
 		if (page || order > MAX_ORDER)
 			return page;
 	}
@@ -262,14 +286,16 @@ struct page *mm_alloc_pages_node(struct mm *mm, int nid, gfp_t gfp, unsigned int
 	return mm_alloc_pages_nodemask(mm, gfp, order, nid, NULL);
 }
 
-/* What the stack of dirty frames of the nearest zone cannot serve. */
-#define GFP_NOT_HOT (__GFP_ZERO | __GFP_COLD | __GFP_THISNODE)
-
-/* The calls are tail calls: the shortest path, mm_alloc_page()'s, needs no stack frame here. */
 struct page *mm_alloc_pages(struct mm *mm, gfp_t gfp, unsigned int order)
 {
+	struct page *page;
+
 	if (likely(order == 0 && !(gfp & GFP_NOT_HOT)))
-		return mm_alloc_page_hot(mm, gfp,
-					 HOT_SLOT(gfp_zone(gfp), gfpflags_to_migratetype(gfp)));
+		return mm_alloc_page_hot(mm, gfp);
+	if (order > PCP_MAX_ORDER && order <= MAX_ORDER) {
+		page = alloc_large(mm, gfp, order);
+		if (likely(page != NULL))
+			return page;
+	}
 	return mm_alloc_pages_nodemask(mm, gfp, order, NUMA_NO_NODE, NULL);
 }

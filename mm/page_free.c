@@ -2,14 +2,6 @@
 /* The free path: drop a reference, check the frame, put it into the cache or on the free lists. */
 #include "mm/internal.h"
 
-/* Whether page points at an entry of this instance's array. */
-static bool page_known(const struct mm *mm, const struct page *page)
-{
-	uintptr_t offset = (uintptr_t)page - (uintptr_t)mm->mem_map;
-
-	return offset < mm->mem_map_size && offset % sizeof(*page) == 0;
-}
-
 /*
  * Drops one reference. Returns true if it was the last one. The holder of the only reference needs
  * no atomic operation: nobody else may take one from a frame it does not hold.
@@ -19,7 +11,7 @@ static inline __attribute__((always_inline)) bool put_page_testzero(struct mm *m
 {
 	int count;
 
-	if (unlikely(!page_known(mm, page))) {
+	if (unlikely(!page_in_map(&mm->hot, page))) {
 		mm_message(mm, "bad page: %p is no frame of this pool", (const void *)page);
 		__atomic_add_fetch(&mm->nr_bad_pages, 1, __ATOMIC_RELAXED);
 		return false;
@@ -130,7 +122,8 @@ void free_run(struct mm *mm, struct zone *zone, uint64_t pfn, uint64_t nr, bool 
 
 		while (order < MAX_ORDER && !(pfn >> order & 1) && order_frames(order + 1) <= nr)
 			order++;
-		free_one_page(mm, zone, &mm->mem_map[pfn], order, zeroed ? order_frames(order) : 0);
+		free_one_page(mm, zone, &mm->hot.mem_map[pfn], order,
+			      zeroed ? order_frames(order) : 0);
 		pfn += order_frames(order);
 		nr -= order_frames(order);
 	}
@@ -189,11 +182,11 @@ static uint64_t take_run(const struct mm *mm, struct page **pages, uint64_t nr, 
 	struct page *page = pages[0];
 	uint64_t done = 0, want;
 
-	if (!page_known(mm, page) || !page_test(page, PAGE_FLAG(present)))
+	if (!page_in_map(&mm->hot, page) || !page_test(page, PAGE_FLAG(present)))
 		return 0;
 	want = page_flags(page) & PAGE_IDENTITY;
-	if (nr > mm->nr_pfns - pfn_of(mm, page))
-		nr = mm->nr_pfns - pfn_of(mm, page);
+	if (nr > mm->hot.nr_pfns - pfn_of(mm, page))
+		nr = mm->hot.nr_pfns - pfn_of(mm, page);
 	for (; done < nr && pages[done] == page; done++, page++) {
 		/* Acquire: what former holders did before they dropped theirs. */
 		uint64_t counts =
@@ -237,7 +230,7 @@ struct page *mm_compound_head(struct mm *mm, struct page *page)
 	if (page_count(page) > 0)
 		return page;
 	for (unsigned int order = 0; order < NR_PAGE_ORDERS; order++) {
-		struct page *head = &mm->mem_map[pfn & ~(uint64_t)(order_frames(order) - 1)];
+		struct page *head = &mm->hot.mem_map[pfn & ~(uint64_t)(order_frames(order) - 1)];
 		bool used =
 			page_test(head, PAGE_FLAG(buddy) | PAGE_FLAG(pcp)) || page_count(head) > 0;
 
@@ -273,6 +266,7 @@ void mm_split_page(struct mm *mm, struct page *page, unsigned int order)
 		page_set_flags(page + i, flags);
 		set_page_count(page + i, 1);
 		page[i].mapping = NULL;
+		page[i].nr_zeroed = 0; /* as with any frame that is not known to be zero */
 		if (i > 0)
 			page_set_owner(page + i, page->owner, 0);
 	}

@@ -40,32 +40,10 @@ void set_pageblock_migratetype(struct mm *mm, struct page *page, unsigned int or
 		__atomic_store_n(&entry[i], (uint8_t)mt, __ATOMIC_RELAXED);
 }
 
-/* Whether all pageblocks of a block have one type. Eight at a time: with small pageblocks a block
- * has hundreds. */
-bool pageblocks_uniform(const struct mm *mm, const struct page *page, unsigned int order)
-{
-	const uint8_t *entry = pageblock_entry(mm, page);
-	unsigned int blocks = order > mm->pageblock_order ? 1u << (order - mm->pageblock_order) : 1;
-	const uint64_t same = UINT64_C(0x0101010101010101) * entry[0];
-	unsigned int i = 0;
-
-	for (; i + 8 <= blocks; i += 8) {
-		uint64_t eight;
-
-		memcpy(&eight, entry + i, sizeof(eight));
-		if (eight != same)
-			return false;
-	}
-	for (; i < blocks; i++)
-		if (entry[i] != entry[0])
-			return false;
-	return true;
-}
-
 /* The first frame of the pageblock that page is in. */
 static struct page *block_start(const struct mm *mm, const struct page *page)
 {
-	return &mm->mem_map[pfn_of(mm, page) >> mm->pageblock_order << mm->pageblock_order];
+	return &mm->hot.mem_map[pfn_of(mm, page) >> mm->pageblock_order << mm->pageblock_order];
 }
 
 /* Frames to go from page to the next block head, whatever page is. */

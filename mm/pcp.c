@@ -15,18 +15,15 @@
 /* Frames moved between a stack and the lists at once. */
 #define HOT_MOVE_MAX 31
 
-_Thread_local int mm_thread_cpu = -1;
-_Thread_local uint32_t mm_not_hot;
-
-void mm_set_cpu(int cpu)
-{
-	mm_thread_cpu = cpu;
-	mm_not_hot = cpu < 0 ? 0 : UINT32_MAX;
-}
-
-void pcp_init(struct per_cpu_pages *pcp)
+void pcp_init(struct per_cpu_pages *pcp, struct zone *zone)
 {
 	pcp->batch = 1;
+	for (unsigned int mt = 0; mt < MIGRATE_PCPTYPES; mt++) {
+		pcp->hot[mt].zone = zone;
+		pcp->hot[mt].used = (uint64_t)zone->nid << PAGE_NODE_SHIFT |
+				    (uint64_t)zone->idx << PAGE_ZONE_SHIFT | PAGE_MT(mt) |
+				    PAGE_FLAG(present);
+	}
 	for (unsigned int i = 0; i < NR_PCP_LISTS; i++)
 		list_init(&pcp->lists[i]);
 }
@@ -68,6 +65,7 @@ void pcp_update_limits(struct mm *mm, struct zone *zone)
 		for (unsigned int mt = 0; mt < MIGRATE_PCPTYPES; mt++)
 			__atomic_store_n(&pcp->hot[mt].limit, share < 2 ? 0 : (uint32_t)batch * 2,
 					 __ATOMIC_RELAXED);
+		pcp->grown = 0;
 		pcp->batch = (int32_t)batch;
 		pcp->high_min = (int32_t)clamp_u64(high_min, 0, INT32_MAX);
 		pcp->high_max = (int32_t)clamp_u64(share, high_min, INT32_MAX);
@@ -278,7 +276,7 @@ struct page *pcp_alloc(struct mm *mm, struct zone *zone, unsigned int order,
 			page = pcp_take(pcp, order, mt, !want, false);
 	}
 	pcp->free_count /= 2;
-	if (page && order == 0 && !want && __atomic_load_n(&mm->hot_cpus, __ATOMIC_RELAXED))
+	if (page && order == 0 && !want && __atomic_load_n(&mm->hot.hot_cpus, __ATOMIC_RELAXED))
 		nr_stack = take_for_stack(pcp, mt, stack);
 	spin_unlock(&pcp->lock);
 	if (nr_stack)
@@ -327,7 +325,7 @@ static int32_t tune_high(struct zone *zone, struct per_cpu_pages *pcp)
 		pcp->high = clamp_i32(pcp->high - pcp->batch, pcp->high_min, pcp->high_max);
 		return pcp->batch * 4 < pcp->high ? pcp->batch * 4 : pcp->high;
 	}
-	if (pcp->count > pcp->high && pcp->high_min != pcp->high_max) {
+	if (pcp->count + pcp->grown > pcp->high && pcp->high_min != pcp->high_max) {
 		if (flags & ZONE_FLAG_BELOW_HIGH)
 			need = pcp->high - pcp->batch;
 		pcp->high = clamp_i32(need > pcp->high ? need : pcp->high, pcp->high_min,
@@ -344,8 +342,40 @@ static void add_and_trim(struct mm *mm, struct zone *zone, struct per_cpu_pages 
 		pcp->free_count = (int16_t)(pcp->free_count + freed);
 	pcp->alloc_factor = 0;
 	high = tune_high(zone, pcp);
-	if (unlikely(pcp->count > high))
-		drain(mm, zone, pcp, pcp->count - high + pcp->batch);
+	if (unlikely(pcp->count + pcp->grown > high))
+		drain(mm, zone, pcp, pcp->count + pcp->grown - high + pcp->batch);
+}
+
+/*
+ * Frames that are freed and allocated again need not come to the lists, so a stack that is full
+ * gets part of the room that the cache has. It is taken back when the cache idles.
+ */
+static bool grow_stack(const struct zone *zone, struct per_cpu_pages *pcp, enum migratetype mt)
+{
+	if ((zone_read(zone, flags) & (ZONE_FLAG_BELOW_HIGH | ZONE_FLAG_RECLAIMING)) ||
+	    pcp->count + pcp->grown + 2 * pcp->batch > pcp->high ||
+	    pcp->hot[mt].limit + (uint32_t)pcp->batch > UINT16_MAX || pcp->hot[mt].limit == 0)
+		return false;
+	__atomic_store_n(&pcp->hot[mt].limit, pcp->hot[mt].limit + (uint32_t)pcp->batch,
+			 __ATOMIC_RELAXED);
+	pcp->grown += pcp->batch;
+	return true;
+}
+
+static void shrink_stacks(struct per_cpu_pages *pcp)
+{
+	const uint32_t least = (uint32_t)pcp->batch * 2;
+
+	pcp->grown = 0;
+	for (unsigned int mt = 0; mt < MIGRATE_PCPTYPES; mt++) {
+		uint32_t limit = pcp->hot[mt].limit;
+
+		if (limit <= least)
+			continue;
+		limit -= (limit - least + 7) / 8;
+		__atomic_store_n(&pcp->hot[mt].limit, limit, __ATOMIC_RELAXED);
+		pcp->grown += (int32_t)(limit - least);
+	}
 }
 
 /* A full stack: its upper half goes behind the list, together with the frame that did not fit. */
@@ -353,8 +383,17 @@ static void spill_stack(struct mm *mm, struct zone *zone, struct per_cpu_pages *
 			enum migratetype mt)
 {
 	struct page *pages[HOT_MOVE_MAX];
-	unsigned int nr = hot_detach_some(mm, zone, mt, pages, HOT_MOVE_MAX);
+	unsigned int nr;
+	bool grown;
 
+	spin_lock(&pcp->lock);
+	grown = grow_stack(zone, pcp, mt);
+	spin_unlock(&pcp->lock);
+	if (grown)
+		return;
+	nr = hot_detach_some(mm, zone, mt, pages, HOT_MOVE_MAX);
+	if (nr == 0)
+		return;
 	spin_lock(&pcp->lock);
 	for (unsigned int i = nr; i-- > 0;)
 		pcp_add(pcp, pages[i], 0, mt, false);
@@ -377,7 +416,7 @@ void pcp_free(struct mm *mm, struct zone *zone, struct page *page, unsigned int 
 		spin_unlock(&zone->lock);
 		return;
 	}
-	if (order == 0 && !page->nr_zeroed && __atomic_load_n(&mm->hot_cpus, __ATOMIC_RELAXED))
+	if (order == 0 && !page->nr_zeroed && __atomic_load_n(&mm->hot.hot_cpus, __ATOMIC_RELAXED))
 		spill_stack(mm, zone, pcp, mt);
 	spin_lock(&pcp->lock);
 	pcp_add(pcp, page, order, mt, cold);
@@ -386,16 +425,33 @@ void pcp_free(struct mm *mm, struct zone *zone, struct page *page, unsigned int 
 	spin_unlock(&pcp->lock);
 }
 
-/* Frames in the stacks. Only a hint while their CPU runs. */
+/* Frames in a stack. While its CPU runs what is read may belong to different moments: then again,
+ * a few times, after which it is a guess. */
+uint32_t hot_stack_frames(const struct hot_stack *stack)
+{
+	uint32_t frames = 0;
+
+	for (unsigned int tries = 0; tries < 8; tries++) {
+		uint64_t pushed = __atomic_load_n(&stack->pushed, __ATOMIC_ACQUIRE);
+		const struct page *top = __atomic_load_n(&stack->top, __ATOMIC_ACQUIRE);
+
+		frames = __atomic_load_n(&stack->front, __ATOMIC_RELAXED) ? 1 : 0;
+		if (top)
+			frames += __atomic_load_n(&top->depth, __ATOMIC_ACQUIRE);
+		if (__atomic_load_n(&stack->top, __ATOMIC_ACQUIRE) == top &&
+		    __atomic_load_n(&stack->pushed, __ATOMIC_RELAXED) == pushed)
+			break;
+	}
+	return frames;
+}
+
+/* In all stacks of a cache. */
 uint32_t pcp_hot_frames(const struct per_cpu_pages *pcp)
 {
 	uint32_t frames = 0;
 
-	for (unsigned int mt = 0; mt < MIGRATE_PCPTYPES; mt++) {
-		const struct page *top = __atomic_load_n(&pcp->hot[mt].top, __ATOMIC_RELAXED);
-
-		frames += top ? __atomic_load_n(&top->depth, __ATOMIC_RELAXED) : 0;
-	}
+	for (unsigned int mt = 0; mt < MIGRATE_PCPTYPES; mt++)
+		frames += hot_stack_frames(&pcp->hot[mt]);
 	return frames;
 }
 
@@ -411,16 +467,29 @@ static bool hot_frames_on_node(const struct mm *mm, unsigned int nid)
 	return false;
 }
 
+/* Onto the lists. They count as freed there now, not as pushed and not popped any more. */
+static void unstack(struct per_cpu_pages *pcp, struct hot_stack *stack, struct page *page)
+{
+	stack->pushed--;
+	pcp->pgfree++;
+	pcp_add(pcp, page, 0, page_list_migratetype(page), false);
+}
+
 /* The stacks are stopped. */
 static void empty_stacks(struct per_cpu_pages *pcp)
 {
 	for (unsigned int mt = 0; mt < MIGRATE_PCPTYPES; mt++) {
-		while (pcp->hot[mt].top) {
-			struct page *page = pcp->hot[mt].top;
+		struct hot_stack *stack = &pcp->hot[mt];
 
-			pcp->hot[mt].top = (struct page *)(void *)page->lru.next;
-			pcp_add(pcp, page, 0, mt, false);
+		while (stack->top) {
+			struct page *page = stack->top;
+
+			stack->top = (struct page *)(void *)page->lru.next;
+			unstack(pcp, stack, page);
 		}
+		if (stack->front)
+			unstack(pcp, stack, stack->front);
+		stack->front = NULL;
 	}
 }
 
@@ -475,9 +544,10 @@ static uint64_t pcp_activity(const struct per_cpu_pages *pcp)
 {
 	uint64_t activity = pcp->pgalloc + pcp->pgfree;
 
+	/* What was pushed and is not there any more was popped. */
 	for (unsigned int mt = 0; mt < MIGRATE_PCPTYPES; mt++)
-		activity += __atomic_load_n(&pcp->hot[mt].pgalloc, __ATOMIC_RELAXED) +
-			    __atomic_load_n(&pcp->hot[mt].pgfree, __ATOMIC_RELAXED);
+		activity += __atomic_load_n(&pcp->hot[mt].pushed, __ATOMIC_RELAXED) * 2 -
+			    hot_stack_frames(&pcp->hot[mt]);
 	return activity;
 }
 
@@ -494,6 +564,7 @@ static bool pcp_tick(struct per_cpu_pages *pcp)
 	}
 	/* Room that was won by a burst shrinks again (kernel: decay_pcp_high()). */
 	pcp->high = clamp_i32(pcp->high - pcp->high / 8, pcp->high_min, pcp->high_max);
+	shrink_stacks(pcp);
 	return pcp->expire == 0 && (pcp->count > 0 || pcp_hot_frames(pcp) > 0);
 }
 

@@ -7,10 +7,39 @@
 #include "mm/internal.h"
 #include "mm/pcp_hot.h"
 
+_Thread_local int mm_thread_cpu = -1;
+
 #if HAVE_PCP_HOT
 
+/* As the registered one is when a thread runs on no CPU. */
+static _Thread_local struct rseq no_rseq = { .cpu_id = UINT32_MAX };
+
+/* No C expression says where a thread-local variable is from the thread pointer. */
+asm(".pushsection .tdata, \"awT\", @progbits\n\t"
+    ".balign 8\n\t"
+    ".globl mm_rseq\n\t"
+    ".type mm_rseq, @object\n\t"
+    ".size mm_rseq, 8\n"
+    "mm_rseq:\n\t"
+    ".quad no_rseq@tpoff\n\t"
+    ".popsection");
+
+/* Before it the thread's mm_rseq names no_rseq. */
+void hot_thread_init(void)
+{
+	if (mm_thread_cpu < 0 && __rseq_size)
+		mm_rseq = __rseq_offset;
+}
+
+void mm_set_cpu(int cpu)
+{
+	mm_thread_cpu = cpu;
+	mm_rseq = (char *)&no_rseq - (char *)__builtin_thread_pointer();
+	hot_thread_init();
+}
+
 /* Frames moved from a list to the stack at once, and one for the caller. */
-#define HOT_REFILL_MAX 16
+#define HOT_REFILL_MAX 32
 
 /* Only where threads have a registration and the kernel can restart the sequences of others. */
 static uint32_t usable_cpus(const struct mm *mm)
@@ -24,16 +53,23 @@ static uint32_t usable_cpus(const struct mm *mm)
 
 void hot_init(struct mm *mm)
 {
-	mm->hot_cpus_usual = usable_cpus(mm);
-	mm->hot_cpus = mm->hot_cpus_usual;
+	mm->hot.hot_cpus_usual = usable_cpus(mm);
+	mm->hot.hot_cpus = mm->hot.hot_cpus_usual;
 }
 
 /* What is in the stacks when they are switched off comes out with the next drain. */
 void hot_enable(struct mm *mm, bool on)
 {
 	hot_stop(mm);
-	mm->hot_cpus_usual = on ? usable_cpus(mm) : 0;
+	mm->hot.hot_cpus_usual = on ? usable_cpus(mm) : 0;
 	hot_start(mm);
+}
+
+/* The page is from a list of the zone's caches. False: it is no longer marked as being there. */
+bool hot_free_zone(struct mm *mm, struct zone *zone, struct page *page, enum migratetype mt)
+{
+	page_set_flags(page, zone->pageset[0].hot[mt].used);
+	return hot_push(mm, &zone->pageset[0].hot[mt], page);
 }
 
 /*
@@ -42,13 +78,13 @@ void hot_enable(struct mm *mm, bool on)
  */
 static struct page *hot_refill(struct mm *mm, struct zone *zone, enum migratetype mt)
 {
-	uint32_t cpu = hot_cpu() | mm_not_hot;
+	uint32_t cpu = hot_cpu();
 	struct page *pages[HOT_REFILL_MAX];
 	struct per_cpu_pages *pcp;
 	struct list_head *list;
 	unsigned int nr = 0;
 
-	if (cpu >= mm->hot_cpus)
+	if (cpu >= mm->hot.hot_cpus)
 		return NULL;
 	pcp = &zone->pageset[cpu];
 	list = &pcp->lists[mt * (PCP_ZEROED + 1)]; /* dirty frames of order 0 */
@@ -63,15 +99,17 @@ static struct page *hot_refill(struct mm *mm, struct zone *zone, enum migratetyp
 	spin_unlock(&pcp->lock);
 	if (nr == 0)
 		return NULL;
-	while (nr > 1 && hot_push(mm, &zone->pageset[0].hot[mt], pages[nr - 1]))
+	while (nr > 1 && hot_free_zone(mm, zone, pages[nr - 1], mt))
 		nr--;
 	/* This is another CPU by now, or the stacks were stopped: back where they were. */
 	if (nr > 1) {
 		spin_lock(&pcp->lock);
 		__atomic_store_n(&pcp->count, pcp->count + (int32_t)nr - 1, __ATOMIC_RELAXED);
 		pcp->pgfree += nr - 1;
-		while (nr > 1)
-			list_add(&pages[--nr]->lru, list);
+		while (nr > 1) {
+			page_set_flags(pages[--nr], pcp->hot[mt].used | PAGE_FLAG(pcp));
+			list_add(&pages[nr]->lru, list);
+		}
 		spin_unlock(&pcp->lock);
 	}
 	return pages[0];
@@ -85,99 +123,60 @@ struct page *hot_alloc_zone(struct mm *mm, struct zone *zone, enum migratetype m
 	return page ? page : hot_refill(mm, zone, mt);
 }
 
-/* The page looks like one in a cache. */
-bool hot_free_zone(struct mm *mm, struct zone *zone, struct page *page, enum migratetype mt)
-{
-	return hot_push(mm, &zone->pageset[0].hot[mt], page);
-}
-
-/*
- * The two halves of page->flags: the flag bits, and where the frame is and what it was allocated
- * as. A frame in a stack has the type of the stack, so that only the flag bits change when it comes
- * and goes, and what is stored does not depend on what was loaded: the loads and stores of one pair
- * are no chain. Checks are or-ed together because branches, not instructions, are what costs.
- */
-static inline uint32_t *flag_bits(struct page *page)
-{
-	return (uint32_t *)(void *)&page->flags;
-}
-
-static inline uint32_t flag_place(struct page *page)
-{
-	return __atomic_load_n(flag_bits(page) + 1, __ATOMIC_RELAXED);
-}
-
-_Static_assert(NR_PAGEFLAGS <= 32 && PAGE_ORDER_SHIFT >= 32, "flag bits are the lower half");
-_Static_assert(HOT_SLOT(1, 1) == MIGRATE_PCPTYPES + 1, "mm_alloc_page() counts the same way");
-
 /* What the stack cannot serve, or a frame of it in a state it must not have. */
-__attribute__((noinline, cold)) static struct page *alloc_page_slow(struct mm *mm,
-								    struct page *page, gfp_t gfp)
+struct page *mm_alloc_page_slow(struct mm *mm, gfp_t gfp, struct page *page)
 {
+	hot_thread_init();
 	if (page && prep_new_page(mm, page, 0, gfp))
 		return page;
 	return mm_alloc_pages_nodemask(mm, gfp, 0, NUMA_NO_NODE, NULL);
 }
 
-struct page *mm_alloc_page_hot(struct mm *mm, gfp_t gfp, unsigned long slot)
+/* So that the next free of such a frame takes the short way. */
+static void remember_last(struct mm *mm, const struct zone *zone, enum migratetype mt)
 {
-	struct page *page = hot_pop(mm, mm->hot_alloc + slot);
+	uint32_t cpu = hot_cpu();
 
-	if (unlikely(!page))
-		return alloc_page_slow(mm, NULL, gfp);
-	/* page_allocatable() in one */
-	if (unlikely((__atomic_load_n(flag_bits(page), __ATOMIC_RELAXED) &
-		      PAGE_FLAGS_CHECK_AT_PREP) |
-		     page_counts(page) | (uintptr_t)page->mapping))
-		return alloc_page_slow(mm, page, gfp);
-	__atomic_store_n(flag_bits(page), (uint32_t)PAGE_FLAG(present), __ATOMIC_RELAXED);
-	page->private = 0;
-	set_page_counts(page, 1);
-	return page;
+	if (cpu < mm->nr_cpus)
+		__atomic_store_n(&mm->hot_alloc[cpu * HOT_PER_CPU + HOT_LAST],
+				 &zone->pageset[cpu].hot[mt], __ATOMIC_RELAXED);
 }
 
-/* Not a frame of the instance, not the last reference, not to be freed, or no room: false. */
-static inline bool free_page_hot(struct mm *mm, struct page *page)
+/* Any frame that a stack takes: of another zone or type than the one before, zeroed before, or
+ * with flags of its holder's. False: not the last reference, not to be freed, or no room. */
+static bool free_page_other(struct mm *mm, struct page *page)
 {
-	uintptr_t offset = (uintptr_t)page - (uintptr_t)mm->mem_map;
-	uint32_t bits, place;
-	enum migratetype mt;
+	uint64_t flags = page_flags(page);
+	enum migratetype mt = page_list_migratetype(page);
+	struct zone *zone;
 
-	/* What is not a multiple of the size rotates to far beyond the end. */
-	_Static_assert(sizeof(*page) == 1 << 6, "rotated by that");
-	if (unlikely((offset >> 6 | offset << 58) >= mm->nr_pfns))
+	if (!page_freeable(page, 0) || page_count(page) != 1 || mt >= MIGRATE_PCPTYPES)
 		return false;
-	bits = __atomic_load_n(flag_bits(page), __ATOMIC_RELAXED);
-	place = flag_place(page);
-	/* page_freeable() in one */
-	if (unlikely(((bits & (PAGE_FLAGS_CHECK_AT_FREE | PAGE_FLAG(present))) ^
-		      PAGE_FLAG(present)) |
-		     (place & PAGE_ORDER_MASK >> 32) | (page_counts(page) ^ 1) |
-		     (uintptr_t)page->mapping))
-		return false;
-	mt = (enum migratetype)(place >> (PAGE_MT_SHIFT - 32) & PAGE_MT_MASK >> PAGE_MT_SHIFT);
+	zone = page_zone(mm, page);
 	/* Complete before it is on the stack: it may be popped at once by another thread. */
 	set_page_counts(page, 0);
-	__atomic_store_n(flag_bits(page), (uint32_t)(PAGE_FLAG(present) | PAGE_FLAG(pcp)),
-			 __ATOMIC_RELAXED);
-	if (likely(hot_push(mm, &mm->pagesets[place >> (PAGE_ZONE_SHIFT - 32)]->hot[mt], page)))
+	page_set_flags(page, zone->pageset[0].hot[mt].used);
+	if (likely(hot_push(mm, &zone->pageset[0].hot[mt], page))) {
+		remember_last(mm, zone, mt);
 		return true;
-	__atomic_store_n(flag_bits(page), bits, __ATOMIC_RELAXED);
+	}
+	page_set_flags(page, flags);
 	set_page_counts(page, 1);
 	return false;
 }
 
-void mm_free_page(struct mm *mm, struct page *page)
+void mm_free_page_slow(struct mm *mm, struct page *page)
 {
-	if (unlikely(!free_page_hot(mm, page)))
+	hot_thread_init();
+	if (!page_in_map(&mm->hot, page) || !free_page_other(mm, page))
 		free_pages_any(mm, page, 0);
 }
 
-/* Up to half of the stack if that is full, at most nr frames. */
+/* Up to half of the stack if that is full, at most nr frames. Those freed last come first. */
 unsigned int hot_detach_some(struct mm *mm, struct zone *zone, enum migratetype mt,
 			     struct page **pages, unsigned int nr)
 {
-	uint32_t cpu = hot_cpu() | mm_not_hot;
+	uint32_t cpu = hot_cpu();
 	const struct hot_stack *stack;
 	const struct page *top;
 	unsigned int done = 0;
@@ -207,22 +206,31 @@ unsigned int hot_detach_some(struct mm *mm, struct zone *zone, enum migratetype 
 void hot_stop(struct mm *mm)
 {
 	spin_lock(&mm->hot_lock);
-	__atomic_store_n(&mm->hot_cpus, 0, __ATOMIC_SEQ_CST);
-	if (mm->hot_cpus_usual)
+	__atomic_store_n(&mm->hot.hot_cpus, 0, __ATOMIC_SEQ_CST);
+	if (mm->hot.hot_cpus_usual)
 		syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ, 0, 0);
 }
 
 #else
 
-struct page *mm_alloc_page_hot(struct mm *mm, gfp_t gfp, unsigned long slot)
+struct page *mm_alloc_page_slow(struct mm *mm, gfp_t gfp, struct page *page)
 {
-	(void)slot;
+	(void)page;
 	return mm_alloc_pages_nodemask(mm, gfp, 0, NUMA_NO_NODE, NULL);
 }
 
-void mm_free_page(struct mm *mm, struct page *page)
+void mm_free_page_slow(struct mm *mm, struct page *page)
 {
 	free_pages_any(mm, page, 0);
+}
+
+void mm_set_cpu(int cpu)
+{
+	mm_thread_cpu = cpu;
+}
+
+void hot_thread_init(void)
+{
 }
 
 void hot_init(struct mm *mm)
@@ -264,7 +272,8 @@ void hot_stop(struct mm *mm)
 /* Pairs with the load of hot_cpus at the start of each sequence. */
 void hot_start(struct mm *mm)
 {
-	__atomic_store_n(&mm->hot_cpus, mm->hot_paused ? 0 : mm->hot_cpus_usual, __ATOMIC_RELEASE);
+	__atomic_store_n(&mm->hot.hot_cpus, mm->hot_paused ? 0 : mm->hot.hot_cpus_usual,
+			 __ATOMIC_RELEASE);
 	spin_unlock(&mm->hot_lock);
 }
 
@@ -277,8 +286,9 @@ void hot_pause(struct mm *mm, bool pause)
 	hot_start(mm);
 }
 
-/* What the table has where there is nothing to be had: always empty. */
-static struct hot_stack no_stack;
+/* What the table has where there is nothing to be had: always empty, and no frame looks as if it
+ * came from it. */
+static struct hot_stack no_stack = { .used = UINT64_MAX };
 
 static struct hot_stack *first_stack(const struct mm *mm, unsigned int cpu, unsigned int type,
 				     enum migratetype mt)
@@ -295,10 +305,13 @@ static struct hot_stack *first_stack(const struct mm *mm, unsigned int cpu, unsi
 /* Which stack an allocation without a node looks at, by CPU, highest zone and type. */
 void hot_update_tables(struct mm *mm)
 {
-	for (unsigned int cpu = 0; cpu < mm->nr_cpus; cpu++)
+	for (unsigned int cpu = 0; cpu < mm->nr_cpus; cpu++) {
+		struct hot_stack **table = &mm->hot_alloc[cpu * HOT_PER_CPU];
+
 		for (unsigned int type = 0; type < MAX_NR_ZONES; type++)
 			for (unsigned int mt = 0; mt < MIGRATE_PCPTYPES; mt++)
-				__atomic_store_n(
-					&mm->hot_alloc[cpu * HOT_PER_CPU + HOT_SLOT(type, mt)],
-					first_stack(mm, cpu, type, mt), __ATOMIC_RELAXED);
+				__atomic_store_n(&table[HOT_SLOT(type, mt)],
+						 first_stack(mm, cpu, type, mt), __ATOMIC_RELAXED);
+		__atomic_store_n(&table[HOT_LAST], &no_stack, __ATOMIC_RELAXED);
+	}
 }

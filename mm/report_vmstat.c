@@ -56,7 +56,7 @@ static void block_counts(struct text *text, const struct mm *mm, const struct zo
 					__ATOMIC_RELAXED);
 
 		if (mt < MIGRATE_TYPES &&
-		    block_in_zone(mm, zone, &mm->mem_map[pgdat->node_start_pfn + i * block]))
+		    block_in_zone(mm, zone, &mm->hot.mem_map[pgdat->node_start_pfn + i * block]))
 			count[mt]++;
 	}
 	text_add(text, "Node %u, zone %8s ", zone->nid, zone->name);
@@ -110,9 +110,12 @@ static void add_caches(struct totals *totals, const struct mm *mm, const struct 
 		totals->pgfree += pcp->pgfree;
 		spin_unlock(&pcp->lock);
 		for (unsigned int mt = 0; mt < MIGRATE_PCPTYPES; mt++) {
-			totals->pgalloc[zone->idx] +=
-				__atomic_load_n(&pcp->hot[mt].pgalloc, __ATOMIC_RELAXED);
-			totals->pgfree += __atomic_load_n(&pcp->hot[mt].pgfree, __ATOMIC_RELAXED);
+			/* What was pushed and is not there any more was popped. */
+			uint64_t frames = hot_stack_frames(&pcp->hot[mt]);
+			uint64_t pushed = __atomic_load_n(&pcp->hot[mt].pushed, __ATOMIC_RELAXED);
+
+			totals->pgalloc[zone->idx] += pushed - frames;
+			totals->pgfree += pushed;
 		}
 	}
 }

@@ -78,7 +78,7 @@ int mm_vmalloc_init(struct mm *mm, const struct vmalloc_config *config)
 	if (!nodes || !mm->node[0]->base)
 		return -ENODEV;
 	if (!slots)
-		slots = 2 * mm->nr_pfns + VMALLOC_EXTRA_FRAMES;
+		slots = 2 * mm->hot.nr_pfns + VMALLOC_EXTRA_FRAMES;
 	vmap = mm_kzalloc(mm, sizeof(*vmap) + slots * sizeof(struct vm_struct *), GFP_KERNEL);
 	if (!vmap)
 		return -ENOMEM;

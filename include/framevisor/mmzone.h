@@ -15,6 +15,7 @@
 
 #include "framevisor/list.h"
 #include "framevisor/page.h"
+#include "framevisor/page_hot.h"
 
 struct mm;
 
@@ -74,8 +75,7 @@ enum zone_stat_item {
 
 /*
  * Per-CPU cache of a zone. In front, stacks of dirty frames of order 0 by type, pushed and popped
- * without a lock by restartable sequences (mm/pcp_hot.h); linked by page->lru.next, and each frame
- * knows how many are in the stack up to it (page->depth).
+ * without a lock by restartable sequences (page_hot.h).
  *
  * Behind them, lists under a lock. Lists of order 0 hold only dirty or only zeroed frames; orders 1
  * to 3 both kinds. Head is the hot end, tail the cold one. Counts are frames.
@@ -83,13 +83,6 @@ enum zone_stat_item {
 #define PCP_MAX_ORDER 3
 #define PCP_ZEROED    (PCP_MAX_ORDER + 1)
 #define NR_PCP_LISTS  (MIGRATE_PCPTYPES * (PCP_ZEROED + 1))
-
-struct hot_stack {
-	struct page *top;
-	uint64_t pgalloc, pgfree; /* frames; may count one twice when preempted in between */
-	uint32_t limit;           /* frames */
-	uint32_t unused;
-};
 
 struct per_cpu_pages {
 	struct hot_stack hot[MIGRATE_PCPTYPES];
@@ -99,6 +92,7 @@ struct per_cpu_pages {
 	int32_t high_min;
 	int32_t high_max;
 	int32_t batch;
+	int32_t grown;            /* sum of what the stacks' limits are above two batches */
 	int32_t nr_zeroed;        /* frames of the zeroed lists */
 	int16_t free_count;       /* frames freed since the last allocation: scales the drain */
 	uint8_t alloc_factor;     /* log2 of how many batches the next refill takes */

@@ -87,7 +87,8 @@ struct page {
 	};
 	uint32_t owner; /* reverse map: VM id, by the holder; kept after the free for reports */
 	/* Head of a free block: how many of its frames are known to be zero. The head of a free
-	 * block's upper half keeps the number it had when the halves merged (buddy.c). */
+	 * block's upper half keeps the number it had when the halves merged (buddy.c). Allocated,
+	 * of order 0 and without PG_zeroed: 0. */
 	uint16_t nr_zeroed;
 	uint16_t depth; /* in a stack of a per-CPU cache: frames up to this one */
 };
@@ -158,6 +159,36 @@ static inline void set_page_count(struct page *page, int count)
 static inline int page_mapcount(const struct page *page)
 {
 	return __atomic_load_n(&page->_mapcount, __ATOMIC_RELAXED);
+}
+
+/* Reference count and map count in one word, for those who check both. */
+static inline uint64_t page_counts(const struct page *page)
+{
+	return __atomic_load_n((const uint64_t *)(const void *)&page->_refcount, __ATOMIC_RELAXED);
+}
+
+static inline void set_page_counts(struct page *page, uint64_t refcount)
+{
+	__atomic_store_n((uint64_t *)(void *)&page->_refcount, refcount, __ATOMIC_RELAXED);
+}
+
+/*
+ * What must not be set when a block is freed (somebody still has it on a list or uses it for
+ * something), and when it comes out of the free lists.
+ */
+#define PAGE_FLAGS_CHECK_AT_FREE                                                         \
+	(PAGE_FLAG(buddy) | PAGE_FLAG(pcp) | PAGE_FLAG(reserved) | PAGE_FLAG(slab) |     \
+	 PAGE_FLAG(vmalloc) | PAGE_FLAG(lru) | PAGE_FLAG(isolated) | PAGE_FLAG(locked) | \
+	 PAGE_FLAG(pinned) | PAGE_FLAG(hwpoison))
+#define PAGE_FLAGS_CHECK_AT_PREP (PAGE_FLAGS_CHECK_AT_FREE & ~PAGE_FLAG(pcp))
+
+_Static_assert(NR_PAGEFLAGS <= 32, "flag bits are the lower half");
+
+/* Neither references nor mappings, nor any flag of another use. */
+static inline bool page_allocatable(const struct page *page)
+{
+	return (((uint32_t)page_flags(page) & (uint32_t)PAGE_FLAGS_CHECK_AT_PREP) |
+		page_counts(page) | (uintptr_t)page->mapping) == 0;
 }
 
 static inline void page_map(struct page *page)

@@ -19,6 +19,7 @@
 #include "framevisor/gfp.h"
 #include "framevisor/mm.h"
 #include "framevisor/page.h"
+#include "framevisor/page_hot.h"
 
 #define NUMA_NO_NODE (-1)
 
@@ -28,18 +29,42 @@ struct page *mm_alloc_pages(struct mm *mm, gfp_t gfp, unsigned int order);
 /* The same, starting from node nid (NUMA_NO_NODE: the calling CPU's). */
 struct page *mm_alloc_pages_node(struct mm *mm, int nid, gfp_t gfp, unsigned int order);
 
+/* What the stacks cannot serve, or a page of one that is not as it must be. For the inlines only.
+ */
+struct page *mm_alloc_page_slow(struct mm *mm, gfp_t gfp, struct page *page);
+void mm_free_page_slow(struct mm *mm, struct page *page);
+
+/* Flags that no stack serves (zeroed, cold, this node only). */
+#define GFP_NOT_HOT (__GFP_ZERO | __GFP_COLD | __GFP_THISNODE)
+
+/* A frame from this CPU's stack. There it has the flags of an allocated one already. */
+static inline __attribute__((always_inline)) struct page *mm_alloc_page_hot(struct mm *mm,
+									    gfp_t gfp)
+{
+#if HAVE_PCP_HOT
+	struct page *page =
+		hot_pop(mm_hot(mm), HOT_SLOT(gfp_zone(gfp), gfpflags_to_migratetype(gfp)));
+
+	if (__builtin_expect(!page, 0))
+		return mm_alloc_page_slow(mm, gfp, NULL);
+	if (__builtin_expect(!page_allocatable(page), 0))
+		return mm_alloc_page_slow(mm, gfp, page);
+	set_page_counts(page, 1);
+	page->private = 0;
+	return page;
+#else
+	return mm_alloc_page_slow(mm, gfp, NULL);
+#endif
+}
+
 /*
  * One frame, as mm_alloc_pages() with order 0. When gfp is known at compile time, which stack of
- * the CPU's cache has it is known too, and most of the work is gone. Flags that no stack serves
- * (zeroed, cold, this node only) take the usual way.
+ * the CPU's cache has it is known too, and most of the work is gone.
  */
-struct page *mm_alloc_page_hot(struct mm *mm, gfp_t gfp, unsigned long slot); /* for the inline */
-static inline struct page *mm_alloc_page(struct mm *mm, gfp_t gfp)
+static inline __attribute__((always_inline)) struct page *mm_alloc_page(struct mm *mm, gfp_t gfp)
 {
-	if (__builtin_constant_p(gfp) && !(gfp & (__GFP_ZERO | __GFP_COLD | __GFP_THISNODE)))
-		return mm_alloc_page_hot(mm, gfp,
-					 (unsigned long)gfp_zone(gfp) * MIGRATE_PCPTYPES +
-						 gfpflags_to_migratetype(gfp));
+	if (__builtin_constant_p(gfp) && !(gfp & GFP_NOT_HOT))
+		return mm_alloc_page_hot(mm, gfp);
 	return mm_alloc_pages(mm, gfp, 0);
 }
 
@@ -65,7 +90,15 @@ uint64_t mm_alloc_pages_bulk(struct mm *mm, gfp_t gfp, nodemask_t nodemask, uint
  */
 void mm_free_pages(struct mm *mm, struct page *page, unsigned int order);
 /* The same for one frame of order 0, by a shorter way. */
-void mm_free_page(struct mm *mm, struct page *page);
+static inline __attribute__((always_inline)) void mm_free_page(struct mm *mm, struct page *page)
+{
+#if HAVE_PCP_HOT
+	if (__builtin_expect(page_in_map(mm_hot(mm), page) && hot_free(mm_hot(mm), page), 1))
+		return;
+#endif
+	mm_free_page_slow(mm, page);
+}
+
 /* The same for a block that the caller knows to be all zero. */
 void mm_free_pages_zeroed(struct mm *mm, struct page *page, unsigned int order);
 /* Many frames of order 0 at once; consecutive ones are merged on the way. */
