@@ -199,6 +199,17 @@ int vm_memory_rejoin(struct vm_memory *mem, int fd, struct error *err);
 
 /* Gives the empty file under the window the descriptor to, and no other. Before the guest runs. */
 int vm_memory_move_hole(struct vm_memory *mem, int to);
+
+/*
+ * Where this process maps frames of the pool: in the window (window to views), and for a short time
+ * each in views (views to end), with MAP_FIXED. Below it, from guard on, nothing is ever mapped,
+ * and no mapping is moved out of it. guard and end are multiples of VM_MEMORY_SPAN.
+ */
+#define VM_MEMORY_SPAN (UINT64_C(1) << 32)
+struct vm_memory_span {
+	uint64_t guard, window, views, end;
+};
+void vm_memory_span(const struct vm_memory *mem, struct vm_memory_span *span);
 /* Whether a touch waits for a frame that cannot be had now: a vCPU that is blocked by it may not be
  * stoppable before it gets one (KVM before Linux 6.2). Any thread. */
 bool vm_memory_starves(struct vm_memory *mem);

@@ -253,8 +253,10 @@ static int enter_sandbox(struct runner *runner, struct error *err)
 	struct sandbox_config config = { .mode = runner->request->sandbox,
 					 .own_mounts = runner->own_mounts,
 					 .client = vm_get_client(runner->vm),
-					 .memory = vm_get_memory(runner->vm) };
+					 .memory = vm_get_memory(runner->vm),
+					 .keeper = &runner->keeper };
 
+	vm_memory_span(config.memory, &config.span);
 	runner->sandboxed = config.mode != SANDBOX_OFF;
 	keeper_running(&runner->keeper);
 	return sandbox_enter(&config, err);

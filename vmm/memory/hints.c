@@ -39,7 +39,7 @@ static bool holds_zeroes(struct vm_memory *mem, uint32_t number)
 	if (!view)
 		return false;
 	zero = frame_data_zero(view);
-	window_view_end(view, &run);
+	window_view_end(mem, view, &run);
 	return zero;
 }
 

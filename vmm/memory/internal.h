@@ -180,13 +180,20 @@ struct cold {
 	uint32_t complete_at;
 };
 
+/* Room for views of frames, behind the window: all that is mapped of the pool is in one part of the
+ * address space. */
+#define VIEW_FRAMES 512
+
 struct vm_memory {
 	struct guest_memory guest;
 	struct owner_client *client;
 
 	/* The window. Constant after creation, except frames[] (lock). */
 	uint8_t *reserved;
-	uint64_t reserved_size;
+	uint64_t reserved_size; /* with the part for views at its end */
+	uint8_t *views;
+	uint64_t views_used[VIEW_FRAMES / 64]; /* bits; view_lock */
+	pthread_mutex_t view_lock;
 	struct window_range ranges[GUEST_REGIONS_MAX];
 	unsigned int nr_ranges;      /* pluggable ones behind the others */
 	unsigned int nr_boot_ranges; /* not pluggable */
@@ -273,13 +280,13 @@ void window_count_bound(struct vm_memory *mem, uint32_t number, int nr);
  */
 int window_continue(const struct vm_memory *mem, uint32_t first, uint32_t nr);
 /* Fills pool frames, which are in nobody's window, with zeroes. */
-int window_zero(const struct vm_memory *mem, const struct frame_run *run);
+int window_zero(struct vm_memory *mem, const struct frame_run *run);
 /*
  * A mapping of pool frames of ours beside the window, or NULL with errno set. It sees what they
  * hold whatever the window shows in their place. window_view_end() undoes it.
  */
-void *window_view(const struct vm_memory *mem, const struct frame_run *run, int prot);
-void window_view_end(void *view, const struct frame_run *run);
+void *window_view(struct vm_memory *mem, const struct frame_run *run, int prot);
+void window_view_end(struct vm_memory *mem, void *view, const struct frame_run *run);
 
 /* frame_data.c: what is in a frame */
 bool frame_data_zero(const void *frame);

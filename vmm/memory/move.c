@@ -148,8 +148,7 @@ static void keep_target(struct mover *m, const struct frame_run *one)
 	m->targets[m->nr_targets++] = *one;
 }
 
-static int copy(const struct vm_memory *mem, const struct frame_run *from,
-		const struct frame_run *to)
+static int copy(struct vm_memory *mem, const struct frame_run *from, const struct frame_run *to)
 {
 	void *src = window_view(mem, from, PROT_READ);
 	void *dst = src ? window_view(mem, to, PROT_READ | PROT_WRITE) : NULL;
@@ -157,10 +156,10 @@ static int copy(const struct vm_memory *mem, const struct frame_run *from,
 
 	if (dst) {
 		frame_data_copy(dst, src);
-		window_view_end(dst, to);
+		window_view_end(mem, dst, to);
 	}
 	if (src)
-		window_view_end(src, from);
+		window_view_end(mem, src, from);
 	return ret;
 }
 

@@ -104,7 +104,7 @@ static int unpack(struct reader *r, const struct arrival *a)
 		got = ZSTD_decompressDCtx(r->zstd, view, FRAME_SIZE, a->io.buf, a->slot.length);
 	if (ZSTD_isError(got) || got != FRAME_SIZE || swap_sum(view) != a->slot.sum)
 		ret = -EBADMSG;
-	window_view_end(view, &a->run);
+	window_view_end(r->mem, view, &a->run);
 	return ret;
 }
 

@@ -131,7 +131,7 @@ static uint32_t pick(struct vm_memory *mem, struct swap_writer *w)
 		view = window_view(mem, &run, PROT_READ);
 	if (view) {
 		memcpy(w->copy, view, FRAME_SIZE);
-		window_view_end(view, &run);
+		window_view_end(mem, view, &run);
 	}
 	take_unlock(mem);
 	return view ? number : NO_FRAME;

@@ -94,6 +94,7 @@ struct vm_memory *vm_memory_create(const struct vm_memory_config *config, struct
 	pthread_mutex_init(&mem->take_lock, NULL);
 	pthread_mutex_init(&mem->refill_lock, NULL);
 	pthread_mutex_init(&mem->lock, NULL);
+	pthread_mutex_init(&mem->view_lock, NULL);
 
 	uffd_open(mem);
 	if (window_create(mem, config, err) || stock_create(mem, config, err) ||
@@ -136,6 +137,7 @@ void vm_memory_destroy(struct vm_memory *mem)
 	free(mem->frames);
 	free(mem->slots);
 	pthread_mutex_destroy(&mem->lock);
+	pthread_mutex_destroy(&mem->view_lock);
 	pthread_mutex_destroy(&mem->refill_lock);
 	pthread_mutex_destroy(&mem->take_lock);
 	pthread_rwlock_destroy(&mem->hand_lock);

@@ -77,23 +77,42 @@ static int64_t layout_ranges(struct vm_memory *mem, const struct vm_memory_confi
 	return (int64_t)offset;
 }
 
-/* Reserves size bytes on a 1 GiB boundary, so that offsets are congruent like addresses. */
+static uint64_t span_up(uint64_t size)
+{
+	return (size + VM_MEMORY_SPAN - 1) & ~(VM_MEMORY_SPAN - 1);
+}
+
+/*
+ * Reserves size bytes, and room for views, on a boundary that is one of 1 GiB as well, so that
+ * offsets are congruent like addresses; and a span below it in which nothing ever is.
+ */
 static int reserve(struct vm_memory *mem, uint64_t size)
 {
-	uint8_t *map = mmap(NULL, size + GIB, PROT_NONE,
+	uint64_t all = span_up(size + frames_to_bytes(VIEW_FRAMES)), head;
+	uint8_t *map = mmap(NULL, all + 2 * VM_MEMORY_SPAN, PROT_NONE,
 			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	uint64_t head;
 
 	if (map == MAP_FAILED)
 		return -errno;
-	head = -(uint64_t)(uintptr_t)map & (GIB - 1);
+	head = -(uint64_t)(uintptr_t)map & (VM_MEMORY_SPAN - 1);
 	if (head)
 		munmap(map, head);
-	if (GIB - head)
-		munmap(map + head + size, GIB - head);
-	mem->reserved = map + head;
-	mem->reserved_size = size;
+	if (VM_MEMORY_SPAN - head)
+		munmap(map + head + VM_MEMORY_SPAN + all, VM_MEMORY_SPAN - head);
+	mem->reserved = map + head + VM_MEMORY_SPAN;
+	mem->reserved_size = all;
+	mem->views = mem->reserved + all - frames_to_bytes(VIEW_FRAMES);
 	return 0;
+}
+
+void vm_memory_span(const struct vm_memory *mem, struct vm_memory_span *span)
+{
+	*span = (struct vm_memory_span){
+		.guard = (uint64_t)(uintptr_t)mem->reserved - VM_MEMORY_SPAN,
+		.window = (uint64_t)(uintptr_t)mem->reserved,
+		.views = (uint64_t)(uintptr_t)mem->views,
+		.end = (uint64_t)(uintptr_t)mem->reserved + mem->reserved_size,
+	};
 }
 
 /* One mapping per bound frame is the worst case, because hugetlb mappings never merge. */
@@ -200,7 +219,7 @@ int window_create(struct vm_memory *mem, const struct vm_memory_config *config, 
 void window_destroy(struct vm_memory *mem)
 {
 	if (mem->reserved)
-		munmap(mem->reserved, mem->reserved_size);
+		munmap(mem->reserved - VM_MEMORY_SPAN, VM_MEMORY_SPAN + mem->reserved_size);
 	mem->reserved = NULL;
 	if (mem->hole_fd >= 0 && !mem->hole_moved)
 		close(mem->hole_fd);
@@ -433,27 +452,76 @@ int window_continue(const struct vm_memory *mem, uint32_t first, uint32_t nr)
 	return 0;
 }
 
-void *window_view(const struct vm_memory *mem, const struct frame_run *run, int prot)
+static bool view_bit(const struct vm_memory *mem, uint32_t slot)
 {
-	void *view = mmap(NULL, frames_to_bytes(run->nr), prot, MAP_SHARED,
-			  owner_client_node_fd(mem->client, run->node),
-			  (off_t)frames_to_bytes(run->first));
-
-	return view == MAP_FAILED ? NULL : view;
+	return mem->views_used[slot / 64] >> slot % 64 & 1;
 }
 
-void window_view_end(void *view, const struct frame_run *run)
+static void flip_views(struct vm_memory *mem, uint32_t first, uint32_t nr)
 {
-	munmap(view, frames_to_bytes(run->nr));
+	for (uint32_t slot = first; slot < first + nr; slot++)
+		mem->views_used[slot / 64] ^= UINT64_C(1) << slot % 64;
 }
 
-int window_zero(const struct vm_memory *mem, const struct frame_run *run)
+/* Room for nr frames; NULL: there is none, errno is set. */
+static uint8_t *take_view(struct vm_memory *mem, uint32_t nr)
+{
+	uint8_t *view = NULL;
+	uint32_t free = 0;
+
+	pthread_mutex_lock(&mem->view_lock);
+	for (uint32_t slot = 0; slot < VIEW_FRAMES && !view; slot++) {
+		free = view_bit(mem, slot) ? 0 : free + 1;
+		if (free < nr)
+			continue;
+		flip_views(mem, slot + 1 - nr, nr);
+		view = mem->views + frames_to_bytes(slot + 1 - nr);
+	}
+	pthread_mutex_unlock(&mem->view_lock);
+	if (!view)
+		errno = ENOMEM;
+	return view;
+}
+
+static void give_view(struct vm_memory *mem, const uint8_t *view, uint32_t nr)
+{
+	pthread_mutex_lock(&mem->view_lock);
+	flip_views(mem, bytes_to_frames((uint64_t)(view - mem->views)), nr);
+	pthread_mutex_unlock(&mem->view_lock);
+}
+
+void *window_view(struct vm_memory *mem, const struct frame_run *run, int prot)
+{
+	uint8_t *view = take_view(mem, run->nr);
+
+	if (!view)
+		return NULL;
+	if (mmap(view, frames_to_bytes(run->nr), prot, MAP_SHARED | MAP_FIXED,
+		 owner_client_node_fd(mem->client, run->node),
+		 (off_t)frames_to_bytes(run->first)) != MAP_FAILED)
+		return view;
+	give_view(mem, view, run->nr);
+	return NULL;
+}
+
+void window_view_end(struct vm_memory *mem, void *view, const struct frame_run *run)
+{
+	/* Not unmapped: the place stays reserved. */
+	if (mmap(view, frames_to_bytes(run->nr), PROT_NONE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED) {
+		log_error("cannot end a view of the guest's memory: errno %d", errno);
+		return; /* the place is lost */
+	}
+	give_view(mem, view, run->nr);
+}
+
+int window_zero(struct vm_memory *mem, const struct frame_run *run)
 {
 	void *view = window_view(mem, run, PROT_READ | PROT_WRITE);
 
 	if (!view)
 		return -errno;
 	memset(view, 0, frames_to_bytes(run->nr));
-	window_view_end(view, run);
+	window_view_end(mem, view, run);
 	return 0;
 }

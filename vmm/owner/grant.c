@@ -8,6 +8,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "vmm/owner/map_check.h"
+
 /* Frames between two looks at the clock: not zero yet, they cost 84 us each. */
 #define TAKE_STEP 64
 /* The others wait so long at most for one request. */
@@ -156,7 +158,14 @@ static void free_run(struct pool *pool, const struct frame_run *run)
 
 int pool_give(struct pool *pool, uint32_t id, const struct frame_run *runs, unsigned int nr_runs)
 {
+	return pool_give_checked(pool, id, runs, nr_runs, NULL);
+}
+
+int pool_give_checked(struct pool *pool, uint32_t id, const struct frame_run *runs,
+		      unsigned int nr_runs, struct map_check *check)
+{
 	uint64_t total = 0, done;
+	int ret;
 
 	for (unsigned int r = 0; r < nr_runs; r++)
 		total += runs[r].nr;
@@ -165,6 +174,12 @@ int pool_give(struct pool *pool, uint32_t id, const struct frame_run *runs, unsi
 	if (done < total) {
 		own_again(pool, id, runs, done);
 		return -EPERM;
+	}
+	/* They are nobody's now, so that none of them can be mapped any more; nor given on yet. */
+	ret = check ? map_check_returned(check, runs, nr_runs) : 0;
+	if (ret < 0) {
+		own_again(pool, id, runs, done);
+		return ret;
 	}
 	for (unsigned int r = 0; r < nr_runs; r++)
 		free_run(pool, &runs[r]);

@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #define MAGIC   UINT64_C(0x72656764656c5646) /* "FVledger" */
-#define VERSION 1
+#define VERSION 2
 
 /* Frames of a node: far beyond any machine, and sums of them far from overflow. */
 #define SPAN_MAX (UINT64_C(1) << 36)
@@ -25,7 +25,8 @@ struct ledger_file {
 	char boot_id[48];
 	struct ledger_pool pool;
 	struct ledger_client client[LEDGER_CLIENTS_MAX];
-	/* Then for each node: its owners (uint32_t per frame), its present map (a byte). */
+	/* Then for each node: its owners and places (uint32_t per frame each), its present map (a
+	 * byte). */
 };
 
 struct ledger {
@@ -33,8 +34,11 @@ struct ledger {
 	uint64_t size;
 	char path[256];
 	uint32_t *owners[OWNER_NODES_MAX];
+	uint32_t *places[OWNER_NODES_MAX];
 	uint8_t *present[OWNER_NODES_MAX];
 };
+
+#define FRAME_BYTES (2 * sizeof(uint32_t) + 1)
 
 static uint64_t round_up(uint64_t size)
 {
@@ -46,7 +50,7 @@ static uint64_t file_size(const struct ledger_pool *pool)
 	uint64_t size = round_up(sizeof(struct ledger_file));
 
 	for (unsigned int i = 0; i < pool->nr_nodes; i++)
-		size += round_up(pool->node[i].spanned * (sizeof(uint32_t) + 1));
+		size += round_up(pool->node[i].spanned * FRAME_BYTES);
 	return size;
 }
 
@@ -80,8 +84,9 @@ static void place_nodes(struct ledger *ledger)
 		uint64_t spanned = ledger->file->pool.node[i].spanned;
 
 		ledger->owners[i] = (uint32_t *)(void *)at;
-		ledger->present[i] = (uint8_t *)at + spanned * sizeof(uint32_t);
-		at += round_up(spanned * (sizeof(uint32_t) + 1));
+		ledger->places[i] = ledger->owners[i] + spanned;
+		ledger->present[i] = (uint8_t *)(ledger->places[i] + spanned);
+		at += round_up(spanned * FRAME_BYTES);
 	}
 }
 
@@ -113,17 +118,15 @@ static bool somebody_lives(struct ledger *ledger)
 	return false;
 }
 
-struct ledger *ledger_open(const char *path)
+struct ledger *ledger_join(const char *path)
 {
 	struct ledger *ledger = calloc(1, sizeof(*ledger));
 	int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
 	struct stat st;
-	bool good = false;
+	bool good = ledger && fd >= 0 && fstat(fd, &st) == 0 &&
+		    st.st_size >= (off_t)sizeof(*ledger->file) &&
+		    map(ledger, fd, (uint64_t)st.st_size) == 0 && usable(ledger);
 
-	if (ledger && fd >= 0 && fstat(fd, &st) == 0 &&
-	    st.st_size >= (off_t)sizeof(*ledger->file) &&
-	    map(ledger, fd, (uint64_t)st.st_size) == 0)
-		good = usable(ledger) && somebody_lives(ledger);
 	if (fd >= 0)
 		close(fd);
 	if (good) {
@@ -131,6 +134,16 @@ struct ledger *ledger_open(const char *path)
 		place_nodes(ledger);
 		return ledger;
 	}
+	ledger_close(ledger, false);
+	return NULL;
+}
+
+struct ledger *ledger_open(const char *path)
+{
+	struct ledger *ledger = ledger_join(path);
+
+	if (ledger && somebody_lives(ledger))
+		return ledger;
 	ledger_close(ledger, false);
 	unlink(path);
 	return NULL;
@@ -191,6 +204,11 @@ struct ledger_pool *ledger_pool(struct ledger *ledger)
 uint32_t *ledger_owners(struct ledger *ledger, unsigned int nid)
 {
 	return ledger->owners[nid];
+}
+
+uint32_t *ledger_places(struct ledger *ledger, unsigned int nid)
+{
+	return ledger->places[nid];
 }
 
 uint8_t *ledger_present(struct ledger *ledger, unsigned int nid)

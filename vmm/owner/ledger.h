@@ -18,10 +18,23 @@
 #include "framevisor/error.h"
 #include "framevisor/owner_protocol.h"
 
+/* In the run directory. */
+#define LEDGER_FILE "pool.ledger"
+
 #define LEDGER_CLIENTS_MAX 1000
 
 /* What a client's last request may have moved without the client knowing it. */
 enum ledger_in_flight { LEDGER_NONE, LEDGER_GRANT, LEDGER_RETURN };
+
+/*
+ * Of a VM whose keeper checks what it maps: see owner/map_check.h. The keeper writes it.
+ */
+struct ledger_maps {
+	uint32_t checked; /* from here on nothing of the pool is mapped but through the keeper */
+	uint32_t busy;    /* run is being mapped; it may be that it is by now */
+	struct frame_run run;
+	uint64_t window, views, end; /* addresses: of what the guest has, of views, and their end */
+};
 
 struct ledger_client {
 	uint32_t id; /* 0: not used. Written last, cleared first. */
@@ -36,6 +49,7 @@ struct ledger_client {
 	uint32_t in_flight; /* enum ledger_in_flight */
 	uint32_t nr_runs;   /* of a RETURN */
 	struct frame_run runs[OWNER_RUNS_MAX];
+	struct ledger_maps maps;
 };
 
 struct ledger_node {
@@ -61,6 +75,9 @@ struct ledger;
 /* Opens the ledger of an owner that died, if there is one and a client of it lives. Returns NULL,
  * quietly, if not; what is of no use is removed. */
 struct ledger *ledger_open(const char *path);
+/* The ledger of an owner that runs, for a keeper. NULL: there is none that this process may write,
+ * or of another layout. */
+struct ledger *ledger_join(const char *path);
 /* A new one, in place of any other. NULL with err set: the owner can work without. */
 struct ledger *ledger_create(const char *path, const struct ledger_pool *pool, struct error *err);
 /* Unmaps it; the file stays, or goes. NULL is ignored. */
@@ -69,6 +86,9 @@ void ledger_close(struct ledger *ledger, bool remove);
 struct ledger_pool *ledger_pool(struct ledger *ledger);
 uint32_t *ledger_owners(struct ledger *ledger, unsigned int nid); /* per frame: who holds it */
 uint8_t *ledger_present(struct ledger *ledger, unsigned int nid); /* per frame: is it there */
+/* Per frame: where in its holder's window it was mapped last, in frames, plus 1. A keeper's to
+ * write. */
+uint32_t *ledger_places(struct ledger *ledger, unsigned int nid);
 
 /* The i-th of LEDGER_CLIENTS_MAX entries. */
 struct ledger_client *ledger_client(struct ledger *ledger, unsigned int i);

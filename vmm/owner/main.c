@@ -136,7 +136,7 @@ static int prepare_paths(struct owner *owner, struct error *err)
 	if (ret == 0)
 		ret = rundir_join(owner->record_path, "pool.hugepages", err);
 	if (ret == 0)
-		ret = rundir_join(owner->ledger_path, "pool.ledger", err);
+		ret = rundir_join(owner->ledger_path, LEDGER_FILE, err);
 	return ret;
 }
 

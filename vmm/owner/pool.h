@@ -214,6 +214,11 @@ uint64_t pool_take(struct pool *pool, const struct pool_want *want, struct frame
 /* Takes frames back from client id. All or nothing: -EPERM if it does not hold one of them, or
  * names one twice. The runs lie within the nodes' spans. */
 int pool_give(struct pool *pool, uint32_t id, const struct frame_run *runs, unsigned int nr_runs);
+/* The same when the client still has to show that it maps none of them (NULL: it has not). -EPERM
+ * or -EBUSY, see map_check.h: it keeps them. */
+struct map_check;
+int pool_give_checked(struct pool *pool, uint32_t id, const struct frame_run *runs,
+		      unsigned int nr_runs, struct map_check *check);
 
 /* Takes back whatever client id holds; its process is gone. Returns the number of frames. */
 uint64_t pool_take_back(struct pool *pool, uint32_t id);

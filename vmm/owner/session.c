@@ -14,6 +14,7 @@ void session_init(struct session *session, struct pool *pool, uint32_t id)
 	memset(session, 0, sizeof(*session));
 	session->pool = pool;
 	session->id = id;
+	session->maps.maps_fd = MAP_CHECK_CLOSED;
 	session->limits.nr_nodes = pool_nr_nodes(pool);
 	for (unsigned int nid = 0; nid < session->limits.nr_nodes; nid++)
 		session->limits.spanned[nid] = pool_spanned(pool, nid);
@@ -389,10 +390,10 @@ static enum session_result handle_return(struct session *session, const struct o
 	session_begin_reply(reply, OWNER_RETURNED, sizeof(*msg));
 	session_in_flight(session, LEDGER_RETURN, runs);
 	if (runs->nr_frames <= session->held)
-		ret = pool_give(session->pool, session->id, runs->runs, runs->nr_runs);
+		ret = session_give(session, runs->runs, runs->nr_runs);
 	if (ret < 0) {
 		msg->header.status = ret;
-		*why = "RETURN of a frame that it does not hold";
+		*why = "RETURN of a frame that it does not hold, or still maps";
 		session->state = SESSION_ENDED;
 		return SESSION_REPLY_AND_CUT;
 	}

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "vmm/owner/ledger.h"
+#include "vmm/owner/map_check.h"
 #include "vmm/owner/packet.h"
 #include "vmm/owner/pool.h"
 
@@ -47,6 +48,7 @@ struct session {
 	bool declaring, declared_all;
 	uint8_t *declared[OWNER_NODES_MAX]; /* per frame, while declaring */
 	struct ledger_client *entry;        /* in the pool's ledger; NULL: none */
+	struct map_check maps;              /* whether it unmaps what it returns */
 	bool committed; /* ram_frames are promised to it: from WELCOME to session_release() */
 	uint64_t held;
 	uint64_t nr_granted, nr_returned; /* frames, since the start */
@@ -89,6 +91,8 @@ void session_begin_reply(struct session_reply *reply, enum owner_message_type ty
 void session_begin_welcome(struct session *session, struct session_reply *reply); /* no fds */
 uint64_t session_unclaimed(const struct session *session); /* guaranteed, and not held yet */
 uint64_t session_owed(const struct session *session, unsigned int nid);
+/* pool_give_checked(). */
+int session_give(struct session *session, const struct frame_run *runs, unsigned int nr_runs);
 void session_count_returned(struct session *session, const struct frame_run *runs,
 			    unsigned int nr_runs);
 

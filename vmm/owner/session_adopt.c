@@ -85,6 +85,13 @@ void session_adopt(struct session *session, struct pool *pool, struct ledger_cli
 	pool_claim(pool, 0, session_unclaimed(session));
 }
 
+int session_give(struct session *session, const struct frame_run *runs, unsigned int nr_runs)
+{
+	session->maps.ledger = pool_ledger(session->pool);
+	session->maps.client = session->entry;
+	return pool_give_checked(session->pool, session->id, runs, nr_runs, &session->maps);
+}
+
 static void end_declaration(struct session *session)
 {
 	for (unsigned int nid = 0; nid < OWNER_NODES_MAX; nid++) {
@@ -148,7 +155,7 @@ static bool give_undeclared(void *opaque, const struct frame_run *run)
 			give = entry->runs[r].node == run->node && i >= entry->runs[r].first &&
 			       i - entry->runs[r].first < entry->runs[r].nr;
 		one.first = i;
-		if (give && pool_give(session->pool, session->id, &one, 1) == 0)
+		if (give && session_give(session, &one, 1) == 0)
 			session_count_returned(session, &one, 1);
 	}
 	return true;
@@ -184,6 +191,7 @@ enum session_result session_declare(struct session *session, const struct owner_
 void session_forget(struct session *session, bool ended)
 {
 	end_declaration(session);
+	map_check_close(&session->maps);
 	if (session->entry && ended)
 		__atomic_store_n(&session->entry->id, 0, __ATOMIC_RELEASE);
 	session->entry = NULL;

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <jansson.h>
 
@@ -59,9 +60,48 @@ static int guard_files(const struct sandbox_config *config, struct seccomp_confi
 	return 0;
 }
 
+/* Whether the keeper can decide over mappings. It looks at this process before that has another
+ * user. */
+static bool ask_keeper(const struct sandbox_config *config, struct seccomp_config *seccomp)
+{
+	const struct vm_memory_span *span = &config->span;
+	const struct map_guard_config guard = {
+		.pid = getpid(),
+		.guarded = seccomp->guarded,
+		.nr_pool = seccomp->nr_pool,
+		.window = span->window,
+		.views = span->views,
+		.end = span->end,
+	};
+	struct error err = { 0 };
+
+	if (!config->keeper || config->keeper->fd < 0)
+		return false;
+	if (keeper_can_guard(config->keeper, &guard, &err) < 0) {
+		log_info("nobody checks which frames of the pool this VM maps: %s", err.message);
+		return false;
+	}
+	seccomp->guard = span->guard;
+	seccomp->end = span->end;
+	return true;
+}
+
+static int hand_over_mappings(const struct sandbox_config *config,
+			      const struct seccomp_config *seccomp, struct error *err)
+{
+	int listener = seccomp_listen(seccomp, err), ret;
+
+	if (listener < 0)
+		return listener;
+	ret = keeper_guard(config->keeper, listener, err);
+	close(listener);
+	return ret;
+}
+
 int sandbox_enter(const struct sandbox_config *config, struct error *err)
 {
-	struct seccomp_config seccomp;
+	struct seccomp_config seccomp = { 0 };
+	bool guarded = false;
 	int ret;
 
 	if (config->mode == SANDBOX_OFF) {
@@ -73,7 +113,11 @@ int sandbox_enter(const struct sandbox_config *config, struct error *err)
 		log_debug("no mount namespace of its own: this user may not have one");
 	ret = guard_files(config, &seccomp, err);
 	if (ret == 0)
+		guarded = ask_keeper(config, &seccomp);
+	if (ret == 0)
 		ret = privileges_drop(config->own_mounts, err);
+	if (ret == 0 && guarded)
+		ret = hand_over_mappings(config, &seccomp, err);
 	if (ret == 0)
 		ret = seccomp_install(&seccomp, err);
 	return ret;

@@ -12,6 +12,7 @@
 #include "framevisor/error.h"
 #include "framevisor/owner_client.h"
 #include "framevisor/vm_memory.h"
+#include "vmm/sandbox/keeper.h"
 
 enum sandbox_mode {
 	SANDBOX_ON,
@@ -30,6 +31,10 @@ struct sandbox_config {
 	bool own_mounts; /* as sandbox_prepare() said */
 	struct owner_client *client;
 	struct vm_memory *memory; /* may be NULL: no window */
+	/* Decides what is mapped of the pool, and only here. NULL, or one that cannot: any frame of
+	 * the pool may be mapped. */
+	const struct keeper *keeper;
+	struct vm_memory_span span;
 };
 
 /* Shuts the process in. On failure it must end: it may be half way. */

@@ -344,7 +344,7 @@ int seccomp_install(const struct seccomp_config *config, struct error *err)
 
 	if (ret < 0)
 		return ret;
-	ret = seccomp_check_lengths(err);
+	ret = seccomp_check_lengths(config, err);
 	if (ret < 0)
 		return ret;
 	ctx = seccomp_init(SCMP_ACT_TRAP);
