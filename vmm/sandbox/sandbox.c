@@ -3,6 +3,7 @@
 #include "vmm/sandbox/sandbox.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -27,7 +28,12 @@ enum sandbox_mode sandbox_default(void)
 
 bool sandbox_prepare(enum sandbox_mode mode)
 {
-	return mode != SANDBOX_OFF && privileges_own_mounts();
+	if (mode == SANDBOX_OFF)
+		return false;
+	/* Heaps of other threads than the first are made smaller by what /proc says of overcommit,
+	 * which cannot be opened by then. One for all is smaller, and busy enough for a VM. */
+	mallopt(M_ARENA_MAX, 1);
+	return privileges_own_mounts();
 }
 
 /*
