@@ -152,19 +152,28 @@ static uint32_t plan_back(struct virtio_balloon *balloon, uint32_t index, uint32
 	return nr;
 }
 
+static int back_run(struct virtio_balloon *balloon, uint32_t first, uint32_t nr)
+{
+	const struct guest_memory *mem = balloon->dev.host->mem;
+	const struct guest_frame_ops *ops = mem->frame_ops;
+	uint64_t left, gpa = frame_gpa(balloon, first, &left);
+
+	if (ops->promise && ops->promise(mem->frame_opaque, gpa, nr) == 0)
+		return 0;
+	return ops->back(mem->frame_opaque, gpa, nr);
+}
+
 /* Has the frame backed again. Returns 0 or what back() said. */
 static int back_frames(struct virtio_balloon *balloon, uint32_t index)
 {
-	const struct guest_memory *mem = balloon->dev.host->mem;
 	uint32_t first, nr = plan_back(balloon, index, &first);
-	uint64_t left;
-	int ret = mem->frame_ops->back(mem->frame_opaque, frame_gpa(balloon, first, &left), nr);
+	int ret = back_run(balloon, first, nr);
 
 	if (ret < 0 && nr > 1) {
 		first = index;
 		nr = 1;
 		balloon->backed_window = 0;
-		ret = mem->frame_ops->back(mem->frame_opaque, frame_gpa(balloon, first, &left), 1);
+		ret = back_run(balloon, first, 1);
 	}
 	if (ret < 0)
 		return ret;

@@ -53,6 +53,12 @@ struct guest_frame_ops {
 	/* A member below may be NULL: this machine cannot do it. */
 
 	/*
+	 * The same for later: each of these frames will be backed when it is touched, because there
+	 * is plenty of memory now. Returns 0, or -ENOMEM: there is not, so back() has to be called.
+	 */
+	int (*promise)(void *opaque, uint64_t gpa, uint64_t nr_frames);
+
+	/*
 	 * For a memory device. plug() makes nr_frames unplugged frames from gpa on (frame aligned,
 	 * inside one pluggable region) accessible: the pool admits them to the VM (they count
 	 * against its limit, even if they are bound only at first touch), KVM sees them, and

@@ -25,7 +25,7 @@ FRAGMENT = ("sh cd /data && dd if=/dev/urandom of=/tmp/r bs=32k count=1 2>/dev/n
 VERIFY = "sh cd /data/d && [ \"$(cat * | md5sum)\" = \"$(cat /tmp/sum)\" ]"
 # What a background thread still has to do for an operation (zeroing) counts as part of it.
 SETTLE_S = 1.0
-POLL_S = 0.01
+POLL_S = 0.05
 
 
 def qemu(options, directory, guest):

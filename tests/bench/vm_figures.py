@@ -4,7 +4,6 @@
 host, beside what it measures. See tests/bench/run.
 
   vm_figures.py start NAME     time to the guest's first serial byte, private memory of the process
-  vm_figures.py balloon NAME   hugepages that the process holds before and after ballooning
 """
 import argparse
 import json
@@ -38,8 +37,7 @@ def command_for(options, directory):
                 "--initrd", options.initrd, "--hugepages=require", "--append"]
     if options.name == "qemu-microvm":
         return [*qemu_command(options, directory, "microvm,pit=off,pic=off,rtc=on,isa-serial=on"), "-append"]
-    balloon = "virtio-balloon-pci" + (",free-page-reporting=on" if options.name == "qemu-pc-reporting" else "")
-    return [*qemu_command(options, directory, "pc"), "-device", balloon, "-append"]
+    return [*qemu_command(options, directory, "pc"), "-device", "virtio-balloon-pci", "-append"]
 
 
 def framevisor(directory, *arguments):
@@ -151,38 +149,16 @@ def measure_start(options, directory):
     return {"first-byte-ms": 1000 * first, "private-mib": (clean + dirty) / MIB, "private-dirty-mib": dirty / MIB}
 
 
-def measure_balloon(options, directory):
-    guest = Guest(options, directory, "fv.test=touch:340")
-    guest.wait_for(rb"guest: touch ok")
-    pid, qmp = guest.process.pid, Qmp(guest.qmp_path)
-    before = hugetlb(pid)
-    start = time.monotonic()
-    qmp.command("balloon", value=options.target * MIB)
-    actual = 0
-    while time.monotonic() < start + 90:
-        actual = qmp.command("query-balloon")["actual"]
-        if actual == options.target * MIB:
-            break
-        time.sleep(0.02)
-    elapsed = time.monotonic() - start
-    time.sleep(1)  # what is still on its way
-    after = hugetlb(pid)
-    guest.end()
-    return {"held-before-mib": before / MIB, "held-after-mib": after / MIB, "actual-mib": actual / MIB, "ms": 1000 * elapsed}
-
-
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["start", "balloon"])
-    parser.add_argument("name", choices=["framevisor", "framevisor-pool", "qemu-microvm", "qemu-pc", "qemu-pc-reporting"])
+    parser.add_argument("what", choices=["start"])
+    parser.add_argument("name", choices=["framevisor", "framevisor-pool", "qemu-microvm", "qemu-pc"])
     parser.add_argument("--kernel", required=True)
     parser.add_argument("--initrd", required=True)
     parser.add_argument("--mem", type=int, required=True)
-    parser.add_argument("--target", type=int, default=256)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fvbench-") as directory:
-        measure = measure_start if options.what == "start" else measure_balloon
-        json.dump(measure(options, directory), sys.stdout)
+        json.dump(measure_start(options, directory), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -107,16 +107,16 @@ static void test_a_round(void **state)
 		parts.balloon.held += MIB(4);
 		expect(&compact, &parts, now, COMPACT_ASK, COMPACT_HOLD);
 	}
-	expect(&compact, &parts, 15900, COMPACT_ASK, COMPACT_HOLD);
-	expect(&compact, &parts, 16000, COMPACT_LET_GO, COMPACT_SETTLE);
+	expect(&compact, &parts, 16900, COMPACT_ASK, COMPACT_HOLD);
+	expect(&compact, &parts, 17000, COMPACT_LET_GO, COMPACT_SETTLE);
 	assert_int_equal(compact.after, bytes_to_frames(parts.balloon.held));
-	expect(&compact, &parts, 16100, COMPACT_LEAVE, COMPACT_SETTLE);
-	expect(&compact, &parts, 16200, COMPACT_LEAVE, COMPACT_OVER);
+	expect(&compact, &parts, 17100, COMPACT_LEAVE, COMPACT_SETTLE);
+	expect(&compact, &parts, 17200, COMPACT_LEAVE, COMPACT_OVER);
 	assert_false(compact_runs(&compact));
 	assert_int_equal(compact.rounds, 1);
 	/* Once for a target, however little it brought. */
 	parts = guest(66);
-	compact_consider(&compact, &parts, 17000);
+	compact_consider(&compact, &parts, 17300);
 	assert_false(compact_runs(&compact));
 	assert_int_equal(compact_restart(&compact), COMPACT_LEAVE);
 	compact_consider(&compact, &parts, 18000);

@@ -76,6 +76,17 @@ static void test_release_and_back(void **state)
 	assert_int_equal(stats.touched_released, 5);
 	assert_int_equal(stats.released, 4);
 
+	/* Promised: nothing is bound for it, and the touch is one like any other. */
+	assert_int_equal(ops->release(f.gm->frame_opaque, frame_gpa(5), 1), 1);
+	assert_int_equal(ops->promise(f.gm->frame_opaque, frame_gpa(5), 1), 0);
+	vm_memory_stats(f.mem, &stats);
+	assert_int_equal(stats.bound, 9);
+	assert_int_equal(stats.released, 4);
+	assert_int_equal(frame_words(&f, 5)[7], 0);
+	vm_memory_stats(f.mem, &stats);
+	assert_int_equal(stats.touched_released, 5);
+	assert_int_equal(ops->promise(f.gm->frame_opaque, HIGH_GPA - FRAME_SIZE, 1), -EINVAL);
+
 	assert_int_equal(ops->back(f.gm->frame_opaque, 0, LOW_FRAMES), 0);
 	assert_int_equal(ops->back(f.gm->frame_opaque, HIGH_GPA, HIGH_FRAMES), 0);
 	vm_memory_stats(f.mem, &stats);
@@ -201,6 +212,7 @@ static void test_pool_empty(void **state)
 	assert_int_equal(hoard.nr_frames, RAM_FRAMES - 1);
 	assert_conserved(&f, &hoard);
 
+	assert_int_equal(f.gm->frame_ops->promise(f.gm->frame_opaque, frame_gpa(4), 1), -ENOMEM);
 	assert_int_equal(f.gm->frame_ops->back(f.gm->frame_opaque, frame_gpa(4), 1), -ENOMEM);
 	assert_int_equal(pthread_create(&thread, NULL, touch_one, &t), 0);
 	sleep_ms(150);

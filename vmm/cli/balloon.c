@@ -10,7 +10,7 @@
 #include "framevisor/frame.h"
 #include "vmm/cli/cli.h"
 
-#define POLL_MS 20
+#define POLL_MS 50
 /* Parts of frames that are worth a line: so much, and this part of what is in the balloon. */
 #define PARTIAL_MIN     (UINT64_C(8) << 20)
 #define PARTIAL_SHARE   10

@@ -360,9 +360,39 @@ static int back(void *opaque, uint64_t gpa, uint64_t nr_frames)
 	return (int)takeaway_each(opaque, gpa, nr_frames, back_range);
 }
 
+/*
+ * Frames that are at hand serve as well when they are touched, and many that a guest takes back it
+ * does not touch for a while, or frees. Where the pool has given all that it was asked for, that is
+ * as sure as for memory that the guest has never touched.
+ */
+static int64_t promise_range(struct vm_memory *mem, uint32_t first, uint32_t nr)
+{
+	struct stock *stock = stock_of(mem, first);
+	bool plenty;
+
+	stock_fill(mem, stock, STOCK_RESERVE + nr, OWNER_GRANT_MAX);
+	pthread_mutex_lock(&mem->lock);
+	plenty = stock->plenty && stock_available(stock, false) >= nr;
+	for (uint32_t n = first; plenty && n < first + nr; n++) {
+		struct guest_frame *frame = &mem->frames[n];
+
+		if (frame->flags & GUEST_FRAME_RELEASED)
+			mem->stats.released--;
+		frame->flags &= (uint16_t)~GUEST_FRAME_RELEASED;
+	}
+	pthread_mutex_unlock(&mem->lock);
+	return plenty ? 0 : -ENOMEM;
+}
+
+static int promise(void *opaque, uint64_t gpa, uint64_t nr_frames)
+{
+	return (int)takeaway_each(opaque, gpa, nr_frames, promise_range);
+}
+
 const struct guest_frame_ops takeaway_frame_ops = {
 	.release = release,
 	.back = back,
+	.promise = promise,
 	.plug = hotplug_plug,
 	.unplug = hotplug_unplug,
 	.watch = hints_watch,
