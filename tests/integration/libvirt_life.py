@@ -146,6 +146,7 @@ class Life:  # pylint: disable=too-many-public-methods
         self.dir, self.stock, self.files = directory, stock, files
         self.uri = f"qemu+unix:///system?socket={directory}/libvirt/libvirt-sock"
         self.events = []
+        self.agreed = False  # about sizes, since the check began
         self.virt = self.connection = self.domain = self.console = None
         # In MiB. The freestanding guest drives only its first memory device.
         self.boot, self.attached = (256, 64) if stock else (64, 0)
@@ -278,6 +279,7 @@ class Life:  # pylint: disable=too-many-public-methods
             return len(current) == len(maximum) == 1 and size_mib in (None, *current)
         wait_until(all_agree, lambda: f"all say the same{f', {size_mib} MiB' if size_mib else ''}: {sizes()}")
         self.balanced()
+        self.agreed = True
 
     def balanced(self):
         shell(f"{self.dir}/bin/framevisor pool check")
@@ -291,8 +293,8 @@ class Life:  # pylint: disable=too-many-public-methods
         wait_until(lambda: same()[0], lambda: f"pool and VM count the same frames: {same()[1]}")
 
     def nothing_is_lost(self):
-        """After every check: whoever is asked about sizes gives the same answer."""
-        if self.connection is not None and self.connection.isAlive() and self.domain is not None and self.domain.isActive():
+        """After every check that has not ended with it: whoever is asked about sizes gives the same answer."""
+        if not self.agreed and self.connection is not None and self.connection.isAlive() and self.domain is not None and self.domain.isActive():
             self.agree()
 
     # ---- The checks ----
@@ -717,6 +719,7 @@ STOCK = ["start", "virsh_console", "unprivileged", "nodes", "random_numbers", "s
 def attempt(life, name):
     begin = time.monotonic()
     result = {"check": name, "ok": True}
+    life.agreed = False
     try:
         result["detail"] = getattr(life, name)() or ""
         life.nothing_is_lost()
