@@ -31,6 +31,7 @@ ORDINARY = """<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/q
   <name>life</name>
   <maxMemory slots='3' unit='MiB'>{maximum}</maxMemory>
   <memory unit='MiB'>{boot}</memory>
+  <memoryBacking><source type='memfd'/></memoryBacking>
   <vcpu>2</vcpu>
   <numatune><memory mode='strict' nodeset='{hosts}'/><memnode cellid='0' mode='strict' nodeset='{host0}'/>
     <memnode cellid='1' mode='preferred' nodeset='{host1}'/></numatune>
@@ -559,6 +560,10 @@ class Life:  # pylint: disable=too-many-public-methods
         """For the next start, as with QEMU."""
         self.virsh(f"setmem life {self.boot}M --config")
         assert self.domain.info()[2] == self.boot * 1024
+        domain = self.connection.defineXML(self.xml(HUGE))
+        self.virsh(f"setmaxmem huge {2 * self.huge}M --config")
+        assert domain.info()[1] == 2 * self.huge * 1024, domain.info()
+        domain.undefine()
 
     def autostart(self):
         self.domain.setAutostart(1)
