@@ -13,7 +13,7 @@ from product import Here, kernel_versions, linux_files
 def live(place, arguments):
     """Results by name of check, and all that was printed."""
     directory = place.run("mktemp -d /tmp/fvl-XXXX", check=True).out.strip()
-    result = place.run(f"/usr/bin/python3 tests/integration/libvirt_life.py {directory} {arguments}", timeout=1200)
+    result = place.run(f"/usr/bin/python3 tests/integration/libvirt_life.py {directory} {arguments}", timeout=1800)  # with other test hosts beside it
     lines = [json.loads(line) for line in result.out.splitlines() if line.startswith("{")]
     logs = place.run(f"tail -n 15 {directory}/libvirt/log/qemu/*.log {directory}/libvirt/libvirtd.log").out
     place.run(f"rm -rf --one-file-system {shlex.quote(directory)}")
