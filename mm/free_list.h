@@ -30,21 +30,21 @@ static inline void account_freepages(struct zone *zone, int64_t frames, int64_t 
 		zone_stat_add(zone, NR_FREE_HIGHATOMIC, frames);
 }
 
-/* page->nr_zeroed is set. */
-static inline __attribute__((always_inline)) void add_to_free_list(struct mm *mm, struct zone *zone,
-								   struct page *page,
-								   unsigned int order,
-								   enum migratetype mt, bool tail)
+/* page->nr_zeroed is set, and says the kind: inline, so that callers who know it get less code. */
+static inline __attribute__((always_inline)) void link_block(struct mm *mm, struct zone *zone,
+							     struct page *page, unsigned int order,
+							     enum migratetype mt, unsigned int kind,
+							     bool tail)
 {
 	struct free_area *area = &zone->free_area[order];
 	unsigned int frames = order_frames(order);
-	unsigned int kind = page->nr_zeroed ? FREE_ZEROED : FREE_DIRTY;
+	unsigned int zeroed = kind == FREE_ZEROED ? page->nr_zeroed : 0;
 
 	page_set_flags(page, (page_flags(page) & PAGE_IDENTITY) | PAGE_FLAG(buddy) |
 				     PAGE_ORDER(order) | PAGE_MT(mt));
 	/* Mixed blocks in front of all-zero ones: they are what both kinds of requests break. */
 	if (kind == FREE_ZEROED)
-		tail = page->nr_zeroed == frames;
+		tail = zeroed == frames;
 	if (tail)
 		list_add_tail(&page->lru, &area->free_list[mt][kind]);
 	else
@@ -55,17 +55,17 @@ static inline __attribute__((always_inline)) void add_to_free_list(struct mm *mm
 			update_large_orders(mm, zone);
 	}
 	__atomic_store_n(&area->nr[mt], area->nr[mt] + 1, __ATOMIC_RELAXED);
-	account_freepages(zone, frames, page->nr_zeroed, mt);
+	account_freepages(zone, frames, zeroed, mt);
 }
 
-/* The page keeps its order and list type in its flags, but is no buddy any more. */
-static inline __attribute__((always_inline)) void del_from_free_list(struct zone *zone,
-								     struct page *page)
+/* Off its list; the flags are still those of a free block. */
+static inline __attribute__((always_inline)) void unlink_block(struct zone *zone, struct page *page,
+							       unsigned int order,
+							       enum migratetype mt,
+							       unsigned int kind)
 {
-	unsigned int order = page_order(page);
-	enum migratetype mt = page_list_migratetype(page);
 	struct free_area *area = &zone->free_area[order];
-	unsigned int kind = page->nr_zeroed ? FREE_ZEROED : FREE_DIRTY;
+	unsigned int zeroed = kind == FREE_ZEROED ? page->nr_zeroed : 0;
 
 	list_del(&page->lru);
 	if (unlikely(list_empty(&area->free_list[mt][kind]))) {
@@ -74,25 +74,24 @@ static inline __attribute__((always_inline)) void del_from_free_list(struct zone
 			update_large_orders(zone->mm, zone);
 	}
 	__atomic_store_n(&area->nr[mt], area->nr[mt] - 1, __ATOMIC_RELAXED);
-	page_set_flags(page, page_flags(page) & ~PAGE_FLAG(buddy));
-	account_freepages(zone, -(int64_t)order_frames(order), -(int64_t)page->nr_zeroed, mt);
+	account_freepages(zone, -(int64_t)order_frames(order), -(int64_t)zeroed, mt);
 }
 
-/* A block of exactly this order, kind and type, off its list; NULL if there is none. */
-static inline struct page *take_exact(struct zone *zone, unsigned int order, enum migratetype mt,
-				      bool want_zeroed)
+static inline __attribute__((always_inline)) void add_to_free_list(struct mm *mm, struct zone *zone,
+								   struct page *page,
+								   unsigned int order,
+								   enum migratetype mt, bool tail)
 {
-	unsigned int kind = want_zeroed ? FREE_ZEROED : FREE_DIRTY;
-	struct list_head *list = &zone->free_area[order].free_list[mt][kind];
-	struct page *page;
+	link_block(mm, zone, page, order, mt, page->nr_zeroed ? FREE_ZEROED : FREE_DIRTY, tail);
+}
 
-	if (list_empty(list))
-		return NULL;
-	/* All-zero blocks are at the tail. */
-	page = want_zeroed ? list_last_entry(list, struct page, lru)
-			   : list_first_entry(list, struct page, lru);
-	del_from_free_list(zone, page);
-	return page;
+/* The page keeps its order and list type in its flags, but is no buddy any more. */
+static inline __attribute__((always_inline)) void del_from_free_list(struct zone *zone,
+								     struct page *page)
+{
+	unlink_block(zone, page, page_order(page), page_list_migratetype(page),
+		     page->nr_zeroed ? FREE_ZEROED : FREE_DIRTY);
+	page_set_flags(page, page_flags(page) & ~PAGE_FLAG(buddy));
 }
 
 #endif

@@ -89,6 +89,18 @@ static void online_run(struct mm *mm, struct zone *zone, uint64_t pfn, uint64_t 
 	spin_unlock(&zone->lock);
 }
 
+/* Whether some of the frames are there already. A node without frames is not looked at: to read an
+ * array that was never written costs a page fault for every 64 frames, and another when it is. */
+static bool any_present(const struct mm *mm, const pg_data_t *pgdat, uint64_t first, uint64_t nr)
+{
+	const struct page *page = &mm->hot.mem_map[pgdat->node_start_pfn + first];
+
+	for (uint64_t i = 0; pgdat->node_present_pages > 0 && i < nr; i++)
+		if (page_test(page + i, PAGE_FLAG(present)))
+			return true;
+	return false;
+}
+
 static int online(struct mm *mm, unsigned int nid, uint64_t first, uint64_t nr, enum online_as as)
 {
 	pg_data_t *pgdat;
@@ -98,11 +110,9 @@ static int online(struct mm *mm, unsigned int nid, uint64_t first, uint64_t nr, 
 		return -EINVAL;
 	pgdat = mm->node[nid];
 	spin_lock(&mm->hotplug_lock);
-	for (uint64_t idx = first; idx < end; idx++) {
-		if (page_test(&mm->hot.mem_map[pgdat->node_start_pfn + idx], PAGE_FLAG(present))) {
-			spin_unlock(&mm->hotplug_lock);
-			return -EBUSY;
-		}
+	if (any_present(mm, pgdat, first, nr)) {
+		spin_unlock(&mm->hotplug_lock);
+		return -EBUSY;
 	}
 	while (first < end) {
 		enum zone_type type = frame_zone(mm, pgdat, first);

@@ -196,6 +196,14 @@ static struct page *alloc_fast(struct mm *mm, gfp_t gfp, unsigned int order,
 	return page;
 }
 
+/* Nothing else has to be looked at for a block of this order. */
+static inline bool far_above_low(const struct zone *zone, gfp_t gfp, unsigned int order)
+{
+	return zone_page_state(zone, NR_FREE_PAGES) >
+	       wmark_pages(zone, WMARK_LOW) + zone_page_state(zone, NR_FREE_HIGHATOMIC) +
+		       order_frames(order) + zone_read(zone, lowmem_reserve[gfp_zone(gfp)]);
+}
+
 /*
  * A large block from the nearest zone's own lists, when the zone is so far above its low mark that
  * nothing else has to be looked at. NULL: take the usual way.
@@ -206,14 +214,10 @@ static struct page *alloc_large_fast(struct mm *mm, struct zone *zone, gfp_t gfp
 	const bool want_zeroed = (gfp & __GFP_ZERO) != 0;
 	struct page *page;
 
-	if (zone_page_state(zone, NR_FREE_PAGES) <=
-	    wmark_pages(zone, WMARK_LOW) + zone_page_state(zone, NR_FREE_HIGHATOMIC) +
-		    order_frames(order) + zone_read(zone, lowmem_reserve[gfp_zone(gfp)]))
+	if (!far_above_low(zone, gfp, order))
 		return NULL;
 	spin_lock(&zone->lock);
-	page = take_exact(zone, order, mt, want_zeroed);
-	if (unlikely(!page))
-		page = rmqueue_smallest(mm, zone, order, mt, want_zeroed);
+	page = rmqueue_smallest(mm, zone, order, mt, want_zeroed);
 	if (likely(page != NULL))
 		zone_count_alloc(zone, order_frames(order));
 	spin_unlock(&zone->lock);
@@ -230,18 +234,49 @@ static struct zone *first_zone(const struct alloc_context *ac)
 	return at < zonelist->nr && (ac->nodemask >> zone->nid & 1) ? zone : NULL;
 }
 
-/* The same for a request without a node, which the table of the stacks has the zone of. */
+/* What a large block is not taken without further ado for. */
+#define GFP_NOT_PLAIN (__GFP_ZERO | __GFP_THISNODE)
+
+/* A dirty block of exactly this order from the zone's list; NULL: there is none, or its state is
+ * bad (then it was quarantined). rmqueue_smallest() and prep_new_page() with all that is known. */
+static struct page *take_plain(struct mm *mm, struct zone *zone, gfp_t gfp, unsigned int order,
+			       enum migratetype mt)
+{
+	struct list_head *list = &zone->free_area[order].free_list[mt][FREE_DIRTY];
+	uint64_t flags = PAGE_ORDER(order) | PAGE_MT(gfpflags_to_migratetype(gfp));
+	struct page *page;
+
+	spin_lock(&zone->lock);
+	if (list_empty(list)) {
+		spin_unlock(&zone->lock);
+		return NULL;
+	}
+	page = list_first_entry(list, struct page, lru);
+	unlink_block(zone, page, order, mt, FREE_DIRTY);
+	page_set_flags(page, page_flags(page) & ~PAGE_FLAG(buddy));
+	zone_count_alloc(zone, order_frames(order));
+	spin_unlock(&zone->lock);
+	if (unlikely(!page_allocatable(page)))
+		return prep_new_page(mm, page, order, gfp) ? page : NULL;
+	flags |= page_flags(page) & PAGE_IDENTITY;
+	page_set_flags(page, gfp & __GFP_COMP ? flags | PAGE_FLAG(head) : flags);
+	set_page_counts(page, 1);
+	page->private = 0;
+	return page;
+}
+
+/* A large block for a request without a node. The table of the stacks has the nearest zone; and
+ * there are stacks only when no debugging wants to see each allocation. NULL: the usual way. */
 static struct page *alloc_large(struct mm *mm, gfp_t gfp, unsigned int order)
 {
 	enum migratetype mt = gfpflags_to_migratetype(gfp);
-	struct hot_stack *const *slot =
-		&mm->hot_alloc[mm_this_cpu(mm) * HOT_PER_CPU + HOT_SLOT(gfp_zone(gfp), mt)];
-	struct zone *zone = __atomic_load_n(slot, __ATOMIC_RELAXED)->zone;
+	const unsigned long slot = mm_this_cpu(mm) * HOT_PER_CPU + HOT_SLOT(gfp_zone(gfp), mt);
+	struct zone *zone = __atomic_load_n(&mm->hot_alloc[slot], __ATOMIC_RELAXED)->zone;
 
-	if (unlikely(!zone || (gfp & __GFP_THISNODE) ||
-		     __atomic_load_n(&mm->fault.active, __ATOMIC_RELAXED)))
+	if (unlikely(!__atomic_load_n(&mm->hot.hot_cpus_usual, __ATOMIC_RELAXED) || !zone ||
+		     (gfp & GFP_NOT_PLAIN) || !far_above_low(zone, gfp, order)))
 		return NULL;
-	return alloc_large_fast(mm, zone, gfp, order, grouping(mm) ? mt : MIGRATE_MOVABLE);
+	return take_plain(mm, zone, gfp, order, grouping(mm) ? mt : MIGRATE_MOVABLE);
 }
 
 static struct page *alloc_pages_context(struct mm *mm, gfp_t gfp, unsigned int order,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The free path: drop a reference, check the frame, put it into the cache or on the free lists. */
-#include "mm/internal.h"
+#include "mm/free_list.h"
 
 /*
  * Drops one reference. Returns true if it was the last one. The holder of the only reference needs
@@ -100,11 +100,40 @@ void free_pages_any(struct mm *mm, struct page *page, unsigned int order)
 		free_unref(mm, page, order, false);
 }
 
+/*
+ * A large block with one reference, nothing else wrong with it, and no debugging that wants to see
+ * it: what free_pages_any() does, with all that is known. False: that is for free_pages_any().
+ */
+static bool free_large(struct mm *mm, struct page *page, unsigned int order)
+{
+	struct zone *zone;
+
+	/* page_freeable() and the count in one */
+	if (unlikely(!__atomic_load_n(&mm->hot.hot_cpus_usual, __ATOMIC_RELAXED) ||
+		     order > MAX_ORDER || !page_in_map(&mm->hot, page) ||
+		     ((page_flags(page) ^ (PAGE_FLAG(present) | PAGE_ORDER(order))) &
+		      (PAGE_FLAGS_CHECK_AT_FREE | PAGE_ORDER_MASK | PAGE_FLAG(present))) |
+			     (page_counts(page) ^ 1) | (uintptr_t)page->mapping))
+		return false;
+	set_page_counts(page, 0);
+	page->nr_zeroed = 0;
+	zone = page_zone(mm, page);
+	spin_lock(&zone->lock);
+	if (order < MAX_ORDER || !pageblocks_uniform(mm, pageblock_entry(mm, page), order))
+		free_one_page(mm, zone, page, order, 0);
+	else /* there is nothing to be merged with */
+		link_block(mm, zone, page, order, get_pageblock_migratetype(mm, page), FREE_DIRTY,
+			   false);
+	zone_count_free(zone, order_frames(order));
+	spin_unlock(&zone->lock);
+	return true;
+}
+
 void mm_free_pages(struct mm *mm, struct page *page, unsigned int order)
 {
 	if (likely(order == 0))
 		mm_free_page(mm, page);
-	else
+	else if (order <= PCP_MAX_ORDER || !free_large(mm, page, order))
 		free_pages_any(mm, page, order);
 }
 
@@ -216,6 +245,10 @@ void mm_free_pages_bulk(struct mm *mm, struct page **pages, uint64_t nr, bool ze
 			continue;
 		}
 		run = 1;
+		/* Freed twice, maybe in this very call: quarantining finds only what is on the
+		 * lists. */
+		if (page && page_in_map(&mm->hot, page) && unlikely(page_count(page) <= 0))
+			free_runs(&bulk, zeroed);
 		if (page && put_page_testzero(mm, page) && free_pages_prepare(mm, page, 0, zeroed))
 			add_run(&bulk, page, 1, zeroed);
 	}

@@ -61,6 +61,7 @@ size_t mm_metadata_size(const struct mm_config *config);
 /*
  * Builds an instance in metadata (zero-filled, 64-byte aligned, mm_metadata_size() bytes, owned by
  * the caller until after mm_destroy()). No frame is present yet. Returns NULL with errno EINVAL.
+ * Most of what a large pool's set-up costs is the first touch of this memory: MADV_HUGEPAGE helps.
  */
 struct mm *mm_init(const struct mm_config *config, void *metadata, size_t size);
 /* Ends the instance's threads. The memory is the caller's again. */

@@ -2,13 +2,9 @@
 /*
  * The allocator beside its peers, in one run on one machine: medians of rounds taken in turn. What
  * is not installed is left out with a line that says so.
- *
- * rte_mempool is measured by a program of its own beside this one (bench_peer_dpdk.c), because its
- * environment takes over the process; it runs before and after, and the lower figure counts.
+ * (rte_mempool: bench_peer_dpdk.c.)
  */
 #include <dlfcn.h>
-#include <limits.h>
-#include <unistd.h>
 
 #include "framevisor/slab.h"
 #include "tests/bench/bench_mm.h"
@@ -125,44 +121,6 @@ static struct mm *backed_pool(void)
 	return mm;
 }
 
-struct figure {
-	char name[64];
-	double ns;
-};
-
-/* Runs the program beside this one; up to nr lines "name value unit". Returns how many came. */
-static unsigned int run_dpdk(struct figure *figures, unsigned int nr)
-{
-	char path[PATH_MAX], command[PATH_MAX + 2], line[256];
-	ssize_t len = readlink("/proc/self/exe", path, sizeof(path) - sizeof("bench_peer_dpdk"));
-	unsigned int done = 0;
-	FILE *output;
-
-	if (len <= 0)
-		return 0;
-	path[len] = '\0';
-	snprintf(strrchr(path, '/') + 1, sizeof("bench_peer_dpdk"), "bench_peer_dpdk");
-	if (access(path, X_OK))
-		return 0;
-	fflush(stdout);
-	snprintf(command, sizeof(command), "'%s'", path);
-	output = popen(command, "r");
-	while (output && done < nr && fgets(line, sizeof(line), output))
-		done += sscanf(line, "%63s %lf ns", figures[done].name, &figures[done].ns) == 2;
-	if (output)
-		pclose(output);
-	return done;
-}
-
-#define DPDK_FIGURES 3
-
-static void keep_lower(struct figure *figures, unsigned int nr, const struct figure *others)
-{
-	for (unsigned int i = 0; i < nr; i++)
-		if (others[i].ns < figures[i].ns)
-			figures[i].ns = others[i].ns;
-}
-
 static void ratio(const char *name, double ours, double peers)
 {
 	char text[96];
@@ -208,14 +166,8 @@ static unsigned int nothing(void *arg)
 	return 1;
 }
 
-static void print_ratios(const struct bench *b, const struct figure *dpdk, unsigned int nr_dpdk,
-			 bool have_mimalloc, bool have_hugetlb)
+static void print_ratios(const struct bench *b, bool have_mimalloc, bool have_hugetlb)
 {
-	if (nr_dpdk == DPDK_FIGURES) {
-		ratio("order0_pair_to_rte_mempool", b[ORDER0].ns, dpdk[0].ns);
-		ratio("bulk512_singles_to_rte_mempool", b[SINGLES].ns, dpdk[1].ns);
-		ratio("bulk512_calls_to_rte_mempool", b[CALLS].ns, dpdk[2].ns);
-	}
 	if (have_mimalloc) {
 		ratio("kmem_cache_64_to_mimalloc", b[CACHE_64].ns, b[MIMALLOC_64].ns);
 		ratio("order0_pair_to_mimalloc_2M", b[ORDER0].ns, b[MIMALLOC_2M].ns);
@@ -227,8 +179,6 @@ static void print_ratios(const struct bench *b, const struct figure *dpdk, unsig
 
 int main(void)
 {
-	struct figure dpdk[DPDK_FIGURES], again[DPDK_FIGURES];
-	unsigned int nr_dpdk = run_dpdk(dpdk, DPDK_FIGURES);
 	bool have_mimalloc = load_mimalloc(), have_hugetlb;
 	size_t size;
 	struct mm *mm = bench_pool(1, 16 * GIB_FRAMES, 2, &size), *objects = backed_pool();
@@ -258,20 +208,14 @@ int main(void)
 	};
 	bench_run(b, NR_BENCHES);
 	two = bench_two_threads(&b[ORDER0]);
-	if (nr_dpdk == DPDK_FIGURES && run_dpdk(again, DPDK_FIGURES) == DPDK_FIGURES)
-		keep_lower(dpdk, nr_dpdk, again);
 	for (unsigned int i = 0; i < NR_BENCHES; i++)
 		if (b[i].run != nothing)
 			bench_print(b[i].name, b[i].ns, "ns");
 		else
 			printf("# %s: not available on this machine\n", b[i].name);
 	bench_print("framevisor_order0_pair_2threads", two, "ns");
-	for (unsigned int i = 0; i < nr_dpdk; i++)
-		bench_print(dpdk[i].name, dpdk[i].ns, "ns");
-	if (nr_dpdk != DPDK_FIGURES)
-		printf("# rte_mempool_pair: not available on this machine\n");
 	ratio("order0_pair_2threads", two, b[ORDER0].ns);
-	print_ratios(b, dpdk, nr_dpdk, have_mimalloc, have_hugetlb);
+	print_ratios(b, have_mimalloc, have_hugetlb);
 	kmem_cache_exit(objects);
 	mm_destroy(objects);
 	bench_pool_end(mm, mm, size);

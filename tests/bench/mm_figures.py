@@ -95,17 +95,18 @@ class Figures:
 
 # What is to be shown: (what, figure, largest allowed, unit, the peer's figure).
 GOALS = [
-    ("a frame on the CPU's stack, pair", "framevisor_order0_pair", 5, "ns", "rte_mempool_pair"),
+    ("a frame on the CPU's stack, pair", "beside_rte_order0_pair", 5, "ns", "rte_mempool_pair"),
     ("the same beside `rte_mempool`", "ratio_order0_pair_to_rte_mempool", 1, "x", None),
     ("two threads beside one", "ratio_order0_pair_2threads", 1.1, "x", None),
-    ("512 frames one by one, then all back, per pair", "framevisor_bulk512_singles_pair", 20, "ns", "rte_mempool_bulk512_singles_pair"),
-    ("512 frames in one call, back in one, per pair", "framevisor_bulk512_calls_pair", 20, "ns", "rte_mempool_bulk512_calls_pair"),
+    ("512 frames one by one, then all back, per pair", "beside_rte_bulk512_singles_pair", 20, "ns", "rte_mempool_bulk512_singles_pair"),
+    ("512 frames in one call, back in one, per pair", "beside_rte_bulk512_calls_pair", 20, "ns", "rte_mempool_bulk512_calls_pair"),
     ("order 9 (1 GiB), pair", "framevisor_order9_pair", 50, "ns", None),
     ("order 9 in a pool of 4 GiB", "scale_4GiB_order9_pair", 50, "ns", None),
     ("64-byte object, pair", "kmem_cache_64_pair", None, "ns", "mimalloc_64_pair"),
     ("64-byte object beside mimalloc", "ratio_kmem_cache_64_to_mimalloc", 1, "x", None),
     ("`kmalloc(64)`, 512 and back, per pair", "kmalloc_64_batch512", None, "ns", "mimalloc_64_batch512"),
     ("64 nodes, 16 TiB: set-up", "scale_16TiB_setup", 1000, "ms", None),
+    ("first touch of as much memory, which is the floor", "scale_16TiB_first_touch", None, "ms", None),
     ("64 nodes, 16 TiB: metadata", "scale_16TiB_metadata", 64.64, "B/frame", None),
     ("a frame at 16 TiB beside 16 GiB", "ratio_scale_order0_pair_16TiB_to_16GiB", 1.5, "x", None),
     ("order 9 at 16 TiB beside 16 GiB", "ratio_scale_order9_pair_16TiB_to_16GiB", 1.5, "x", None),

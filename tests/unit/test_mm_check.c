@@ -54,6 +54,25 @@ static void test_double_free(void **state)
 	double_free(7);
 }
 
+/* The frame is on no list yet when it comes the second time. */
+static void test_twice_in_one_call(void **state)
+{
+	struct page *pages[10], *bad;
+	struct pool pool;
+
+	(void)state;
+	pool_create_simple(&pool, 256, 1);
+	assert_int_equal(mm_alloc_pages_bulk(pool.mm, GFP_KERNEL, 0, 8, pages), 8);
+	bad = pages[5];
+	pages[8] = bad;
+	pages[9] = mm_alloc_pages(pool.mm, GFP_KERNEL, 0);
+	mm_free_pages_bulk(pool.mm, pages, 10, false);
+	expect_message(&pool, "freed, but not allocated");
+	assert_int_equal(quarantined(&pool), 1);
+	assert_int_equal(pool_free_frames(&pool), 255);
+	expect_never_again(&pool, bad);
+}
+
 static void test_wrong_order(void **state)
 {
 	struct page *page;
@@ -254,11 +273,17 @@ static void test_kernel_names(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_double_free),     cmocka_unit_test(test_wrong_order),
-		cmocka_unit_test(test_tail_of_a_block), cmocka_unit_test(test_still_mapped),
-		cmocka_unit_test(test_foreign_frame),   cmocka_unit_test(test_bad_at_allocation),
-		cmocka_unit_test(test_owner_history),   cmocka_unit_test(test_poison),
-		cmocka_unit_test(test_references),      cmocka_unit_test(test_exact_and_names),
+		cmocka_unit_test(test_double_free),
+		cmocka_unit_test(test_twice_in_one_call),
+		cmocka_unit_test(test_wrong_order),
+		cmocka_unit_test(test_tail_of_a_block),
+		cmocka_unit_test(test_still_mapped),
+		cmocka_unit_test(test_foreign_frame),
+		cmocka_unit_test(test_bad_at_allocation),
+		cmocka_unit_test(test_owner_history),
+		cmocka_unit_test(test_poison),
+		cmocka_unit_test(test_references),
+		cmocka_unit_test(test_exact_and_names),
 		cmocka_unit_test(test_kernel_names),
 	};
 
