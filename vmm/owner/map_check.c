@@ -11,9 +11,11 @@
 #include "framevisor/log.h"
 #include "vmm/owner/procmap.h"
 
-/* One that maps is done within microseconds, unless its keeper does not get to run. */
+/* One that maps is done within microseconds, unless its keeper does not get to run on a busy
+ * machine: 5 s. The VM whose mapping does not get done by then ends, so that it cannot hold up
+ * others twice. */
 #define BUSY_WAIT_US 100
-#define BUSY_WAITS   10000
+#define BUSY_WAITS   50000
 #define CANNOT_ASK   (-2)
 
 static bool overlap(const struct frame_run *a, const struct frame_run *b)
