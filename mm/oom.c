@@ -15,14 +15,6 @@
 /* How long one that could not be killed, or did not give up, is left alone. */
 #define OOM_SKIP_NS UINT64_C(10000000000)
 
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
 static bool adj_valid(int adj)
 {
 	return adj >= OOM_SCORE_ADJ_MIN && adj <= OOM_SCORE_ADJ_MAX;

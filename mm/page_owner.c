@@ -28,14 +28,6 @@ size_t page_owner_size(uint32_t flags, uint64_t nr_pfns)
 	return flags & MM_PAGE_OWNER ? nr_pfns * sizeof(struct page_owner_record) : 0;
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
 /* By whoever owns the frame at that moment, so no lock. */
 void page_owner_record(struct mm *mm, struct page *page, unsigned int order,
 		       enum page_owner_event event)

@@ -5,16 +5,9 @@
  * contestants in turn. Lines are "name value unit".
  */
 #include <dlfcn.h>
-#include <pthread.h>
-#include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <time.h>
 
-#include "framevisor/mm.h"
 #include "framevisor/slab.h"
+#include "tests/bench/bench_mm.h"
 
 #define ROUND   5000
 #define ROUNDS  400
@@ -53,14 +46,6 @@ static struct mm *pool_create(unsigned int nodes)
 		mm_online_pages(mm, nid, 0, FRAMES, true);
 	free(config);
 	return mm;
-}
-
-static double now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (double)ts.tv_sec * 1e9 + (double)ts.tv_nsec;
 }
 
 /* One allocator as the rounds use it. */

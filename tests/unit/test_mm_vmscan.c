@@ -204,7 +204,8 @@ static void test_shrinker(void **state)
 					    .flags = SHRINKER_FS,
 					    .opaque = &cache };
 	assert_int_equal(mm_register_shrinker(pool.mm, &bad), -EINVAL);
-	assert_int_equal(mm_register_shrinker(pool.mm, &cache.shrinker), 0);
+	mm_use(pool.mm);
+	assert_int_equal(register_shrinker(&cache.shrinker), 0);
 	while (cache.nr < 64)
 		cache.pages[cache.nr++] = mm_alloc_pages(pool.mm, GFP_KERNEL, 0);
 	while (mm_alloc_pages(pool.mm, GFP_NOWAIT, 0))
@@ -213,7 +214,7 @@ static void test_shrinker(void **state)
 	assert_int_equal(cache.calls, 0);
 	assert_non_null(mm_alloc_pages(pool.mm, GFP_KERNEL, 0));
 	assert_true(cache.calls > 0 && cache.nr < 64);
-	mm_unregister_shrinker(pool.mm, &cache.shrinker);
+	unregister_shrinker(&cache.shrinker);
 	while (mm_alloc_pages(pool.mm, GFP_NOWAIT, 0))
 		;
 	cache.calls = 0;
