@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The balloon's maps. A guest speaks in pages of 4 KiB, at most 256 of them per message, in any
- * order; a frame can only leave as a whole. So each frame has a map of 512 bits that lives as long
+ * order; a frame can only leave as a whole. So each frame has a map of its pages that lives as long
  * as the device: inflating sets bits, deflating clears them, and what becomes full during one round
  * on the inflate queue is released in runs before the round is acknowledged.
  *
@@ -35,11 +35,19 @@ int balloon_frames_create(struct virtio_balloon *balloon)
 		return -EINVAL;
 	balloon->frames = calloc(balloon->nr_frames, sizeof(*balloon->frames));
 	balloon->full = calloc(balloon->nr_frames, sizeof(*balloon->full));
-	return balloon->frames && balloon->full ? 0 : -ENOMEM;
+	balloon->maps = calloc(balloon->nr_frames, BALLOON_MAP_BYTES);
+	balloon->gathered = calloc(1, BALLOON_MAP_BYTES);
+	if (!balloon->frames || !balloon->full || !balloon->maps || !balloon->gathered)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < balloon->nr_frames; i++)
+		balloon->frames[i].map = balloon->maps + (size_t)i * BALLOON_MAP_WORDS;
+	return 0;
 }
 
 void balloon_frames_destroy(struct virtio_balloon *balloon)
 {
+	free(balloon->gathered);
+	free(balloon->maps);
 	free(balloon->full);
 	free(balloon->frames);
 }
@@ -96,7 +104,13 @@ static void mark_page(struct virtio_balloon *balloon, struct balloon_frame *fram
 
 void balloon_frames_clear(struct virtio_balloon *balloon)
 {
-	memset(balloon->frames, 0, balloon->nr_frames * sizeof(*balloon->frames));
+	for (uint32_t i = 0; i < balloon->nr_frames; i++) {
+		struct balloon_frame *frame = &balloon->frames[i];
+
+		if (frame->nr_set)
+			memset(frame->map, 0, BALLOON_MAP_BYTES);
+		*frame = (struct balloon_frame){ .map = frame->map };
+	}
 	balloon->nr_full = 0;
 	balloon->nr_set = 0;
 	balloon->nr_partial = 0;

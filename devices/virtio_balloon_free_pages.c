@@ -83,9 +83,9 @@ static uint64_t release_frames(struct virtio_balloon *balloon, uint64_t start, u
 /* A frame of which the ranges hold only some pages: complete if the others are in the balloon,
  * whose pages the guest may not use before it told. */
 struct partial {
-	bool valid;   /* there is one */
-	uint64_t gpa; /* of the frame */
-	uint64_t map[BALLOON_MAP_WORDS];
+	bool valid;    /* there is one */
+	uint64_t gpa;  /* of the frame */
+	uint64_t *map; /* balloon->gathered */
 };
 
 static uint64_t partial_finish(struct virtio_balloon *balloon, struct partial *partial,
@@ -115,9 +115,9 @@ static uint64_t partial_add(struct virtio_balloon *balloon, struct partial *part
 
 		partial->valid = true;
 		partial->gpa = gpa;
-		memset(partial->map, 0, sizeof(partial->map));
+		memset(partial->map, 0, BALLOON_MAP_BYTES);
 		if (frame && virtio_has_feature(&balloon->vdev, VIRTIO_BALLOON_F_MUST_TELL_HOST))
-			memcpy(partial->map, frame->map, sizeof(partial->map));
+			memcpy(partial->map, frame->map, BALLOON_MAP_BYTES);
 	}
 	for (; start < end; start += GUEST_PAGE_SIZE) {
 		unsigned int page = (unsigned int)((start - gpa) >> GUEST_PAGE_SHIFT);
@@ -132,7 +132,7 @@ static uint64_t partial_add(struct virtio_balloon *balloon, struct partial *part
 static uint64_t release_chain(struct virtio_balloon *balloon, release_fn release, uint64_t *bytes)
 {
 	unsigned int nr = collect_ranges(balloon);
-	struct partial partial = { .valid = false };
+	struct partial partial = { .map = balloon->gathered };
 	uint64_t released = 0;
 
 	for (unsigned int i = 0; i < nr; i++) {

@@ -14,6 +14,7 @@
 
 #define BALLOON_QUEUE_SIZE 128 /* Linux wants at least 32 for reports, 2 for hints */
 #define BALLOON_MAP_WORDS  (GUEST_PAGES_PER_FRAME / 64)
+#define BALLOON_MAP_BYTES  (BALLOON_MAP_WORDS * sizeof(uint64_t))
 
 /* In the order of the specification's queue numbers. */
 enum balloon_role {
@@ -26,10 +27,10 @@ enum balloon_role {
 };
 
 struct balloon_frame {
-	uint64_t map[BALLOON_MAP_WORDS]; /* bit set: this guest page is in the balloon */
-	uint16_t nr_set;
-	bool queued;   /* in balloon->full */
-	bool released; /* given back, and not backed by us since */
+	uint64_t *map;   /* bit set: this guest page is in the balloon; in balloon->maps */
+	uint32_t nr_set; /* of them */
+	bool queued;     /* in balloon->full */
+	bool released;   /* given back, and not backed by us since */
 };
 
 /* RAM as it was at creation: frames are numbered through all regions. A pluggable region is in it
@@ -81,7 +82,9 @@ struct virtio_balloon {
 	struct balloon_region regions[GUEST_REGIONS_MAX];
 	uint32_t nr_frames;
 	struct balloon_frame *frames;
-	uint32_t *full; /* frames to release, each at most once */
+	uint64_t *maps;     /* BALLOON_MAP_WORDS for each frame, ... */
+	uint64_t *gathered; /* ... and for the frame that free pages are gathered of */
+	uint32_t *full;     /* frames to release, each at most once */
 	uint32_t nr_full;
 	bool gathering;       /* some wait in it for others, and a timer runs */
 	uint64_t nr_set_seen; /* when it ran out last */

@@ -27,14 +27,17 @@
 #ifndef MFD_HUGE_2MB
 #define MFD_HUGE_2MB (21u << 26)
 #endif
+#ifndef MFD_HUGE_1GB
+#define MFD_HUGE_1GB (30u << 26)
+#endif
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
 
 #define MAX_SPAN    (UINT64_C(1) << 25) /* frames: 64 TiB, half of the address space */
 #define MAX_THREADS 16
-/* Frames per step of a thread: progress and cancellation come between steps. */
-#define STEP_FRAMES 32
+/* Bytes per step of a thread, or one frame: progress and cancellation come between steps. */
+#define STEP_BYTES (UINT64_C(64) << 20)
 /* What st_blocks counts, whatever the file's block size. */
 #define STAT_BLOCK 512
 
@@ -98,11 +101,12 @@ static int open_file(struct backing *backing, struct error *err)
 	unsigned int flags = MFD_CLOEXEC;
 
 	if (backing->hugetlb)
-		flags |= MFD_HUGETLB | MFD_HUGE_2MB;
+		flags |=
+			MFD_HUGETLB | (FRAME_SHIFT == FRAME_SHIFT_1G ? MFD_HUGE_1GB : MFD_HUGE_2MB);
 	backing->fd = memfd_create("framevisor-pool", flags);
 	if (backing->fd < 0)
-		return fail(err, errno, "cannot create a %s memory file: %s",
-			    backing->hugetlb ? "2 MiB hugepage" : "plain", strerror(errno));
+		return fail(err, errno, "cannot create a memory file of %s pages: %s",
+			    backing->hugetlb ? frame_size_name() : "ordinary", strerror(errno));
 	return 0;
 }
 
@@ -197,11 +201,16 @@ struct populate {
 	int error;     /* atomic: first errno of any thread */
 };
 
+static uint64_t step_frames(void)
+{
+	return bytes_to_frames(STEP_BYTES) ? bytes_to_frames(STEP_BYTES) : 1;
+}
+
 /* Populates one step. Returns false when there is nothing left to do. */
 static bool populate_step(struct populate *job)
 {
-	uint64_t first = __atomic_fetch_add(&job->next, STEP_FRAMES, __ATOMIC_RELAXED);
-	uint64_t nr = STEP_FRAMES;
+	uint64_t nr = step_frames();
+	uint64_t first = __atomic_fetch_add(&job->next, nr, __ATOMIC_RELAXED);
 	int none = 0;
 
 	if (first >= job->nr || __atomic_load_n(&job->error, __ATOMIC_RELAXED))
@@ -233,7 +242,7 @@ static int populate_parallel(struct populate *job, backing_progress_fn progress,
 	bool go_on = true;
 
 	while (nr_threads + 1 < (cpus > 0 ? cpus : 1) && nr_threads < MAX_THREADS &&
-	       nr_threads + UINT64_C(1) < job->nr / STEP_FRAMES) {
+	       nr_threads + UINT64_C(1) < job->nr / step_frames()) {
 		if (pthread_create(&threads[nr_threads], NULL, populate_thread, job))
 			break;
 		nr_threads++;
@@ -364,19 +373,19 @@ static int populate_failed(const struct backing *backing, uint64_t nr, int errnu
 	if (errnum == EFAULT || errnum == ENOMEM || errnum == EHWPOISON) {
 		if (backing->hugetlb)
 			return fail(err, ENOMEM,
-				    "the host has fewer than %llu free 2 MiB hugepages%s (%llu "
-				    "free): reserve more in /proc/sys/vm/nr_hugepages",
-				    (unsigned long long)nr,
+				    "the host has fewer than %llu free hugepages of %s%s (%llu "
+				    "free): reserve more in /sys/kernel/mm/hugepages",
+				    (unsigned long long)nr, frame_size_name(),
 				    backing->host_node >= 0 ? " on this node" : "",
 				    (unsigned long long)backing_host_free_hugepages(
 					    backing->host_node));
-		return fail(err, ENOMEM, "the host has not enough memory for %llu frames of 2 MiB",
-			    (unsigned long long)nr);
+		return fail(err, ENOMEM, "the host has not enough memory for %llu frames of %s",
+			    (unsigned long long)nr, frame_size_name());
 	}
 	if (errnum == ECANCELED)
 		return fail(err, ECANCELED, "cancelled");
-	return fail(err, errnum, "cannot set up %llu frames of 2 MiB: %s", (unsigned long long)nr,
-		    strerror(errnum));
+	return fail(err, errnum, "cannot set up %llu frames of %s: %s", (unsigned long long)nr,
+		    frame_size_name(), strerror(errnum));
 }
 
 int backing_populate(struct backing *backing, uint64_t first, uint64_t nr,
@@ -452,6 +461,9 @@ uint64_t backing_host_frames(const struct backing *backing)
 #define PAGEMAP_PRESENT (UINT64_C(1) << 63)
 #define PAGEMAP_PFN     ((UINT64_C(1) << 55) - 1)
 
+/* What makes a transparent hugepage. Frames of 1 GiB are hugetlb pages, whose first entry tells. */
+#define THP_PAGES (1u << (FRAME_SHIFT_2M - GUEST_PAGE_SHIFT))
+
 static uint64_t hugepage_phys(const uint64_t *entries, bool hugetlb)
 {
 	uint64_t pfn = entries[0] & PAGEMAP_PFN;
@@ -459,7 +471,7 @@ static uint64_t hugepage_phys(const uint64_t *entries, bool hugetlb)
 	if (!(entries[0] & PAGEMAP_PRESENT) || pfn % GUEST_PAGES_PER_FRAME)
 		return 0;
 	/* Ordinary memory: only a transparent hugepage is one physical frame. */
-	for (unsigned int i = 1; !hugetlb && i < GUEST_PAGES_PER_FRAME; i++)
+	for (unsigned int i = 1; !hugetlb && i < THP_PAGES; i++)
 		if ((entries[i] & PAGEMAP_PFN) != pfn + i)
 			return 0;
 	return pfn / GUEST_PAGES_PER_FRAME;
@@ -467,7 +479,7 @@ static uint64_t hugepage_phys(const uint64_t *entries, bool hugetlb)
 
 int backing_phys_pfns(const struct backing *backing, uint64_t first, uint64_t nr, uint64_t *pfns)
 {
-	uint64_t entries[GUEST_PAGES_PER_FRAME];
+	uint64_t entries[THP_PAGES];
 	bool told = false;
 	int ret = 0;
 	int fd;
@@ -502,13 +514,12 @@ uint64_t backing_host_free_hugepages(int host_node)
 	FILE *file;
 
 	if (host_node < 0)
-		snprintf(path, sizeof(path),
-			 "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
+		snprintf(path, sizeof(path), "/sys/kernel/mm/hugepages/hugepages-%llukB/%s",
+			 (unsigned long long)FRAME_SIZE >> 10, "free_hugepages");
 	else
 		snprintf(path, sizeof(path),
-			 "/sys/devices/system/node/node%d/hugepages/hugepages-2048kB/"
-			 "free_hugepages",
-			 host_node);
+			 "/sys/devices/system/node/node%d/hugepages/hugepages-%llukB/%s", host_node,
+			 (unsigned long long)FRAME_SIZE >> 10, "free_hugepages");
 	file = fopen(path, "re");
 	if (!file)
 		return 0;

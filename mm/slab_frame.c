@@ -332,7 +332,7 @@ struct slab_state *slab_state_get(struct mm *mm)
 
 	if (likely(state != NULL))
 		return state;
-	int err = state_set_up(mm);
+	int err = FRAME_SHIFT == FRAME_SHIFT_2M ? state_set_up(mm) : -EOPNOTSUPP;
 
 	if (err) {
 		errno = -err;

@@ -30,7 +30,7 @@
 
 #define SLAB_BLOCK_SHIFT 15
 #define SLAB_BLOCK_SIZE  (1u << SLAB_BLOCK_SHIFT)
-#define SLAB_NR_BLOCKS   ((unsigned int)(FRAME_SIZE >> SLAB_BLOCK_SHIFT))
+#define SLAB_NR_BLOCKS   (1u << (FRAME_SHIFT_2M - SLAB_BLOCK_SHIFT))
 _Static_assert(SLAB_NR_BLOCKS == 64, "free blocks of a frame are one 64-bit word");
 
 /* Objects up to this size may use the first block of a frame, whose start is the header. */

@@ -65,7 +65,7 @@ static void setup_zone_wmarks(struct mm *mm, struct zone *zone, uint64_t pages_m
 
 	if (managed * mm->settings.watermark_scale_factor / 10000 > gap)
 		gap = managed * mm->settings.watermark_scale_factor / 10000;
-	if (gap == 0 && managed)
+	if (gap == 0 && managed && FRAME_SHIFT == FRAME_SHIFT_2M)
 		gap = 1;
 	set_mark(zone, WMARK_MIN, lowmem_zone(zone) ? share : managed != 0);
 	set_mark(zone, WMARK_LOW, zone->_watermark[WMARK_MIN] + gap);
@@ -120,7 +120,10 @@ void setup_per_zone_wmarks(struct mm *mm)
 	struct zone *zone;
 
 	calculate_min_free_kbytes(mm);
-	pages_min = bytes_to_frames_up(mm->settings.min_free_kbytes << 10);
+	/* A whole frame of 1 GiB would be far more than was meant to be kept. */
+	pages_min = FRAME_SHIFT == FRAME_SHIFT_2M
+			    ? bytes_to_frames_up(mm->settings.min_free_kbytes << 10)
+			    : bytes_to_frames(mm->settings.min_free_kbytes << 10);
 	for_each_zone (mm, nid, idx, zone)
 		setup_zone_wmarks(mm, zone, pages_min, lowmem);
 	for_each_node (mm, nid)

@@ -17,7 +17,7 @@
 #include "vmm/boot/cpuid.h"
 #include "vmm/mem_devices.h"
 
-#define MEM_MIN       (2 * FRAME_SIZE)    /* 4 MiB: boot structures and a tiny kernel */
+#define MEM_MIN       (UINT64_C(4) << 20) /* 4 MiB: boot structures and a tiny kernel */
 #define MEM_MAX       (UINT64_C(1) << 52) /* x86 has no more physical address bits */
 #define RAM_SLOT_BASE 0
 
@@ -96,14 +96,15 @@ static int check_sizes(const struct vm_config *config, struct error *err)
 				 "memory of %s is too small: a VM needs at least 4 MiB",
 				 size_format(config->mem_bytes, text, sizeof(text)));
 	if (!frame_aligned(config->mem_bytes))
-		return error_set(err, EINVAL,
-				 "memory of %s is not a multiple of 2 MiB, the size of a frame",
-				 size_format(config->mem_bytes, text, sizeof(text)));
+		return error_set(
+			err, EINVAL, "memory of %s is not a multiple of %s, the size of a frame",
+			size_format(config->mem_bytes, text, sizeof(text)), frame_size_name());
 	if (!frame_aligned(config->mem_max) || !frame_aligned(config->mem_target) ||
 	    config->mem_target < config->mem_bytes || config->mem_max < config->mem_target)
 		return error_set(err, EINVAL,
-				 "memory at boot, first size and ceiling must be in steps of 2 MiB "
-				 "and in this order");
+				 "memory at boot, first size and ceiling must be in steps of %s "
+				 "and in this order",
+				 frame_size_name());
 	if (config->mem_max > MEM_MAX)
 		return error_set(err, EINVAL, "memory of %s is more than any machine can have",
 				 size_format(config->mem_max, text, sizeof(text)));

@@ -25,10 +25,11 @@ static int check_device(const struct vm *vm, const struct vm_mem_device *device,
 {
 	uint64_t block = block_size(device);
 
-	if (block > LAYOUT_HOTPLUG_UNIT)
+	if (block < FRAME_SIZE || block > VM_MEMORY_SLOT_SIZE)
 		return error_set(err, EINVAL,
-				 "memory device '%s': its blocks may be of 128 MiB at most",
-				 device->id);
+				 "memory device '%s': its blocks may be of %s to %llu MiB",
+				 device->id, frame_size_name(),
+				 (unsigned long long)VM_MEMORY_SLOT_SIZE >> 20);
 	if (device->node >= vm->nr_nodes)
 		return error_set(err, EINVAL, "memory device '%s': there is no node %u", device->id,
 				 device->node);

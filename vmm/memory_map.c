@@ -149,14 +149,14 @@ static int check_node(const struct vm_numa_node *node, unsigned int i, struct er
 	size_format(node->max, max, sizeof(max));
 	if (!frame_aligned(node->mem) || !frame_aligned(node->max))
 		return error_set(err, EINVAL,
-				 "node %u: memory of %s, at most %s, is not in steps of 2 MiB", i,
-				 mem, max);
+				 "node %u: memory of %s, at most %s, is not in steps of %s", i, mem,
+				 max, frame_size_name());
 	if (node->max < node->mem)
 		return error_set(err, EINVAL, "node %u: at most %s is less than its memory, %s", i,
 				 max, mem);
 	if (!node->max)
 		return error_set(err, EINVAL, "node %u has no memory", i);
-	if (i == 0 && node->mem < 2 * FRAME_SIZE)
+	if (i == 0 && node->mem < (UINT64_C(4) << 20))
 		return error_set(err, EINVAL,
 				 "node 0 needs at least 4 MiB at boot: the kernel starts "
 				 "there");

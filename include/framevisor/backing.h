@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The host memory behind one node's frames: a hugetlb memfd, or an ordinary one where there are no
- * hugepages (with transparent hugepages where the host gives them to shared memory).
+ * hugepages of 2 MiB (with transparent hugepages where the host gives them to shared memory).
  *
  * Address space for all frames that the node may ever have is reserved at once; the file grows, is
  * mapped there, bound to the host node and filled part by part. A policy belongs to a mapping, not
@@ -25,7 +25,7 @@ struct backing;
  * host_node: memory policy of all parts, -1 for none. Errors, also told in err (which may be NULL):
  *   -EINVAL  spanned is 0 or too large for an address space
  *   -ENOMEM  no address space
- *   -ENOSYS, -EPERM, -ENOENT, ...  the host has no memfd or no 2 MiB hugetlb pages
+ *   -ENOSYS, -EPERM, -ENOENT, ...  the host has no memfd or no hugetlb pages of this size
  */
 int backing_create(int host_node, uint64_t spanned_frames, bool hugetlb, struct backing **result,
 		   struct error *err);
@@ -71,14 +71,15 @@ uint64_t backing_populated(const struct backing *backing); /* frames */
 uint64_t backing_host_frames(const struct backing *backing);
 
 /*
- * Host physical frame numbers (physical address / 2 MiB) of frames [first, first + nr), 0 where not
- * known. Returns 0, or a negative errno when the host does not tell (no CAP_SYS_ADMIN: -EPERM;
- * ordinary memory whose frames are not one hugepage gives 0 for those frames). The numbers may
- * change when the host kernel migrates a page.
+ * Host physical frame numbers (physical address / FRAME_SIZE) of frames [first, first + nr), 0
+ * where not known. Returns 0, or a negative errno when the host does not tell (no CAP_SYS_ADMIN:
+ * -EPERM; ordinary memory whose frames are not one hugepage gives 0 for those frames). The numbers
+ * may change when the host kernel migrates a page.
  */
 int backing_phys_pfns(const struct backing *backing, uint64_t first, uint64_t nr, uint64_t *pfns);
 
-/* Hugepages of 2 MiB the host has free on host_node (-1: in all), from sysfs; 0 if unknown. */
+/* Hugepages of a frame's size that the host has free on host_node (-1: in all), from sysfs; 0 if
+ * unknown. */
 uint64_t backing_host_free_hugepages(int host_node);
 
 #endif

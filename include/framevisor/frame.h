@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The unit of everything: a frame is one host hugepage of 2 MiB, order 0 of the allocator.
+ * The unit of everything: a frame is one host hugepage, order 0 of the allocator. It has 2 MiB, or
+ * 1 GiB in a process whose pool is made of such pages: a hugepage can only be mapped as a whole, so
+ * whatever is smaller than one cannot be handed out.
  *
  * Three units are in use and never mixed: bytes (uint64_t, "size", "len", "gpa", "offset"), frames
  * (uint64_t, "nr_frames", "pfn" for a frame's number in its pool) and the 4 KiB guest pages in
@@ -13,9 +15,29 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define FRAME_SHIFT 21
+#define FRAME_SHIFT_2M 21
+#define FRAME_SHIFT_1G 30
+#define FRAME_SIZE_2M  (UINT64_C(1) << FRAME_SHIFT_2M) /* where a constant is needed */
+
+/* Constant from before the first use on; frame_use_shift() sets it. 2 MiB unless that was called.
+ */
+extern unsigned int frame_shift;
+
+#define FRAME_SHIFT frame_shift
 #define FRAME_SIZE  (UINT64_C(1) << FRAME_SHIFT)
 #define FRAME_MASK  (~(FRAME_SIZE - 1))
+
+/*
+ * Decides the frame size of this process: FRAME_SHIFT_2M or FRAME_SHIFT_1G. To be called before
+ * anything that has to do with frames exists, and from one thread. Returns 0 or -EINVAL.
+ */
+int frame_use_shift(unsigned int shift);
+
+/* "2 MiB" or "1 GiB": the size of a frame, for messages. */
+static inline const char *frame_size_name(void)
+{
+	return frame_shift == FRAME_SHIFT_1G ? "1 GiB" : "2 MiB";
+}
 
 /* The page of x86 guests and of virtio-balloon (virtio 1.2, 5.5.6: "always 4096 bytes"). */
 #define GUEST_PAGE_SHIFT      12

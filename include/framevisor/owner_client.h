@@ -12,7 +12,9 @@
 #include "framevisor/error.h"
 #include "framevisor/owner_protocol.h"
 
-enum hugepages_mode { HUGEPAGES_AUTO, HUGEPAGES_REQUIRE, HUGEPAGES_NEVER };
+/* The words of --hugepages. GIGANTIC: frames are hugepages of 1 GiB, in the VMM as in the owner
+ * (frame_use_shift()). */
+enum hugepages_mode { HUGEPAGES_AUTO, HUGEPAGES_REQUIRE, HUGEPAGES_NEVER, HUGEPAGES_GIGANTIC };
 
 struct owner_client_config {
 	const char *vm_name;

@@ -88,6 +88,9 @@ struct owner_header {
  * nothing counts. */
 #define OWNER_HELLO_ADOPT 0x2
 
+/* The client counts in frames of 1 GiB; without it, of 2 MiB. They have to be the owner's. */
+#define OWNER_HELLO_FRAMES_1G 0x4
+
 struct owner_hello {
 	struct owner_header header;
 	uint32_t version;

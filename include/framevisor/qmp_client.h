@@ -8,6 +8,7 @@
 #define FRAMEVISOR_QMP_CLIENT_H
 
 #include <jansson.h>
+#include <stdint.h>
 
 #include "framevisor/error.h"
 
@@ -20,6 +21,8 @@ struct qmp_client;
  * now and in every call. Returns NULL with err set (code: ENOENT, ECONNREFUSED, ETIMEDOUT,
  * EPROTO, ...). */
 struct qmp_client *qmp_client_connect(const char *path, int timeout_ms, struct error *err);
+/* What the server said that its frames are of, in bytes; 0: it did not say. */
+uint64_t qmp_client_frame_size(const struct qmp_client *client);
 /* Over a connected socket, which becomes the client's (closed on failure too). */
 struct qmp_client *qmp_client_from_fd(int fd, int timeout_ms, struct error *err);
 void qmp_client_close(struct qmp_client *client);

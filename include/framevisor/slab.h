@@ -57,7 +57,8 @@ typedef uint32_t slab_flags_t;
 #define POISON_END   0xa5 /* last byte of a free object */
 
 /* Largest object of a cache: a frame less one block. */
-#define KMEM_CACHE_MAX_SIZE ((size_t)(FRAME_SIZE - 32768))
+/* Frames of 1 GiB are not cut into objects: there is no slab of them (EOPNOTSUPP). */
+#define KMEM_CACHE_MAX_SIZE ((size_t)(FRAME_SIZE_2M - 32768))
 #define KMEM_CACHE_NAME_MAX 32
 
 struct kmem_cache;

@@ -46,7 +46,7 @@ struct vm_memory_range {
  * block plugged in it until the last one is unplugged: a slot costs 0.1 to 0.2 ms to make, 0.2 to 1
  * ms to remove, and removing one drops every mapping of the guest, so it is not done per block.
  */
-#define VM_MEMORY_SLOT_SIZE (UINT64_C(128) << 20)
+#define VM_MEMORY_SLOT_SIZE (FRAME_SIZE > UINT64_C(128) << 20 ? FRAME_SIZE : UINT64_C(128) << 20)
 
 enum vm_memory_event {
 	/*

@@ -318,7 +318,7 @@ static void set_path(void)
 
 static void open_memory(struct bench *b)
 {
-	static const struct vm_memory_range ranges[] = {
+	const struct vm_memory_range ranges[] = {
 		{ .gpa = 0, .size = BOOT_FRAMES * FRAME_SIZE },
 		{ .gpa = GUEST_HOTPLUG, .size = TOUCHES * FRAME_SIZE },
 	};

@@ -57,7 +57,7 @@ struct test_host {
 	char output[4096];
 	size_t output_len;
 
-	uint64_t plugged[GUEST_PLUGGED_WORDS(HOST_PLUG_FRAMES * FRAME_SIZE)];
+	uint64_t plugged[(HOST_PLUG_FRAMES + 63) / 64];
 	struct virtio_mem_options mem_options;
 	bool present[HOST_ALL_FRAMES];
 	bool untouched[HOST_ALL_FRAMES]; /* since watch(); a test that touches clears it */
@@ -72,7 +72,7 @@ struct test_host {
 static const struct {
 	uint64_t gpa;
 	unsigned int frames;
-} host_regions[] = { { 0, 8 }, { 8 * FRAME_SIZE, 2 }, { HOST_HIGH_RAM, 4 } };
+} host_regions[] = { { 0, 8 }, { 8 * FRAME_SIZE_2M, 2 }, { HOST_HIGH_RAM, 4 } };
 
 static inline unsigned int host_frame(uint64_t gpa)
 {

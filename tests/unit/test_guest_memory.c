@@ -158,7 +158,7 @@ static void test_frame_valid(void **state)
 static void test_pluggable(void **state)
 {
 	struct guest_memory gm = { 0 };
-	uint64_t plugged[GUEST_PLUGGED_WORDS(3 * FRAME_SIZE)] = { 0 };
+	uint64_t plugged[1] = { 0 };
 	uint8_t buf[32] = { 0 };
 
 	(void)state;

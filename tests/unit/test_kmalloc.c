@@ -40,7 +40,7 @@ static void test_sizes(void **state)
 
 static void test_zero(void **state)
 {
-	static const size_t sizes[] = { 7, 100, 4096, 70000, FRAME_SIZE, 3 * FRAME_SIZE };
+	static const size_t sizes[] = { 7, 100, 4096, 70000, FRAME_SIZE_2M, 3 * FRAME_SIZE_2M };
 	struct pool *pool = pool_create(1, 64, 2, 0);
 
 	(void)state;

@@ -237,6 +237,23 @@ static void test_recovers_after_a_kill(void **state)
 	assert_true(returned == 0);
 }
 
+/* The owner that was killed had frames of another size. */
+static void test_recovers_another_size(void **state)
+{
+	struct hugepages hp;
+	uint64_t returned;
+
+	(void)state;
+	put("sys/devices/system/node/node1/hugepages/hugepages-1048576kB/nr_hugepages", "3\n");
+	put("record", "boot boot-1 pages 1048576\nnode 1 raised 2 pending 0 before 0\n");
+	init(&hp, &returned);
+	assert_true(returned == 2);
+	assert_true(get("sys/devices/system/node/node1/hugepages/hugepages-1048576kB/"
+			"nr_hugepages") == 1);
+	assert_true(get(NR(1)) == 20);
+	assert_int_equal(hp.page_kb, 2048);
+}
+
 /* Killed between asking the kernel and writing down what came of it. */
 static void test_recovers_an_interrupted_raise(void **state)
 {
@@ -353,6 +370,7 @@ int main(void)
 		TEST(test_lower_no_more_than_raised),
 		TEST(test_recovers_after_a_kill),
 		TEST(test_recovers_an_interrupted_raise),
+		TEST(test_recovers_another_size),
 		TEST(test_forgets_a_record_of_another_boot),
 		TEST(test_damaged_record),
 		TEST(test_no_raise_without_a_record),

@@ -91,7 +91,7 @@ static void test_hello(void **state)
 	assert_int_equal(check(), 0);
 	packet.hello.flags = OWNER_HELLO_WANT_UFFD;
 	assert_int_equal(check(), 0);
-	packet.hello.flags = 4;
+	packet.hello.flags = 8;
 	assert_bad("flags");
 	make_hello();
 	packet.hello.version++;

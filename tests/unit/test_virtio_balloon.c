@@ -15,7 +15,7 @@
 #define INFLATE     0
 #define DEFLATE     1
 #define PER_MESSAGE 256 /* what a stock driver sends */
-#define PFN(frame)  ((uint32_t)(frame)*GUEST_PAGES_PER_FRAME)
+#define PFN(frame)  ((uint32_t)(frame) * (1u << (FRAME_SHIFT_2M - GUEST_PAGE_SHIFT)))
 #define HIGH_PFN    (uint32_t)(HOST_HIGH_RAM >> GUEST_PAGE_SHIFT)
 
 static void start(struct driver *drv, uint64_t features)

@@ -15,8 +15,8 @@
 #define F_INACCESSIBLE 2ull
 #define F_ALL          (F_VERSION_1 | F_PXM | F_INACCESSIBLE)
 #define SLOT           2
-#define REGION         (HOST_PLUG_FRAMES * FRAME_SIZE)
-#define BLOCK(n)       (HOST_PLUG + (n)*FRAME_SIZE)
+#define REGION         (HOST_PLUG_FRAMES * FRAME_SIZE_2M)
+#define BLOCK(n)       (HOST_PLUG + (n)*FRAME_SIZE_2M)
 #define ANSWER         (DRIVER_BUFFERS + 0x100)
 #define NO_STATE       0xffff
 
@@ -283,13 +283,13 @@ static void hostile_requests(void **state)
 		{ BLOCK(0), UINT16_MAX },
 		{ BLOCK(0) + 4096, 1 },
 		{ BLOCK(1) - 1, 1 },
-		{ BLOCK(0) - FRAME_SIZE, 1 },
-		{ BLOCK(0) - FRAME_SIZE, 2 },
+		{ BLOCK(0) - FRAME_SIZE_2M, 1 },
+		{ BLOCK(0) - FRAME_SIZE_2M, 2 },
 		{ 0, 1 },
 		{ BLOCK(HOST_PLUG_FRAMES - 1), 2 },
 		{ BLOCK(HOST_PLUG_FRAMES), 1 },
-		{ UINT64_MAX - FRAME_SIZE + 1, 1 },
-		{ UINT64_MAX - FRAME_SIZE + 1, UINT16_MAX },
+		{ UINT64_MAX - FRAME_SIZE_2M + 1, 1 },
+		{ UINT64_MAX - FRAME_SIZE_2M + 1, UINT16_MAX },
 		{ UINT64_MAX, 1 },
 	};
 	struct driver drv;

@@ -18,7 +18,7 @@
 #define DESC  0x1000ull
 #define AVAIL 0x2000ull
 #define USED  0x3000ull
-#define RAM   FRAME_SIZE
+#define RAM   FRAME_SIZE_2M
 #define TOP   0x10000000ull /* a second region, one frame */
 
 struct fixture {

@@ -13,7 +13,7 @@
 
 static void open_large(struct fixture *f)
 {
-	static const struct vm_memory_range hotplug[] = {
+	const struct vm_memory_range hotplug[] = {
 		{ .gpa = HOTPLUG_GPA, .size = VM_MEMORY_SLOT_SIZE },
 	};
 

@@ -27,7 +27,7 @@ static void on_event(void *opaque, enum vm_memory_event event, uint64_t gpa)
 
 static void open_hotplug(struct fixture *f)
 {
-	static const struct vm_memory_range hotplug[] = {
+	const struct vm_memory_range hotplug[] = {
 		{ .gpa = HOTPLUG_GPA, .size = 2 * VM_MEMORY_SLOT_SIZE },
 	};
 
@@ -124,7 +124,7 @@ static void test_plug_and_unplug(void **state)
 
 static void test_bad_ranges(void **state)
 {
-	static const struct vm_memory_range bad[] = {
+	const struct vm_memory_range bad[] = {
 		{ .gpa = HOTPLUG_GPA, .size = FRAME_SIZE },
 		{ .gpa = HOTPLUG_GPA + FRAME_SIZE, .size = VM_MEMORY_SLOT_SIZE },
 		{ .gpa = HOTPLUG_GPA, .size = 0 },

@@ -4,7 +4,7 @@
 
 static void test_bad_ranges(void **state)
 {
-	static const struct vm_memory_range bad[] = {
+	const struct vm_memory_range bad[] = {
 		{ .gpa = 0, .size = 0 },
 		{ .gpa = 4096, .size = FRAME_SIZE },
 		{ .gpa = 0, .size = FRAME_SIZE + 4096 },

@@ -82,7 +82,7 @@ static inline void *run_loop(void *loop)
 static inline bool try_open_config(struct fixture *f, struct owner_client *owner,
 				   struct vm_memory_config config)
 {
-	static const struct vm_memory_range ranges[] = {
+	const struct vm_memory_range ranges[] = {
 		{ .gpa = 0, .size = LOW_FRAMES * FRAME_SIZE },
 		{ .gpa = HIGH_GPA, .size = HIGH_FRAMES * FRAME_SIZE },
 	};

@@ -199,7 +199,7 @@ static void print_nodes(const json_t *memory)
 
 static void print_vm(const char *name, const json_t *memory)
 {
-	printf("%s: frames of 2 MiB\n", name);
+	printf("%s: frames of %s\n", name, frame_size_name());
 	print_size("target", cli_json_u64(memory, "target.size"),
 		   cli_json_string(memory, "target.text"));
 	print_size("size now", cli_json_u64(memory, "target.actual"), "what the guest has");

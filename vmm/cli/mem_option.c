@@ -10,7 +10,7 @@
 #include "framevisor/frame.h"
 #include "framevisor/size.h"
 
-#define MEM_MIN (2 * FRAME_SIZE) /* boot structures and a tiny kernel */
+#define MEM_MIN (UINT64_C(4) << 20) /* boot structures and a tiny kernel */
 /* A boot part of less leaves a stock kernel no room to describe and migrate the rest. */
 #define ELASTIC_BOOT_MIN   (UINT64_C(256) << 20)
 #define ELASTIC_BOOT_SHARE 4
@@ -37,7 +37,8 @@ static int parse_part(const char *what, const char *text, uint64_t *value, struc
 				 strcmp(what, "size") ? what : "");
 	if (!frame_aligned(*value))
 		return error_set(err, EINVAL,
-				 "--mem %s is not a multiple of 2 MiB, the size of a frame", text);
+				 "--mem %s is not a multiple of %s, the size of a frame", text,
+				 frame_size_name());
 	return 0;
 }
 
@@ -90,11 +91,13 @@ static int split_elastic(const struct mem_words *words, uint64_t *boot, struct e
 			err, EINVAL,
 			"--mem: boot= says what elastic=on would choose; give one of them");
 	*boot = share < ELASTIC_BOOT_MIN ? ELASTIC_BOOT_MIN : share;
+	*boot = frames_to_bytes(bytes_to_frames_up(*boot));
 	if (*boot >= words->size)
 		return error_set(err, EINVAL,
-				 "--mem: %s is too little to be elastic: 256 MiB of it are needed "
+				 "--mem: %s is too little to be elastic: %s of it are needed "
 				 "to boot",
-				 size_format(words->size, size, sizeof(size)));
+				 size_format(words->size, size, sizeof(size)),
+				 FRAME_SIZE > ELASTIC_BOOT_MIN ? frame_size_name() : "256 MiB");
 	return 0;
 }
 

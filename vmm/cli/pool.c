@@ -49,7 +49,7 @@ static const struct cli_option table[] = {
 	{ "order", 0, CLI_UINT, "ORDER",
 	  "compact: for blocks of 2^ORDER frames (default: 9, which is 1 GiB)",
 	  offsetof(struct pool_options, order), 0, MAX_ORDER },
-	{ "hugepages", 0, CLI_CHOICE, "auto|require|never",
+	{ "hugepages", 0, CLI_CHOICE, "auto|require|never|1G",
 	  "start: what it is made of (default: auto)", offsetof(struct pool_options, hugepages), 0,
 	  0 },
 	{ "set", 0, CLI_STRING, "NAME=VALUE", "change a setting; 'pool settings' shows them",
@@ -190,7 +190,7 @@ static void find_owner(char *path, size_t size)
 static int start(struct error *err)
 {
 	static const char *const modes[] = { "--hugepages=auto", "--hugepages=require",
-					     "--hugepages=never" };
+					     "--hugepages=never", "--hugepages=1G" };
 	char path[PATH_MAX], size[64], max[64], movable[64];
 	const char *argv[10] = { OWNER_PROGRAM, "--daemonize", "--keep", modes[options.hugepages] };
 	int argc = 4;

@@ -17,7 +17,7 @@
 #include "vmm/cli/numa_option.h"
 #include "vmm/cli/run.h"
 
-#define MEM_DEFAULT "512M"
+static const char mem_default[] = "512M";
 
 struct run_options {
 	const char *name;
@@ -54,7 +54,7 @@ static const struct cli_option table[] = {
 	{ "cpus", 'c', CLI_UINT, "N", "virtual CPUs (default: 1)",
 	  offsetof(struct run_options, cpus), 1, VM_CPUS_MAX },
 	{ "mem", 'm', CLI_STRING, "SIZE[,OPTION...]",
-	  "memory (default: 512M); max=SIZE, min=SIZE, boot=SIZE, elastic=on",
+	  "memory (default: 512M, or a frame); max=SIZE, min=SIZE, boot=SIZE, elastic=on",
 	  offsetof(struct run_options, mem), 0, 0 },
 	{ "shares", 0, CLI_UINT, "N", "its weight when memory is short (default: 1000)",
 	  offsetof(struct run_options, shares), 1, OWNER_SHARES_MAX },
@@ -86,9 +86,9 @@ static const struct cli_option table[] = {
 	  offsetof(struct run_options, initrd), 0, 0 },
 	{ "append", 'a', CLI_STRING, "STRING", "kernel command line",
 	  offsetof(struct run_options, append), 0, 0 },
-	{ "hugepages", 0, CLI_CHOICE, "auto|require|never",
-	  "what the pool is made of (default: auto)", offsetof(struct run_options, hugepages), 0,
-	  0 },
+	{ "hugepages", 0, CLI_CHOICE, "auto|require|never|1G",
+	  "what the pool is made of (default: auto; 1G: gigantic pages)",
+	  offsetof(struct run_options, hugepages), 0, 0 },
 	{ "pool", 0, CLI_SIZE, "SIZE", "size of the pool, if none runs (default: what VMs need)",
 	  offsetof(struct run_options, pool), 0, 0 },
 	{ "console", 0, CLI_STRING, "stdio|none|FILE",
@@ -113,7 +113,7 @@ static void *defaults(void)
 {
 	options = (struct run_options){
 		.cpus = 1,
-		.mem = MEM_DEFAULT,
+		.mem = mem_default,
 		.hugepages = HUGEPAGES_AUTO,
 		.sandbox = sandbox_default(),
 	};
@@ -136,11 +136,25 @@ static bool show_prealloc(void *opaque, uint64_t done, uint64_t total)
 	return true;
 }
 
+/* A pool that runs has its frames; without one they are what this VM asks for. */
+static int use_frames(struct error *err)
+{
+	if (options.hugepages != HUGEPAGES_GIGANTIC)
+		return 0;
+	if (options.swap)
+		return error_set(err, EINVAL, "--swap goes with frames of 2 MiB, not of 1 GiB");
+	if (options.mem == mem_default)
+		options.mem = "1G";
+	return frame_use_shift(FRAME_SHIFT_1G);
+}
+
 static int fill_memory(struct vm_config *config, struct error *err)
 {
 	struct mem_option mem = { 0 };
-	int ret = mem_option_parse(options.mem, &mem, err);
+	int ret = use_frames(err);
 
+	if (ret == 0)
+		ret = mem_option_parse(options.mem, &mem, err);
 	if (ret < 0)
 		return ret;
 	config->mem_bytes = mem.boot;
@@ -246,7 +260,8 @@ static int run(const struct cli_args *args, struct error *err)
 }
 
 _Static_assert(SANDBOX_ON == 0 && SANDBOX_OFF == 1, "order of the words of --sandbox");
-_Static_assert(HUGEPAGES_AUTO == 0 && HUGEPAGES_REQUIRE == 1 && HUGEPAGES_NEVER == 2,
+_Static_assert(HUGEPAGES_AUTO == 0 && HUGEPAGES_REQUIRE == 1 && HUGEPAGES_NEVER == 2 &&
+		       HUGEPAGES_GIGANTIC == 3,
 	       "order of the words of --hugepages");
 
 const struct cli_verb cli_run = {

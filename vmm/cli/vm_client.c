@@ -2,8 +2,17 @@
 /* How verbs reach running VMs and the pool owner. See cli.h. */
 #include <errno.h>
 
+#include "framevisor/frame.h"
 #include "framevisor/rundir.h"
 #include "vmm/cli/cli.h"
+
+/* A verb speaks to one pool and its VMs: it counts as they do. */
+static struct qmp_client *use_frames(struct qmp_client *client)
+{
+	if (qmp_client_frame_size(client) == UINT64_C(1) << FRAME_SHIFT_1G)
+		(void)frame_use_shift(FRAME_SHIFT_1G);
+	return client;
+}
 
 struct qmp_client *cli_vm_connect(const char *name, int timeout_ms, struct error *err)
 {
@@ -20,7 +29,7 @@ struct qmp_client *cli_vm_connect(const char *name, int timeout_ms, struct error
 	}
 	client = qmp_client_connect(path, timeout_ms, &cause);
 	if (client)
-		return client;
+		return use_frames(client);
 	if (cause.code == ENOENT || cause.code == ECONNREFUSED)
 		error_set(err, cause.code, "VM '%s' is starting or ending; try again", name);
 	else
@@ -38,7 +47,7 @@ struct qmp_client *cli_pool_connect(struct error *err)
 		return NULL;
 	client = qmp_client_connect(path, CLI_ANSWER_TIMEOUT_MS, &cause);
 	if (client)
-		return client;
+		return use_frames(client);
 	if (cause.code == ENOENT || cause.code == ECONNREFUSED)
 		error_set(err, cause.code,
 			  "no pool is running; the first 'framevisor run' starts one, and so does "

@@ -19,6 +19,7 @@
 struct qmp_client {
 	int fd;
 	int timeout_ms;
+	uint64_t frame_size;
 	bool broken; /* a reply was missed: what follows cannot be matched any more */
 	char *buf;   /* bytes of lines not looked at yet */
 	size_t len, capacity;
@@ -240,10 +241,17 @@ static int negotiate(struct qmp_client *client, struct error *err)
 	if (ret < 0)
 		return transport_error(client, ret, "connect", err);
 	ok = json_is_object(json_object_get(greeting, "QMP"));
+	client->frame_size = (uint64_t)json_integer_value(
+		json_object_get(json_object_get(greeting, "QMP"), "frame-size"));
 	json_decref(greeting);
 	if (!ok)
 		return transport_error(client, -EPROTO, "connect", err);
 	return qmp_client_call(client, "qmp_capabilities", NULL, NULL, err);
+}
+
+uint64_t qmp_client_frame_size(const struct qmp_client *client)
+{
+	return client->frame_size;
 }
 
 struct qmp_client *qmp_client_from_fd(int fd, int timeout_ms, struct error *err)

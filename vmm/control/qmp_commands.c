@@ -119,6 +119,8 @@ static const char *hugepages_name(enum hugepages_mode mode)
 		return "require";
 	case HUGEPAGES_NEVER:
 		return "never";
+	case HUGEPAGES_GIGANTIC:
+		return "1G";
 	case HUGEPAGES_AUTO:
 		break;
 	}

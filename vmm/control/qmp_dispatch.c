@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "framevisor/frame.h"
+
 /*
  * The version of QEMU whose QMP is spoken here. libvirt refuses anything below 4.2.0 and chooses
  * its commands by it; the program's own version is the "package".
@@ -47,7 +49,8 @@ static json_t *version(void)
 
 json_t *qmp_greeting(void)
 {
-	return json_pack("{s:{s:o,s:[]}}", "QMP", "version", version(), "capabilities");
+	return json_pack("{s:{s:o,s:[],s:I}}", "QMP", "version", version(), "capabilities",
+			 "frame-size", (json_int_t)FRAME_SIZE);
 }
 
 static json_t *with_id(json_t *reply, json_t *id)

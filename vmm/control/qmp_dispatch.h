@@ -22,6 +22,7 @@ json_t *qmp_dispatch(const struct qmp_server_config *config, bool *negotiated, c
 json_t *qmp_error_reply(const struct qmp_error *err, json_t *id);
 
 /* {"QMP": {"version": ..., "capabilities": []}}, what a client is met with. */
+/* As QEMU's, with frame-size beside it: what the server counts in, in bytes. */
 json_t *qmp_greeting(void);
 
 #endif

@@ -36,7 +36,7 @@
 
 /* Frames that the fault thread asks for at once beside the neighbours of a touch: the touch waits
  * for it. The loop does the rest. */
-#define URGENT_FRAMES 4
+#define URGENT_FRAMES (FRAME_SHIFT == FRAME_SHIFT_2M ? 4u : 1u)
 
 static uint64_t now_ns(void)
 {
@@ -199,7 +199,7 @@ static int bind_hole(struct vm_memory *mem, uint32_t number)
 	if (ret != -ENODATA)
 		return ret;
 	urgent = URGENT_FRAMES;
-	if (stock->plenty)
+	if (stock->plenty && FRAME_SHIFT == FRAME_SHIFT_2M)
 		urgent += around_wanted(mem, number);
 	pthread_mutex_unlock(&mem->lock);
 	got = stock_fill(mem, stock, STOCK_RESERVE + urgent, urgent);

@@ -39,7 +39,7 @@ static uint32_t next_window(const struct fault_stream *stream)
 {
 	uint32_t window = stream ? 2 * stream->window : 1;
 
-	if (window < 1)
+	if (window < 1 || FRAME_SHIFT != FRAME_SHIFT_2M)
 		return 1;
 	return window < AROUND_MAX ? window : AROUND_MAX;
 }

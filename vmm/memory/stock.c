@@ -46,6 +46,10 @@ static uint32_t clamp_batch(uint32_t batch, uint32_t min)
 
 static void set_size(struct stock *stock)
 {
+	if (FRAME_SHIFT != FRAME_SHIFT_2M) {
+		stock->batch = stock->batch_idle = stock->batch_busy = 0;
+		return;
+	}
 	stock->batch_idle = clamp_batch(stock->usable / STOCK_RAM_SHARE, STOCK_BATCH_MIN);
 	stock->batch_busy = clamp_batch(stock->usable / STOCK_BUSY_SHARE, stock->batch_idle);
 	if (stock->batch < stock->batch_idle || stock->batch > stock->batch_busy)

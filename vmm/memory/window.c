@@ -139,7 +139,8 @@ static int create_hole(struct vm_memory *mem, struct error *err)
 	unsigned int flags = MFD_CLOEXEC;
 
 	if (mem->hugetlb)
-		flags |= MFD_HUGETLB | MFD_HUGE_2MB;
+		flags |=
+			MFD_HUGETLB | (FRAME_SHIFT == FRAME_SHIFT_1G ? MFD_HUGE_1GB : MFD_HUGE_2MB);
 	mem->hole_fd = memfd_create("framevisor-hole", flags);
 	if (mem->hole_fd < 0)
 		return error_set_errno(err, errno,
@@ -195,9 +196,9 @@ int window_create(struct vm_memory *mem, const struct vm_memory_config *config, 
 	if (size < 0)
 		return error_set(
 			err, EINVAL,
-			"guest memory ranges must be non-empty multiples of 2 MiB (128 MiB for "
+			"guest memory ranges must be non-empty multiples of %s (of a slot for "
 			"what can be plugged), at most %d",
-			GUEST_REGIONS_MAX);
+			frame_size_name(), GUEST_REGIONS_MAX);
 	check_map_count(mem);
 	mem->frames = calloc(mem->nr_frames, sizeof(*mem->frames));
 	if (!mem->frames)

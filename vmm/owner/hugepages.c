@@ -31,17 +31,17 @@ static const char *const file_names[] = {
 static void node_path(const struct hugepages *hp, unsigned int nid, enum hugepages_file file,
 		      char *path)
 {
-	snprintf(path, PATH_LEN, "%s/sys/devices/system/node/node%u/hugepages/hugepages-2048kB/%s",
-		 hp->root, nid, file_names[file]);
+	snprintf(path, PATH_LEN, "%s/sys/devices/system/node/node%u/hugepages/hugepages-%ukB/%s",
+		 hp->root, nid, hp->page_kb, file_names[file]);
 }
 
 static void global_path(const struct hugepages *hp, enum hugepages_file file, char *path)
 {
-	snprintf(path, PATH_LEN, "%s/sys/kernel/mm/hugepages/hugepages-2048kB/%s", hp->root,
-		 file_names[file]);
+	snprintf(path, PATH_LEN, "%s/sys/kernel/mm/hugepages/hugepages-%ukB/%s", hp->root,
+		 hp->page_kb, file_names[file]);
 }
 
-/* vm.nr_hugepages counts pages of the default size, which need not be 2 MiB. */
+/* vm.nr_hugepages counts pages of the default size, which need not be ours. */
 static bool sysctl_path(const struct hugepages *hp, char *path)
 {
 	char meminfo[PATH_LEN];
@@ -49,7 +49,8 @@ static bool sysctl_path(const struct hugepages *hp, char *path)
 
 	snprintf(path, PATH_LEN, "%s/proc/sys/vm/nr_hugepages", hp->root);
 	snprintf(meminfo, PATH_LEN, "%s/proc/meminfo", hp->root);
-	return host_meminfo(meminfo, "Hugepagesize", &size) == 0 && size == FRAME_SIZE;
+	return host_meminfo(meminfo, "Hugepagesize", &size) == 0 && size == (uint64_t)hp->page_kb
+										    << 10;
 }
 
 /* A node's count; on a machine with one node the global files will do (kernels without NUMA). */
@@ -132,7 +133,7 @@ static int write_record(const struct hugepages *hp)
 	if (!file)
 		return -errno;
 	read_boot_id(hp, boot_id, sizeof(boot_id));
-	failed = fprintf(file, "boot %s\n", boot_id) < 0;
+	failed = fprintf(file, "boot %s pages %u\n", boot_id, hp->page_kb) < 0;
 	for (unsigned int i = 0; i < hp->nr_nodes; i++) {
 		const struct hugepages_node *node = &hp->node[i];
 
@@ -179,18 +180,30 @@ static struct hugepages_node *find_node(struct hugepages *hp, unsigned int nid)
 	return NULL;
 }
 
-/* What the record says was raised is lowered again, or (adopt) is ours from now on. */
-static uint64_t recover(struct hugepages *hp, bool adopt)
+/* The record's first line: whether it is of this boot; *page_kb is the size of its pages, which
+ * records of older owners do not tell. */
+static bool record_counts(const struct hugepages *hp, FILE *file, unsigned int *page_kb)
 {
 	char line[160], boot_id[64], then[64];
+
+	read_boot_id(hp, boot_id, sizeof(boot_id));
+	*page_kb = FRAME_SIZE_2M >> 10;
+	return fgets(line, sizeof(line), file) &&
+	       sscanf(line, "boot %63s pages %u", then, page_kb) >= 1 && strcmp(boot_id, then) == 0;
+}
+
+/* What the record says was raised is lowered again, or (adopt) is ours from now on. A killed owner
+ * may have had frames of another size. */
+static uint64_t recover(struct hugepages *hp, bool adopt)
+{
+	unsigned int own_kb = hp->page_kb;
 	FILE *file = fopen(hp->record, "re");
 	uint64_t total = 0;
+	char line[160];
 
 	if (!file)
 		return 0;
-	read_boot_id(hp, boot_id, sizeof(boot_id));
-	if (fgets(line, sizeof(line), file) && sscanf(line, "boot %63s", then) == 1 &&
-	    strcmp(boot_id, then) == 0) {
+	if (record_counts(hp, file, &hp->page_kb)) {
 		while (fgets(line, sizeof(line), file)) {
 			struct hugepages_node node, *ours;
 			uint64_t nr;
@@ -209,6 +222,7 @@ static uint64_t recover(struct hugepages *hp, bool adopt)
 		}
 	}
 	(void)fclose(file);
+	hp->page_kb = own_kb;
 	if (adopt && hugepages_raised(hp))
 		write_record(hp);
 	else
@@ -221,6 +235,7 @@ static int prepare(struct hugepages *hp, const struct host *host, const char *ro
 {
 	memset(hp, 0, sizeof(*hp));
 	hp->lock_fd = -1;
+	hp->page_kb = (unsigned int)(FRAME_SIZE >> 10);
 	if (snprintf(hp->record, sizeof(hp->record), "%s", record) >= (int)sizeof(hp->record) ||
 	    snprintf(hp->root, sizeof(hp->root), "%s", root) >= (int)sizeof(hp->root))
 		return error_set(err, ENAMETOOLONG, "path '%s' is too long", record);

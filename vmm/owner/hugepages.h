@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The host's pool of 2 MiB hugepages: what is free per node, raising it by what is missing, and
- * giving exactly that back, also after the owner that raised it was killed.
+ * The host's pool of hugepages of a frame's size: what is free per node, raising it by what is
+ * missing, and giving exactly that back, also after the owner that raised it was killed.
  *
  * What was raised stands in a record file of the run directory, written before the kernel is asked.
  * Not thread safe: the pool calls it from one thread at a time.
@@ -28,6 +28,7 @@ struct hugepages_node {
 struct hugepages {
 	char root[64]; /* before /sys and /proc; "" outside of tests */
 	char record[HUGEPAGES_PATH_MAX];
+	unsigned int page_kb;
 	unsigned int nr_nodes;
 	struct hugepages_node node[OWNER_NODES_MAX];
 	int lock_fd;
@@ -45,7 +46,7 @@ int hugepages_init(struct hugepages *hp, const struct host *host, const char *ro
 int hugepages_adopt(struct hugepages *hp, const struct host *host, const char *record,
 		    struct error *err);
 
-/* Whether the kernel knows 2 MiB hugepages, and whether this process may ask for more. */
+/* Whether the kernel knows hugepages of this size, and whether this process may ask for more. */
 bool hugepages_supported(const struct hugepages *hp);
 bool hugepages_may_raise(const struct hugepages *hp);
 

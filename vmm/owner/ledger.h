@@ -63,6 +63,7 @@ struct ledger_pool {
 	uint32_t hugepages; /* enum hugepages_mode */
 	uint32_t hugetlb;
 	uint32_t keep; /* the owner stays when the last VM has ended */
+	uint32_t frame_shift;
 	uint32_t nr_nodes;
 	uint64_t size, max, max_frames;
 	uint64_t movable_bytes;

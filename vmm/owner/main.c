@@ -24,6 +24,7 @@
 #include <jansson.h>
 
 #include "framevisor/event_loop.h"
+#include "framevisor/frame.h"
 #include "framevisor/log.h"
 #include "framevisor/rundir.h"
 #include "framevisor/size.h"
@@ -211,6 +212,8 @@ static int create_pool(struct owner *owner, struct error *err)
 				      .progress = on_progress,
 				      .progress_opaque = owner };
 
+	if (config.hugepages == HUGEPAGES_GIGANTIC)
+		(void)frame_use_shift(FRAME_SHIFT_1G);
 	owner->progress_next_ms = now_ms() + PROGRESS_AFTER_MS;
 	owner->pool = pool_create(&config, err);
 	owner->progress_over = true;

@@ -63,6 +63,8 @@ void owner_options_help(void)
 		"                              ordinary memory and say so (default)\n"
 		"                     require  fail when there are not enough hugepages\n"
 		"                     never    ordinary memory\n"
+		"                     1G       frames are hugepages of 1 GiB; memory comes and\n"
+		"                              goes in units of these\n"
 		"  --rundir DIR       sockets and state (default: $FRAMEVISOR_RUNDIR,\n"
 		"                     /run/framevisor for root, $XDG_RUNTIME_DIR/framevisor)\n"
 		"  --group NAME       members of this group may run VMs on the pool, too; for\n"
@@ -88,8 +90,10 @@ static int parse_hugepages(const char *text, enum hugepages_mode *mode, struct e
 		*mode = HUGEPAGES_REQUIRE;
 	else if (strcmp(text, "never") == 0)
 		*mode = HUGEPAGES_NEVER;
+	else if (strcmp(text, "1G") == 0)
+		*mode = HUGEPAGES_GIGANTIC;
 	else
-		return error_set(err, EINVAL, "--hugepages is auto, require or never, not '%s'",
+		return error_set(err, EINVAL, "--hugepages is auto, require, never or 1G, not '%s'",
 				 text);
 	return 0;
 }

@@ -15,6 +15,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "framevisor/frame.h"
 #include "framevisor/rundir.h"
 #include "vmm/owner/owner_start.h"
 #include "vmm/owner/packet.h"
@@ -196,6 +197,8 @@ static int say_hello(struct owner_client *client, const struct owner_client_conf
 	memcpy(hello.name, config->vm_name, strlen(config->vm_name));
 	if (client->uffd < 0)
 		hello.flags = OWNER_HELLO_WANT_UFFD;
+	if (FRAME_SHIFT == FRAME_SHIFT_1G)
+		hello.flags |= OWNER_HELLO_FRAMES_1G;
 	ret = send_packet(client->fd, &hello, sizeof(hello));
 	len = ret < 0 ? ret : receive_packet(client->fd, &reply, fds, &nr_fds);
 	if (len == -EPIPE)

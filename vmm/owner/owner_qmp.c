@@ -135,6 +135,7 @@ static json_t *settings(struct pool *pool)
 		[HUGEPAGES_AUTO] = "auto",
 		[HUGEPAGES_REQUIRE] = "require",
 		[HUGEPAGES_NEVER] = "never",
+		[HUGEPAGES_GIGANTIC] = "1G",
 	};
 	struct pool_info info;
 

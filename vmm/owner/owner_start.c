@@ -139,6 +139,7 @@ int owner_start(const struct owner_client_config *config, struct error *err)
 		[HUGEPAGES_AUTO] = "--hugepages=auto",
 		[HUGEPAGES_REQUIRE] = "--hugepages=require",
 		[HUGEPAGES_NEVER] = "--hugepages=never",
+		[HUGEPAGES_GIGANTIC] = "--hugepages=1G",
 	};
 	struct relay relay = { .terminal = isatty(STDERR_FILENO) };
 	char path[PATH_MAX], size[64], mode[32];

@@ -25,13 +25,15 @@ int packet_check_header(const struct owner_header *header, size_t len, const cha
 	return 0;
 }
 
+#define OWNER_HELLO_FLAGS (OWNER_HELLO_WANT_UFFD | OWNER_HELLO_ADOPT | OWNER_HELLO_FRAMES_1G)
+
 static int check_hello(const struct owner_hello *hello, size_t len, const char **why)
 {
 	if (len != sizeof(*hello))
 		return bad(why, "HELLO has a wrong length");
 	if (hello->version != OWNER_PROTOCOL_VERSION)
 		return bad(why, "HELLO speaks another version of the protocol");
-	if (hello->flags & ~(uint32_t)(OWNER_HELLO_WANT_UFFD | OWNER_HELLO_ADOPT))
+	if (hello->flags & ~(uint32_t)OWNER_HELLO_FLAGS)
 		return bad(why, "HELLO has unknown flags");
 	if (hello->ram_frames == 0 || hello->ram_frames > PACKET_FRAMES_MAX)
 		return bad(why, "HELLO has an impossible size");

@@ -314,10 +314,14 @@ static int choose_hugepages(struct pool *pool, bool *hugetlb, struct error *err)
 	bool possible = hugepages_supported(&pool->hugepages);
 
 	*hugetlb = pool->config.hugepages != HUGEPAGES_NEVER && possible;
-	if (pool->config.hugepages == HUGEPAGES_REQUIRE && !possible)
+	if ((pool->config.hugepages == HUGEPAGES_REQUIRE ||
+	     pool->config.hugepages == HUGEPAGES_GIGANTIC) &&
+	    !possible)
 		return error_set(err, ENOTSUP,
-				 "hugepages are demanded (--hugepages=require), but this kernel "
-				 "has no hugepages of 2 MiB");
+				 "hugepages are demanded (--hugepages=%s), but this kernel "
+				 "has no hugepages of %s",
+				 pool->config.hugepages == HUGEPAGES_REQUIRE ? "require" : "1G",
+				 frame_size_name());
 	if (pool->config.hugepages == HUGEPAGES_AUTO && !possible)
 		log_warn("this kernel has no hugepages of 2 MiB; the pool uses ordinary memory");
 	return 0;

@@ -47,6 +47,7 @@ static void create_ledger(struct pool *pool)
 		.hugepages = config->hugepages,
 		.hugetlb = pool->hugetlb,
 		.keep = config->keep,
+		.frame_shift = FRAME_SHIFT,
 		.nr_nodes = pool->nr_nodes,
 		.size = config->size,
 		.max = config->max,
@@ -159,6 +160,8 @@ static int restore_config(struct pool *pool, const struct host *host, struct err
 
 	if (about->nr_nodes != host->nr_nodes)
 		return error_set(err, EINVAL, "the host's memory nodes are not what they were");
+	if (frame_use_shift(about->frame_shift) < 0)
+		return error_set(err, EINVAL, "the ledger's frames have an impossible size");
 	config->hugepages = (enum hugepages_mode)about->hugepages;
 	config->size = about->size;
 	config->max = about->max;

@@ -89,10 +89,14 @@ static int refuse_hugepages(const struct fill *fill, uint64_t got, const char *w
 			    struct error *err)
 {
 	return error_set(err, ENOMEM,
-			 "%" PRIu64 " hugepages of 2 MiB are missing (%" PRIu64 " needed, %" PRIu64
-			 " to be had%s); add them as root with 'sysctl vm.nr_hugepages=N', free "
+			 "%" PRIu64 " hugepages of %s are missing (%" PRIu64 " needed, %" PRIu64
+			 " to be had%s); add them as root with '%s', free "
 			 "memory, or use --hugepages=%s",
-			 fill->total - got, fill->total, got, why,
+			 fill->total - got, frame_size_name(), fill->total, got, why,
+			 FRAME_SHIFT == FRAME_SHIFT_1G
+				 ? "hugepagesz=1G hugepages=N' on the kernel's command line, 'echo "
+				   "N >/sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages"
+				 : "sysctl vm.nr_hugepages=N",
 			 fill->pool->config.hugepages == HUGEPAGES_AUTO ? "never" : "auto");
 }
 

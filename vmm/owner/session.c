@@ -288,6 +288,13 @@ static enum session_result handle_hello(struct session *session, const struct ow
 	session->shares = hello->shares ? hello->shares : OWNER_SHARES_DEFAULT;
 	session->oom_score_adj = hello->oom_score_adj;
 	session->want_uffd = (hello->flags & OWNER_HELLO_WANT_UFFD) != 0;
+	if (!!(hello->flags & OWNER_HELLO_FRAMES_1G) != (FRAME_SHIFT == FRAME_SHIFT_1G)) {
+		error_set(&err, EINVAL,
+			  "the pool's frames are of %s; start the VM with --hugepages=%s, or stop "
+			  "the pool",
+			  frame_size_name(), FRAME_SHIFT == FRAME_SHIFT_1G ? "1G" : "auto");
+		return session_refuse(session, &err, reply);
+	}
 	session->hello_nodes = pool_nodes_of_host(session->pool, hello->host_nodes, &all);
 	if (!all) {
 		error_set(&err, EINVAL,
