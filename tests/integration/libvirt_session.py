@@ -6,6 +6,7 @@ what needs privilege. libvirt_life.py starts it, in a mount name space of its ow
     libvirt_session.py DIR GUEST     DIR can be looked into by everybody; GUEST is the freestanding guest "obey"
 
 An exception says what is wrong."""
+import grp
 import json
 import os
 import signal
@@ -31,7 +32,9 @@ def prepare(directory, guest):
     """A /run of our own, and a /dev/kvm that the user may open, whatever this machine's rules are."""
     shell("mount -t tmpfs -o mode=755 tmpfs /run")
     shell(f"install -d -m 700 -o {USER} -g kvm /run/user/{USER} {directory}/home")
-    shell("mknod /run/kvm c 10 232 && chgrp kvm /run/kvm && chmod 660 /run/kvm && mount --bind /run/kvm /dev/kvm")
+    kvm = os.stat("/dev/kvm")
+    if kvm.st_mode & 0o006 != 0o006 and (kvm.st_mode & 0o060 != 0o060 or kvm.st_gid != grp.getgrnam("kvm").gr_gid):
+        shell("mknod /run/kvm c 10 232 && chgrp kvm /run/kvm && chmod 660 /run/kvm && mount --bind /run/kvm /dev/kvm")
     shell(f"install -d {directory}/bin && install -m 755 build/framevisor build/framevisord {directory}/bin/")
     shell(f"install -m 644 {guest} {directory}/bin/guest && chown {USER}:kvm {directory}")
     with open(f"{directory}/domain.xml", "w", encoding="ascii") as file:
