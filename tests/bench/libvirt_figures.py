@@ -52,6 +52,17 @@ def hugetlb_mib(pid):
         return int(re.search(r"^HugetlbPages:\s+(\d+) kB", file.read(), re.MULTILINE)[1]) // 1024
 
 
+def reserve_hugepages(more):
+    path = "/proc/sys/vm/nr_hugepages"
+    with open(path, encoding="ascii") as file:
+        wanted = int(file.read()) + more
+    with open(path, "w", encoding="ascii") as file:
+        file.write(str(wanted))
+    with open(path, encoding="ascii") as file:
+        if int(file.read()) < wanted:
+            sys.exit(f"libvirt_figures: this machine has not {more} hugepages to spare")
+
+
 class Bench:
     """A pool owner and a libvirtd of their own, and the domains in them."""
 
@@ -63,6 +74,7 @@ class Bench:
             subprocess.run(["install", "-m", "755", source, f"{directory}/{name}"], check=True)
         subprocess.run(["build/framevisord", "--daemonize", "--pool", f"{options.mem + 32}M", "--hugepages=require"], check=True,
                        stdout=subprocess.DEVNULL)
+        reserve_hugepages(options.mem // 2 + 8)  # QEMU's; the pool has taken its own
         subprocess.run([f"{ROOT}/tests/host/private_libvirt.sh", f"{directory}/libvirt", "root"], check=True)
         libvirt.virEventRegisterDefaultImpl()
         self.connection = libvirt.open(f"qemu+unix:///system?socket={directory}/libvirt/libvirt-sock")
