@@ -7,6 +7,7 @@ owner for all, and as few guest boots as will do. test_libvirt.py starts it.
     libvirt_life.py DIR obey GUEST [CHECK...]            with the freestanding guest "obey"
 
 prints a line of JSON for each check. Checks are methods of Life; later ones build on what earlier ones left."""
+import concurrent.futures
 import json
 import os
 import pty
@@ -149,6 +150,7 @@ class Life:  # pylint: disable=too-many-public-methods
         self.uri = f"qemu+unix:///system?socket={directory}/libvirt/libvirt-sock"
         self.events = []
         self.agreed = False  # about sizes, since the check began
+        self.others = 0
         self.virt = self.connection = self.domain = self.console = None
         # In MiB. The freestanding guest drives only its first memory device.
         self.boot, self.attached = (256, 64) if stock else (64, 0)
@@ -597,40 +599,48 @@ class Life:  # pylint: disable=too-many-public-methods
             assert "without the balloon device" in str(error), error
         else:
             raise AssertionError("setmem without a balloon was accepted")
-        assert self.framevisor("mem other")["target"]["actual"] >= self.boot * MIB
+        assert self.framevisor(f"mem {domain.name()}")["target"]["actual"] >= self.boot * MIB
         domain.destroy()
         wait_until(lambda: self.framevisor("pool")["held"] == 0, "all frames are back")
 
-    def refused(self, xml, words):
-        try:
-            self.connection.createXML(xml)
-        except self.virt.libvirtError as error:
-            assert words in str(error), f"'{error}' does not say '{words}'"
-        else:
-            raise AssertionError(f"was started, but should be refused: {words}")
+    def refused(self, *domains):
+        """Each of the domains (XML, words) is refused with these words. All at once: libvirt takes its time with a process
+        that has ended."""
+        def refused_one(xml, words):
+            try:
+                self.connection.createXML(xml)
+            except self.virt.libvirtError as error:
+                assert words in str(error), f"'{error}' does not say '{words}'"
+            else:
+                raise AssertionError(f"was started, but should be refused: {words}")
+        with concurrent.futures.ThreadPoolExecutor(len(domains)) as pool:
+            for result in [pool.submit(refused_one, *domain) for domain in domains]:
+                result.result()
         assert self.framevisor("pool")["held"] == 0
 
     def other(self, *changes):
         """Another domain of the same kind, with parts of its XML replaced."""
-        xml = self.xml(ORDINARY).replace("<name>life<", "<name>other<")
+        self.others += 1
+        xml = self.xml(ORDINARY).replace("<name>life<", f"<name>other-{self.others}<")
         for old, new in changes:
             assert old in xml, (old, xml)
             xml = xml.replace(old, new)
         return xml
 
     def refusals(self):
-        self.refused(self.other(("/kernel<", "/nothing<")), "nothing")
+        domains = [(self.other(("/kernel<", "/nothing<")), "nothing"), (self.other(("/kernel<", "/libvirt/qemu.conf<")), "qemu.conf")]
         for device, words in (("<interface type='user'><model type='virtio'/></interface>", "remove <interface>"),
                               ("<rng model='virtio'><backend model='random'>/dev/hwrng</backend></rng>", "one <rng>"),
                               ("<vsock model='virtio'><cid auto='yes'/></vsock>", "vsock"),
                               ("<serial type='pty'><target port='1'/></serial>", "one serial port")):
-            self.refused(self.other(("</devices>", f"{device}</devices>")), words)
+            domains.append((self.other(("</devices>", f"{device}</devices>")), words))
         much = 64 * 1024
-        self.refused(self.other((f"memory='{self.cell1}'", f"memory='{much - self.boot + self.cell1}'"),
-                                (f"<memory unit='MiB'>{self.boot}<", f"<memory unit='MiB'>{much}<"),
-                                (f"'MiB'>{4 * self.boot}</maxMemory>", f"'MiB'>{2 * much}</maxMemory>")), "pool")
-        self.refused(self.other(("<features><acpi/></features>", "")), "add <acpi/>")
-        self.refused(self.other(("<cpu mode='host-passthrough'>", "<cpu mode='host-model'>")), "'host-model'")
+        domains.append((self.other((f"memory='{self.cell1}'", f"memory='{much - self.boot + self.cell1}'"),
+                                   (f"<memory unit='MiB'>{self.boot}<", f"<memory unit='MiB'>{much}<"),
+                                   (f"'MiB'>{4 * self.boot}</maxMemory>", f"'MiB'>{2 * much}</maxMemory>")), "pool"))
+        domains.append((self.other(("<features><acpi/></features>", "")), "add <acpi/>"))
+        domains.append((self.other(("<cpu mode='host-passthrough'>", "<cpu mode='host-model'>")), "'host-model'"))
+        self.refused(*domains)
 
     def virt_install(self):
         """What virt-install writes for a kernel that is booted directly, recorded with --print-xml: without displays and
@@ -646,9 +656,8 @@ class Life:  # pylint: disable=too-many-public-methods
                 xml = xml.replace(old, new)
             return xml
         # libvirt's own words: it gives addresses on a PCI bus before the emulator is asked.
-        for name in ("text", "graphical"):
-            self.refused(written(name), "No PCI buses available")
-        self.refused(written("linux"), "remove <channel>")
+        for name, words in (("text", "No PCI buses available"), ("graphical", "No PCI buses available"), ("linux", "remove <channel>")):
+            self.refused((written(name), words))
         domain = self.connection.createXML(written("told"))
         self.look_at("web")
         self.console.wait_until_up()
@@ -666,10 +675,10 @@ class Life:  # pylint: disable=too-many-public-methods
 
     def emulator_crashes(self):
         """In the probe, and in the start: an error, and libvirt goes on."""
-        self.refused(self.emulator("crash-probe", "kill -SEGV $$"), "")
         real = f"{self.dir}/bin/framevisor"
-        self.refused(self.emulator("crash-start", f'case "$*" in *-daemonize*) exec {real} "$@";; esac; echo crashing >&2; kill -SEGV $$'),
-                     "")  # what it said, libvirt shows only where it sees at once that the process is gone
+        in_start = f'case "$*" in *-daemonize*) exec {real} "$@";; esac; echo crashing >&2; kill -SEGV $$'
+        # What it said, libvirt shows only where it sees at once that the process is gone.
+        self.refused((self.emulator("crash-probe", "kill -SEGV $$"), ""), (self.emulator("crash-start", in_start), ""))
         assert self.connection.isAlive() and self.connection.getVersion()
 
     def session(self):
