@@ -489,6 +489,15 @@ class Life:  # pylint: disable=too-many-public-methods
             except BlockingIOError:
                 pass
             clients.append(client)
+        # What libvirt learns by asking moves its sum only with the next event of the balloon (vmm/libvirt/monitor.c).
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+            client.settimeout(WAIT)
+            client.send(b'{"execute":"qmp_capabilities"}{"execute":"query-memory-devices"}')
+            text = b""
+            while b"BALLOON_CHANGE" not in text or b'"virtio-mem"' not in text:
+                text += client.recv(4096)
+            assert text.index(b"BALLOON_CHANGE") > text.index(b'"virtio-mem"'), text
         self.agree()
         self.domain.suspend()
         self.domain.resume()

@@ -58,7 +58,12 @@ static int cmd_query_balloon(void *opaque, json_t *args, json_t **reply, struct 
 	return 0;
 }
 
-/* What is answered here is told by an event all the same: libvirt adds sizes up when one comes. */
+/*
+ * libvirt adds the sizes of memory devices to its number for the whole by the difference that an
+ * event makes to what it knew before; what it learns here, for example while it attaches one that
+ * the guest has plugged by then, makes no difference any more. With a balloon's event it adds
+ * everything up anew: so one follows, when it has looked at this answer.
+ */
 static int cmd_query_memory_devices(void *opaque, json_t *args, json_t **reply,
 				    struct qmp_error *err)
 {
@@ -68,6 +73,8 @@ static int cmd_query_memory_devices(void *opaque, json_t *args, json_t **reply,
 
 	(void)args;
 	(void)err;
+	monitor->sum_due = true;
+	monitor_arm_timer(monitor);
 	*reply = json_array();
 	for (unsigned int i = 0; (device = vm_mem_device(vm, i)); i++) {
 		struct virtio_mem_stats stats;
@@ -214,6 +221,9 @@ static void on_mem_timer(void *opaque)
 
 	monitor->mem_wait = false;
 	monitor_mem_changed(monitor);
+	if (monitor->sum_due)
+		send_balloon(monitor);
+	monitor->sum_due = false;
 }
 
 struct libvirt_monitor *libvirt_monitor_create(const struct libvirt_monitor_config *config,

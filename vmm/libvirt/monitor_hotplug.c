@@ -203,6 +203,13 @@ static bool tell_size(struct libvirt_monitor *monitor, unsigned int index)
 	return true;
 }
 
+void monitor_arm_timer(struct libvirt_monitor *monitor)
+{
+	if (!monitor->mem_wait)
+		event_timer_arm(monitor->mem_timer, SIZE_EVENT_MS, 0);
+	monitor->mem_wait = true;
+}
+
 void monitor_mem_changed(struct libvirt_monitor *monitor)
 {
 	bool told = false;
@@ -214,8 +221,6 @@ void monitor_mem_changed(struct libvirt_monitor *monitor)
 		if (monitor->leaving[i])
 			try_detach(monitor, i);
 	}
-	if (told) {
-		monitor->mem_wait = true;
-		event_timer_arm(monitor->mem_timer, SIZE_EVENT_MS, 0);
-	}
+	if (told)
+		monitor_arm_timer(monitor);
 }

@@ -21,6 +21,7 @@ struct libvirt_monitor {
 	bool leaving[VM_MEM_DEVICES_MAX];
 	struct event_timer *mem_timer;
 	bool mem_wait; /* the timer runs: a change is told when it fires */
+	bool sum_due;  /* then an event of the balloon, too */
 };
 
 /* monitor_qom.c */
@@ -35,5 +36,7 @@ int monitor_cmd_device_add(void *opaque, json_t *args, json_t **reply, struct qm
 int monitor_cmd_device_del(void *opaque, json_t *args, json_t **reply, struct qmp_error *err);
 /* Tells the sizes that have changed, and lets go what has become empty. */
 void monitor_mem_changed(struct libvirt_monitor *monitor);
+/* Does the same some time later. */
+void monitor_arm_timer(struct libvirt_monitor *monitor);
 
 #endif
