@@ -272,7 +272,7 @@ class Life:  # pylint: disable=too-many-public-methods
         it is size_mib where that is given."""
         def sizes():
             stats = self.connection.domainListGetStats([self.domain], self.virt.VIR_DOMAIN_STATS_BALLOON)[0][1]
-            ours = self.framevisor("mem life")["target"]
+            ours = self.framevisor(f"mem {self.domain.name()}")["target"]
             info = self.domain.info()
             return ({"domstats": stats["balloon.current"] // 1024,
                      "dommemstat": self.domain.memoryStats()["actual"] // 1024 + sum(self.plugged()),  # the boot memory alone
@@ -291,9 +291,9 @@ class Life:  # pylint: disable=too-many-public-methods
 
         def same():
             pool, vms = self.framevisor("pool"), self.framevisor("ps")
-            frames = self.framevisor("mem life")["frames"]
+            frames = self.framevisor(f"mem {self.domain.name()}")["frames"]
             held = frames["bound"] + frames["stock"]
-            shown = [vm["frames"]["bound"] + vm["frames"]["stock"] for vm in vms if vm["name"] == "life"]
+            shown = [vm["frames"]["bound"] + vm["frames"]["stock"] for vm in vms if vm["name"] == self.domain.name()]
             return pool["held"] == held and shown == [held], (pool, vms, frames)
         wait_until(lambda: same()[0], lambda: f"pool and VM count the same frames: {same()[1]}", pause=self.pause)
 
@@ -612,6 +612,24 @@ class Life:  # pylint: disable=too-many-public-methods
         domain.destroy()
         wait_until(lambda: self.framevisor("pool")["held"] == 0, "all frames are back")
 
+    def attach_at_once(self):
+        """A device that the guest fills at once, perhaps while libvirt still attaches it. The only one, because it is the
+        first that this guest uses."""
+        life, xml = self.domain, self.other()
+        self.domain = self.connection.createXML(re.sub(r"<memory model='virtio-mem'>.*?</memory>", "", xml, flags=re.DOTALL))
+        self.look_at(self.domain.name())
+        self.console.wait_until_up()
+        more = self.xml(MORE_MEMORY).replace(f"'MiB'>{self.attached}</requested>", f"'MiB'>{self.quarter}</requested>").replace("<node>1", "<node>0")
+        self.domain.attachDeviceFlags(more, self.virt.VIR_DOMAIN_AFFECT_LIVE)
+        self.agree(self.boot + self.quarter)
+        device = ET.tostring(ET.fromstring(self.domain.XMLDesc()).find("devices/memory")).decode()
+        self.domain.detachDeviceFlags(device, self.virt.VIR_DOMAIN_AFFECT_LIVE)
+        wait_until(lambda: not self.plugged(), "the device is gone")
+        self.agree(self.boot)
+        self.domain.destroy()
+        self.domain = life
+        wait_until(lambda: self.framevisor("pool")["held"] == 0, "all frames are back")
+
     def refused(self, *domains):
         """Each of the domains (XML, words) is refused with these words. All at once: libvirt takes its time with a process
         that has ended."""
@@ -735,7 +753,7 @@ class Life:  # pylint: disable=too-many-public-methods
 
 OBEY = ["capabilities", "start", "virsh_console", "unprivileged", "sizes", "setmem", "memory_device", "asked_while_it_moves", "attach_and_detach", "processors",
         "suspend_and_resume", "monitor_command", "other_clients", "not_there", "libvirtd_restarts", "reset", "reboot", "guest_reboots", "shutdown", "setmaxmem",
-        "guest_switches_off", "autostart", "crash", "destroy", "without_balloon", "refusals", "virt_install", "emulator_crashes", "session", "hugepages_come_back"]
+        "guest_switches_off", "autostart", "crash", "destroy", "without_balloon", "attach_at_once", "refusals", "virt_install", "emulator_crashes", "session", "hugepages_come_back"]
 # With a stock kernel only what takes one.
 STOCK = ["start", "virsh_console", "unprivileged", "nodes", "random_numbers", "sizes", "statistics", "setmem", "memory_device", "attach_and_detach",
          "reboot", "guest_reboots", "guest_switches_off", "hugepages_come_back"]
