@@ -14,8 +14,8 @@
 /* A balloon that has not moved for so long does not give up more. */
 #define EMPTY_STALL_MS 2000
 /* The kernel looks every 500 ms whether to compact; then blocks come one after the other. */
-#define HOLD_STALL_MS 3000
-#define HOLD_MAX_MS   20000
+#define HOLD_STALL_MS 5000
+#define HOLD_MAX_MS   30000
 /* How often the driver is asked for the blocks that have come up. */
 #define ASK_EVERY_MS 100
 /* The driver frees what it held in a thread of its own. */

@@ -26,7 +26,7 @@ PLAN = [
     ("plug", ("framevisor", "qemu"), False),
     ("fresh", ("framevisor", "qemu"), True),
     ("fragmented", ("framevisor",), True),
-    ("fragmented", ("framevisor-elastic", "qemu", "qemu-elastic"), False),
+    ("fragmented", ("framevisor-elastic", "qemu-elastic"), False),
 ]
 
 

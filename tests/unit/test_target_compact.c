@@ -107,19 +107,19 @@ static void test_a_round(void **state)
 		parts.balloon.held += MIB(4);
 		expect(&compact, &parts, now, COMPACT_ASK, COMPACT_HOLD);
 	}
-	expect(&compact, &parts, 16900, COMPACT_ASK, COMPACT_HOLD);
-	expect(&compact, &parts, 17000, COMPACT_LET_GO, COMPACT_SETTLE);
+	expect(&compact, &parts, 18900, COMPACT_ASK, COMPACT_HOLD);
+	expect(&compact, &parts, 19000, COMPACT_LET_GO, COMPACT_SETTLE);
 	assert_int_equal(compact.after, bytes_to_frames(parts.balloon.held));
-	expect(&compact, &parts, 17100, COMPACT_LEAVE, COMPACT_SETTLE);
-	expect(&compact, &parts, 17200, COMPACT_LEAVE, COMPACT_OVER);
+	expect(&compact, &parts, 19100, COMPACT_LEAVE, COMPACT_SETTLE);
+	expect(&compact, &parts, 19200, COMPACT_LEAVE, COMPACT_OVER);
 	assert_false(compact_runs(&compact));
 	assert_int_equal(compact.rounds, 1);
 	/* Once for a target, however little it brought. */
 	parts = guest(66);
-	compact_consider(&compact, &parts, 17300);
+	compact_consider(&compact, &parts, 19300);
 	assert_false(compact_runs(&compact));
 	assert_int_equal(compact_restart(&compact), COMPACT_LEAVE);
-	compact_consider(&compact, &parts, 18000);
+	compact_consider(&compact, &parts, 20000);
 	assert_true(compact_runs(&compact));
 }
 
@@ -142,12 +142,12 @@ static void test_it_ends(void **state)
 	expect(&compact, &parts, 1100, COMPACT_ASK, COMPACT_HOLD);
 	/* One that names more for ever. */
 	parts.balloon.holding = true;
-	for (uint64_t now = 1200; now <= 21100; now += 100) {
+	for (uint64_t now = 1200; now <= 31100; now += 100) {
 		parts.balloon.held += MIB(4);
 		expect(&compact, &parts, now, COMPACT_ASK, COMPACT_HOLD);
 	}
 	parts.balloon.held += MIB(4);
-	expect(&compact, &parts, 21200, COMPACT_LET_GO, COMPACT_SETTLE);
+	expect(&compact, &parts, 31200, COMPACT_LET_GO, COMPACT_SETTLE);
 
 	/* Another target while blocks are held. */
 	parts = guest(66);
