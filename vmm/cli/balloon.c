@@ -49,7 +49,6 @@ struct reading {
 	uint64_t ballooned; /* frames that the balloon holds completely */
 	uint64_t partial;   /* frames that it holds in part */
 	uint64_t plugged;   /* frames of virtio-mem */
-	uint64_t holding;   /* bytes in blocks that its driver holds while the guest compacts */
 	uint64_t rounds;    /* of that */
 	char state[32];     /* of the target */
 	char text[128];     /* the same for people */
@@ -83,7 +82,6 @@ static void take_reading(const json_t *memory, struct reading *reading)
 		.ballooned = cli_json_u64(memory, "balloon.frames-released"),
 		.partial = cli_json_u64(memory, "balloon.frames-partial"),
 		.plugged = cli_json_u64(memory, "frames.plugged"),
-		.holding = cli_json_u64(memory, "balloon.held"),
 		.rounds = cli_json_u64(memory, "target.compact-rounds"),
 	};
 	snprintf(reading->state, sizeof(reading->state), "%s",
@@ -253,7 +251,7 @@ static int wait_until_there(struct job *job, struct error *err)
 			return ret;
 		if (job->now.actual != last.actual || job->now.inflated != last.inflated ||
 		    job->now.ballooned != last.ballooned || job->now.plugged != last.plugged ||
-		    job->now.holding != last.holding)
+		    compacting(&job->now)) /* which ends by itself */
 			moved = now_ms();
 		still = now_ms() - moved;
 		if (job->now.actual == job->now.target && !compacting(&job->now) &&
