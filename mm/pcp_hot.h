@@ -3,7 +3,7 @@
  * The stacks of framevisor/page_hot.h by zone and type, for the longer paths.
  *
  * Measured (tests/bench/bench_mm.c; docs/performance.md has the figures): through the locked lists
- * behind, an allocation and its free cost eight times as much, because each locked instruction
+ * behind, an allocation and its free cost more than ten times as much: each locked instruction
  * waits for all stores before it.
  */
 #ifndef MM_PCP_HOT_H
