@@ -100,9 +100,9 @@ extern _Thread_local intptr_t mm_rseq __attribute__((tls_model(HOT_TLS_MODEL)));
 
 /*
  * A sequence. struct rseq_cs: version, flags, start, length, where to go on abort. Then the number
- * of the CPU, if that is below hot_cpus: else on to label 8. n makes the labels of a second
- * sequence in the same asm others. Plain asm with a result instead of asm goto: gcc 12 drops the
- * target of an asm goto with outputs in small functions.
+ * of the CPU, if that is below hot_cpus (loaded first: measured to be faster): else on to label 8.
+ * n makes the labels of a second sequence in the same asm others. Plain asm with a result instead
+ * of asm goto: gcc 12 drops the target of an asm goto with outputs in small functions.
  */
 #define HOT_DESCRIPTOR(n)                                   \
 	".pushsection __rseq_cs, \"aw\"\n\t"                \
@@ -114,7 +114,8 @@ extern _Thread_local intptr_t mm_rseq __attribute__((tls_model(HOT_TLS_MODEL)));
 	"leaq " #n "3b(%%rip), %[cpu]\n\t"           \
 	"movq %[cpu], %%fs:8(%[rseq])\n" #n "1:\n\t" \
 	"movl %%fs:4(%[rseq]), %k[cpu]\n\t"          \
-	"cmpl %[cpus], %k[cpu]\n\t"                  \
+	"movl %[cpus], %k[rest]\n\t"                 \
+	"cmpl %k[rest], %k[cpu]\n\t"                 \
 	"jae 8f\n\t"
 /* RSEQ_SIG has to stand before the abort address; here it is the operand of an ud1. */
 #define HOT_ABORT(n)                 \
