@@ -24,6 +24,8 @@ struct guest {
 	uint32_t paused, ready;
 	uint32_t idle_permille; /* the parent's: what sampling would find */
 	uint32_t samples;       /* it was asked for that */
+	uint32_t late_ticks;    /* the parent's: how long it takes until it gives anything back */
+	uint32_t moves; /* the parent's: and whether it is seen to do something until then */
 };
 
 #define get(guest, field)        __atomic_load_n(&(guest)->field, __ATOMIC_SEQ_CST)
@@ -41,6 +43,8 @@ static struct owner_client *client;
 static struct owner_channel *channel;
 static struct guest *me;
 static struct frame_run frames[RAM]; /* one each */
+
+static uint64_t ticks_taxed; /* while it runs */
 
 static uint64_t effective(void)
 {
@@ -121,6 +125,8 @@ static void op_status(void *opaque, struct notice_status *status)
 	status->tax = me->tax;
 	status->guest_total = effective();
 	status->available = effective() - me->uses;
+	if (me->moves && status->available > ticks_taxed / 100)
+		status->available -= ticks_taxed / 100;
 	status->faults = me->bound;
 	status->waits = me->waits;
 	if (me->samples) {
@@ -148,7 +154,9 @@ static void tick(void *opaque)
 		return;
 	if (me->uses > me->wants)
 		put(me, uses, me->wants);
-	for (int i = 0; i < PER_TICK && me->bound > effective(); i++) {
+	ticks_taxed = me->tax ? ticks_taxed + 1 : 0;
+	for (int i = 0;
+	     i < PER_TICK && ticks_taxed >= get(me, late_ticks) && me->bound > effective(); i++) {
 		if (owner_client_return(client, &frames[me->bound - 1], 1) < 0)
 			_exit(3);
 		put(me, bound, me->bound - 1);
@@ -356,6 +364,54 @@ static void test_idle_pays(void **state)
 	assert_true(fixture_wait_held(0) >= 0);
 }
 
+/* One guest has what another one needs, and is slow to give it. moves: it is seen on its way. */
+static void be_slow(struct vm *vms, uint32_t late_ms, uint32_t moves)
+{
+	start_owner("2500");
+	for (int i = 0; i < 3; i++)
+		start_vm(&vms[i], (const char *[]){ "slow", "new", "other" }[i], 0);
+	put(vms[0].guest, wants, 58);
+	wait_uses(&vms[0], 58);
+	put(vms[0].guest, late_ticks, late_ms / TICK_MS);
+	put(vms[0].guest, moves, moves);
+	put(vms[0].guest, wants, 10);
+	put(vms[1].guest, wants, 58);
+	wait_uses(&vms[1], 58);
+	fixture_validate();
+}
+
+static void end_all(struct vm *vms)
+{
+	for (int i = 0; i < 3; i++)
+		end_vm(&vms[i]);
+	assert_true(fixture_wait_held(0) >= 0);
+}
+
+/* A guest whose balloon first takes what brings no frames is on its way all the same: nobody is
+ * stopped. */
+static void test_slow_guest(void **state)
+{
+	struct vm vms[3];
+
+	(void)state;
+	be_slow(vms, 8000, 1);
+	assert_int_equal(counter("oom_pause"), 0);
+	end_all(vms);
+}
+
+/* One that does not seem to move is stopped along with the one that waits; but it has what is
+ * missing, so it goes on. */
+static void test_paused_payer(void **state)
+{
+	struct vm vms[3];
+
+	(void)state;
+	be_slow(vms, 8000, 0);
+	assert_true(counter("oom_pause") > 0);
+	assert_true(counter("oom_resume") > 0);
+	end_all(vms);
+}
+
 /* All use all they have: nothing can be taken, one has to stop, and goes on when one has left. */
 static void test_oom_pause(void **state)
 {
@@ -439,6 +495,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		OWNER_TEST(test_load_moves),   OWNER_TEST(test_idle_pays),
+		OWNER_TEST(test_slow_guest),   OWNER_TEST(test_paused_payer),
 		OWNER_TEST(test_oom_pause),    OWNER_TEST(test_oom_kill),
 		OWNER_TEST(test_bad_settings),
 	};

@@ -165,6 +165,11 @@ static void see(void *opaque, const struct server_client_info *info)
 		if (info->status->stall_full_us > entry->last.stall_full_us)
 			entry->full_us += info->status->stall_full_us - entry->last.stall_full_us;
 	}
+	/* A guest may be slow, and what its balloon takes first brings no frame. */
+	if (entry->has_last && entry->tax &&
+	    (info->status->bound < entry->last.bound ||
+	     info->status->available < entry->last.available))
+		balance->last_progress = balance_now_ms();
 	entry->last = *info->status;
 	entry->has_last = true;
 	if (info->status->wait_max_us > balance->wait_max_us)

@@ -70,7 +70,9 @@ void balance_oom(struct balance *balance, uint64_t free, const struct pool_marks
 	if (!balance->active || free >= marks->low || !balance->last_short ||
 	    now - balance->last_short > balance->oom_delay / 2)
 		return;
+	/* Whose guest is on its way cannot go on when it is paused. */
 	if (now - balance->last_return < balance->oom_delay ||
+	    now - balance->last_progress < balance->oom_delay ||
 	    now - balance->active_since < balance->oom_delay ||
 	    now - balance->last_oom < balance->oom_delay)
 		return;
@@ -91,15 +93,32 @@ void balance_oom(struct balance *balance, uint64_t free, const struct pool_marks
 	}
 }
 
-/* The one that had the least to do with it goes on first. */
-void balance_resume(struct balance *balance, uint64_t free, const struct pool_marks *marks)
+/* While it is paused nothing comes back from a guest: one that has memory to give has to run for
+ * that, when nobody gets ahead otherwise. */
+static int who_could_pay(const struct balance *balance)
 {
-	union notice_packet packet = { .resume = { .free = free } };
+	uint64_t most = 0;
+	int chosen = -1;
+
+	if (balance_now_ms() - balance->last_oom < 2 * balance->oom_delay)
+		return -1;
+	for (unsigned int i = 0; i < balance->nr_vms; i++) {
+		uint64_t pay = balance_can_pay(&balance->vms[i]);
+
+		if (!balance->of_vm[i]->paused || pay <= most)
+			continue;
+		chosen = (int)i;
+		most = pay;
+	}
+	return chosen;
+}
+
+/* The one that had the least to do with it. */
+static int who_goes_on(struct balance *balance)
+{
 	int64_t least = INT64_MAX;
 	int chosen = -1;
 
-	if (free < marks->high)
-		return;
 	for (unsigned int i = 0; i < balance->nr_vms; i++) {
 		struct balance_vm vm = balance->vms[i];
 		int64_t badness;
@@ -113,10 +132,19 @@ void balance_resume(struct balance *balance, uint64_t free, const struct pool_ma
 			least = badness;
 		}
 	}
+	return chosen;
+}
+
+void balance_resume(struct balance *balance, uint64_t free, const struct pool_marks *marks)
+{
+	union notice_packet packet = { .resume = { .free = free } };
+	int chosen = free >= marks->high ? who_goes_on(balance) : who_could_pay(balance);
+
 	if (chosen < 0 || server_notice(balance->config.server, balance->vms[chosen].id, &packet,
 					NOTICE_RESUME, sizeof(packet.resume), NULL, NULL) < 0)
 		return;
 	balance->of_vm[chosen]->paused = false;
+	balance->last_oom = balance_now_ms(); /* the next one is not stopped at once */
 	balance->vms[chosen].running = true;
 	balance->oom_resumes++;
 	tell(balance, "OOM_RESUME", balance->of_vm[chosen], &balance->vms[chosen], free);

@@ -248,6 +248,13 @@ unsigned int balance_decide(const struct balance_input *input, struct balance_st
 	return plan.nr;
 }
 
+uint64_t balance_can_pay(const struct balance_vm *vm)
+{
+	if (!vm->reports || !vm->total)
+		return 0;
+	return smaller(less(vm->available, margin_of(vm)), less(vm->bound, vm->min));
+}
+
 int64_t balance_badness(const struct balance_vm *vm, uint64_t total)
 {
 	uint64_t above = less(vm->held, vm->min);

@@ -83,6 +83,8 @@ double balance_rho(const struct balance_vm *vm, const struct balance_input *inpu
  * (adj thousandths of all frames), size against shares; -1: none may be chosen. total: frames of
  * the pool.
  */
+/* Frames that its guest says it can do without, beyond what is left to it and above its minimum. */
+uint64_t balance_can_pay(const struct balance_vm *vm);
 int64_t balance_badness(const struct balance_vm *vm, uint64_t total);
 int balance_oom_victim(const struct balance_vm *vms, unsigned int nr, uint64_t total);
 

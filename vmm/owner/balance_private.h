@@ -56,6 +56,7 @@ struct balance {
 	bool active;
 	bool watching; /* VMs are asked which of their frames are idle */
 	uint64_t active_since, last_return, last_short, last_oom;
+	uint64_t last_progress; /* a taxed guest was seen on its way */
 
 	uint64_t wakes, rounds, asked_frames, stolen_kswapd, stolen_direct, stalls;
 	uint64_t taxes, reliefs, hints, stock_asks, swap_asks, oom_pauses, oom_kills, oom_resumes;

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <malloc.h>
 #include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <jansson.h>
@@ -115,6 +116,7 @@ int sandbox_enter(const struct sandbox_config *config, struct error *err)
 		return 0;
 	}
 	json_object_seed(0); /* it opens a file for that */
+	tzset();             /* so does gmtime(), the first time: when the guest reads its RTC */
 	if (!config->own_mounts)
 		log_debug("no mount namespace of its own: this user may not have one");
 	ret = guard_files(config, &seccomp, err);
