@@ -65,7 +65,7 @@ static void test_bad_options(void **state)
 	check_refusal("--movable=5%%", "from 1% to 100%");
 	check_refusal("--movable=x", "'x' is not a size");
 	check_refusal("--pool=64M --movable=65M", "more than the pool of 64 MiB");
-	check_refusal("--hugepages=some", "auto, require or never");
+	check_refusal("--hugepages=some", "auto, require, never or 1G");
 	check_refusal("--frobnicate", "'--frobnicate' is unknown");
 	check_refusal("-x", "is unknown");
 	check_refusal("pool", "'pool' is not understood");
