@@ -8,8 +8,8 @@ import random
 import pytest
 from product import FRAME_MIB, kernel_versions
 
-TARGETS = int(os.environ.get("FRAMEVISOR_TARGETS", "8"))
-REBOOT_EVERY = 4 if TARGETS < 100 else 50
+TARGETS = int(os.environ.get("FRAMEVISOR_TARGETS", "5"))
+REBOOT_EVERY = 3 if TARGETS < 100 else 50
 # Two writers keep 40 MiB between them; below this there is no room for the kernel and them.
 SMALLEST_MIB, LARGEST_MIB = 192, 1024
 
