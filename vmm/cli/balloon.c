@@ -49,7 +49,7 @@ struct reading {
 	uint64_t ballooned; /* frames that the balloon holds completely */
 	uint64_t partial;   /* frames that it holds in part */
 	uint64_t plugged;   /* frames of virtio-mem */
-	uint64_t rounds;    /* of that */
+	uint64_t rounds;    /* in which the guest moved its memory together */
 	char state[32];     /* of the target */
 	char text[128];     /* the same for people */
 };
