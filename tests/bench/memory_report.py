@@ -22,11 +22,11 @@ OPERATIONS = {
 }
 # What is measured of whom, with which kernels (None: the newest).
 PLAN = [
-    ("balloon", ("framevisor", "framevisor-silent", "qemu"), False),
+    ("balloon", ("framevisor", "qemu", "framevisor-silent"), False),
     ("plug", ("framevisor", "qemu"), False),
-    ("fresh", ("framevisor", "qemu"), True),
-    ("fragmented", ("framevisor",), True),
     ("fragmented", ("framevisor-elastic", "qemu-elastic"), False),
+    ("fragmented", ("framevisor",), True),
+    ("fresh", ("framevisor", "qemu"), True),
 ]
 
 
