@@ -160,6 +160,13 @@ static void test_order(void **state)
 	vms[1].available = 200;
 	assert_int_equal(decide(), 1);
 	assert_int_equal(steps[0].id, 2);
+	/* One that grows comes last, whatever else. */
+	vms[1].growing = true;
+	assert_int_equal(decide(), 1);
+	assert_int_equal(steps[0].id, 1);
+	vms[0].relieved_ms = 0;
+	assert_int_equal(decide(), 1);
+	assert_int_equal(steps[0].id, 2);
 	/* Without an idle tax only size and shares count. */
 	assert_true(balance_rho(&vms[1], &input) < balance_rho(&vms[0], &input));
 	input.idle_tax = 0;

@@ -229,19 +229,19 @@ void pool_claim(struct pool *pool, uint64_t before, uint64_t after)
 	pool->unclaimed += after - before;
 }
 
-uint64_t pool_grantable(struct pool *pool, uint64_t own)
+uint64_t pool_grantable(struct pool *pool, uint64_t own, uint64_t withheld)
 {
 	uint64_t others = pool->unclaimed - own;
 	struct mm_counts counts;
 	struct pool_marks marks;
 	uint64_t unused;
 
-	if (others == 0)
+	if (others == 0 && withheld == 0)
 		return UINT64_MAX;
 	mm_counts(pool->mm, -1, &counts);
 	pool_marks(pool, &marks);
 	/* What lies below the minimum mark nobody is given. */
-	unused = above(counts.free + counts.cached, marks.min);
+	unused = above(counts.free + counts.cached, marks.min + withheld);
 	return unused > others + own ? unused - others : own;
 }
 

@@ -19,6 +19,11 @@
 /* Longer than a VM that was given something back is left alone (balance_policy.c). */
 #define OOM_DELAY_MS 5000
 #define STEPS_PER_VM 4
+/* A VM that took a sixteenth of all it may have within that time is growing; so is it while it
+ * waits for more. */
+#define GROWTH_MS    16000
+#define GROWTH_SHARE 16
+#define STALL_MS     5000
 /* Two reports of a guest that are nearer than that are one. */
 #define SAMPLE_MS 300
 /* Idle frames are looked for from three times high on, and until there is four times as much:
@@ -99,6 +104,29 @@ static void note_available(struct balance_entry *entry, const struct notice_stat
 	entry->stats_at = at;
 }
 
+static void note_growth(struct balance_entry *entry, const struct notice_status *status,
+			uint64_t now)
+{
+	uint64_t least = status->bound;
+	bool stalled;
+
+	if (status->stall_some_us + status->waits != entry->stalled_us)
+		entry->stalled_at = now;
+	entry->stalled_us = status->stall_some_us + status->waits;
+	stalled = (status->flags & NOTICE_STATUS_WAITS) || now - entry->stalled_at < STALL_MS;
+	if (since(entry->bound_at, now) >= GROWTH_MS / BOUND_SAMPLES) {
+		memmove(entry->bound + 1, entry->bound, sizeof(entry->bound) - sizeof(uint64_t));
+		entry->bound[0] = status->bound;
+		entry->bound_at = now;
+	}
+	for (unsigned int i = 0; i < BOUND_SAMPLES; i++) {
+		if (entry->bound[i] < least)
+			least = entry->bound[i];
+	}
+	entry->growing =
+		status->bound - least > status->max / GROWTH_SHARE || (entry->growing && stalled);
+}
+
 static void fill_vm(struct balance_vm *vm, struct balance_entry *entry,
 		    const struct server_client_info *info, uint64_t now)
 {
@@ -138,6 +166,8 @@ static void fill_vm(struct balance_vm *vm, struct balance_entry *entry,
 		vm->bound = vm->held;
 	if (vm->stock > vm->held - vm->bound)
 		vm->stock = vm->held - vm->bound;
+	note_growth(entry, status, now);
+	vm->growing = entry->growing;
 	if (vm->reports) {
 		note_available(entry, status, age, now);
 		vm->available_change = entry->available_change;
@@ -367,6 +397,23 @@ static void set_active(struct balance *balance, uint64_t free, const struct pool
 	}
 }
 
+/*
+ * What a balloon takes first is free memory that has no frames under it, and a guest that clears it
+ * touches it: paying takes some frames itself. The last ones are for who pays, as a kernel keeps
+ * its reserves for who reclaims.
+ */
+static void keep_for_payers(struct balance *balance, bool twice, const struct pool_marks *marks)
+{
+	uint64_t reserve = twice && marks->low > marks->min ? (marks->low - marks->min) * 3 / 4 : 0;
+
+	for (unsigned int i = 0; i < balance->nr_vms; i++) {
+		const struct balance_entry *entry = balance->of_vm[i];
+		bool pays = entry->tax && !entry->growing;
+
+		server_withhold(balance->config.server, entry->id, pays ? 0 : reserve);
+	}
+}
+
 static void work(struct balance *balance, uint64_t free, const struct pool_marks *marks)
 {
 	struct balance_input input = {
@@ -407,6 +454,7 @@ static void on_round(void *opaque)
 	}
 	set_pace(balance, balance->active ? PACE_ACTIVE : twice ? PACE_SLOW : PACE_REST);
 	work(balance, free, &marks);
+	keep_for_payers(balance, twice, &marks);
 	balance_oom(balance, free, &marks);
 	balance_resume(balance, free, &marks);
 	arm(balance, balance->active ? ROUND_MS : twice ? SLOW_MS : REST_MS);

@@ -143,7 +143,7 @@ static bool chosen(const struct plan *plan, const struct balance_vm *vm)
 }
 
 /* The cheapest one that can still give and has not been asked in this round. */
-static const struct balance_vm *cheapest(const struct plan *plan)
+static const struct balance_vm *cheapest_of(const struct plan *plan, bool growing)
 {
 	const struct balance_vm *best = NULL;
 	double best_rho = 0;
@@ -152,7 +152,7 @@ static const struct balance_vm *cheapest(const struct plan *plan)
 		const struct balance_vm *vm = &plan->input->vms[i];
 		double rho;
 
-		if (!taxable(vm, plan->input) || chosen(plan, vm))
+		if (vm->growing != growing || !taxable(vm, plan->input) || chosen(plan, vm))
 			continue;
 		rho = balance_rho(vm, plan->input);
 		if (!best || rho < best_rho) {
@@ -161,6 +161,14 @@ static const struct balance_vm *cheapest(const struct plan *plan)
 		}
 	}
 	return best;
+}
+
+/* One that grows needs what it takes, although it may be page cache: the others first. */
+static const struct balance_vm *cheapest(const struct plan *plan)
+{
+	const struct balance_vm *vm = cheapest_of(plan, false);
+
+	return vm ? vm : cheapest_of(plan, true);
 }
 
 static void plan_taxes(struct plan *plan)

@@ -32,6 +32,7 @@ struct balance_vm {
 	bool reports; /* it says how much it has available; the next three are that */
 	uint64_t available, total;
 	uint64_t stats_age_ms;
+	bool growing;             /* it took a good deal lately, or waits for more */
 	int64_t available_change; /* since the report before, without what the tax changed */
 	bool knows_idle;
 	uint32_t idle_permille; /* of bound */

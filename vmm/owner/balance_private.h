@@ -8,6 +8,7 @@
 
 #define BALANCE_VMS_MAX 1000
 #define EPISODES_MAX    1024
+#define BOUND_SAMPLES   4
 
 enum { OOM_POLICY_PAUSE, OOM_POLICY_KILL };
 
@@ -25,6 +26,10 @@ struct balance_entry {
 	bool stock_asked, no_hint, no_swap;
 	bool paused; /* by the OOM policy */
 
+	uint64_t bound[BOUND_SAMPLES];   /* the newest first, GROWTH_MS / BOUND_SAMPLES apart */
+	uint64_t bound_at;               /* when that was */
+	uint64_t stalled_us, stalled_at; /* its stall time, and when that last grew */
+	bool growing;
 	uint64_t stats_at; /* when its guest's numbers came */
 	uint64_t available;
 	int64_t available_change;

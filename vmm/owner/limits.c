@@ -18,6 +18,14 @@ static struct client *find_vm(struct server *server, const char *name)
 	return client;
 }
 
+void server_withhold(struct server *server, uint32_t id, uint64_t frames)
+{
+	for (struct client *client = server->clients; client; client = client->next) {
+		if (client->session.id == id)
+			client->session.withheld = frames;
+	}
+}
+
 int server_kill(struct server *server, uint32_t id)
 {
 	for (struct client *client = server->clients; client; client = client->next) {

@@ -105,8 +105,8 @@ uint64_t pool_default_min(struct pool *pool, uint64_t ram_frames);
 /* Frames that a VM was guaranteed and does not hold yet went from before to after. */
 void pool_claim(struct pool *pool, uint64_t before, uint64_t after);
 /* How many frames a VM that has not claimed own of its minimum may be granted now without touching
- * what others were guaranteed. */
-uint64_t pool_grantable(struct pool *pool, uint64_t own);
+ * what others were guaranteed, and leaving so many. */
+uint64_t pool_grantable(struct pool *pool, uint64_t own, uint64_t withheld);
 
 /* The watermarks of all zones together, in frames: VMs get nothing below min, reclaim begins below
  * low and goes on to high. */

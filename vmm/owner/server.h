@@ -64,6 +64,10 @@ int server_get_limits(struct server *server, const char *name, struct session_li
 int server_set_limits(struct server *server, const char *name, const struct session_limits *limits,
 		      struct error *err);
 
+/* Leaves that many frames of the pool, above the minimum mark, to others than the VM with that id.
+ */
+void server_withhold(struct server *server, uint32_t id, uint64_t frames);
+
 /*
  * Sends a notice to the VM with that id; see notice_send(), whose rules and results are these. Also
  * -ENOENT: there is no such VM, or it has gone.

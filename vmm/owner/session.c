@@ -347,13 +347,15 @@ static uint64_t take(struct session *session, const struct pool_want *want, stru
  * it moves to. */
 static uint64_t room_for(const struct session *session, const struct owner_grant *grant)
 {
-	uint64_t limit = session->ram_frames, most;
+	uint64_t limit = session->ram_frames, withheld = session->withheld, most;
 
-	if (grant->flags & OWNER_GRANT_TO_MOVE)
+	if (grant->flags & OWNER_GRANT_TO_MOVE) {
 		limit += OWNER_MOVE_FRAMES;
+		withheld = 0; /* as many come back at once */
+	}
 	if (limit <= session->held)
 		return 0;
-	most = pool_grantable(session->pool, session_unclaimed(session));
+	most = pool_grantable(session->pool, session_unclaimed(session), withheld);
 	return most < limit - session->held ? most : limit - session->held;
 }
 
