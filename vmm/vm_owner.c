@@ -3,6 +3,7 @@
 #include "vmm/vm_owner.h"
 
 #include <errno.h>
+#include <linux/virtio_balloon.h>
 #include <stdlib.h>
 
 #include "framevisor/frame.h"
@@ -41,6 +42,10 @@ static int reclaim_hint(struct vm *vm, uint64_t id)
 	if (vm->owner->hint_id)
 		return -EBUSY;
 	virtio_balloon_stats(vm->devices.balloon, &stats);
+	/* What it reports by itself is all that it would hint at; and for a hint it allocates all its
+	 * free memory for a while, and clears it: that takes frames, where there are none. */
+	if (stats.accepted >> VIRTIO_BALLOON_F_REPORTING & 1)
+		return -EOPNOTSUPP;
 	ret = virtio_balloon_start_hint(vm->devices.balloon, &err);
 	if (ret < 0)
 		return ret;

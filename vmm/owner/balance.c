@@ -337,6 +337,8 @@ static void take_step(struct balance *balance, const struct balance_step *step, 
 	case BALANCE_TAX:
 		balance->taxes++;
 		balance->asked_frames += step->frames - entry->tax;
+		if (!entry->tax)
+			entry->bound_taxed = entry->last.bound;
 		entry->tax = step->frames;
 		entry->taxed_at = now;
 		break;
@@ -408,7 +410,9 @@ static void keep_for_payers(struct balance *balance, bool twice, const struct po
 
 	for (unsigned int i = 0; i < balance->nr_vms; i++) {
 		const struct balance_entry *entry = balance->of_vm[i];
-		bool pays = entry->tax && !entry->growing;
+		/* Paying takes a few at a time; who has got more than that uses them itself. */
+		bool pays = entry->tax && !entry->growing &&
+			    entry->last.bound <= entry->bound_taxed + reserve;
 
 		server_withhold(balance->config.server, entry->id, pays ? 0 : reserve);
 	}
