@@ -42,8 +42,8 @@ static int reclaim_hint(struct vm *vm, uint64_t id)
 	if (vm->owner->hint_id)
 		return -EBUSY;
 	virtio_balloon_stats(vm->devices.balloon, &stats);
-	/* What it reports by itself is all that it would hint at; and for a hint it allocates all its
-	 * free memory for a while, and clears it: that takes frames, where there are none. */
+	/* What it reports by itself is all that it would hint at; and for a hint it allocates all
+	 * its free memory for a while, and clears it: that takes frames, where there are none. */
 	if (stats.accepted >> VIRTIO_BALLOON_F_REPORTING & 1)
 		return -EOPNOTSUPP;
 	ret = virtio_balloon_start_hint(vm->devices.balloon, &err);
