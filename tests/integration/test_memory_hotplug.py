@@ -217,9 +217,10 @@ def test_memory_devices_for_tools(product):
     vm = product.linux("web", mem="512M,max=1G")
     vm.wait_until_up()
     _, replies, events = talk(product, "web", [
-        {"execute": "qmp_capabilities"}, {"execute": "balloon", "arguments": {"value": 768 * MIB}}], events=2)
+        {"execute": "qmp_capabilities"}, {"execute": "balloon", "arguments": {"value": 768 * MIB}}],
+        events=["BALLOON_CHANGE", "MEMORY_DEVICE_SIZE_CHANGE"])
     assert replies[1] == {"return": {}}, replies
-    assert {event["event"] for event in events} == {"BALLOON_CHANGE", "MEMORY_DEVICE_SIZE_CHANGE"}, events
+    assert len(events) >= 2, events
     wait_for_size(product, 768)
     _, replies, _ = talk(product, "web", [
         {"execute": "qmp_capabilities"}, {"execute": "query-memory-devices"}, {"execute": "query-memory-size-summary"},

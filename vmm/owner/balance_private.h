@@ -31,7 +31,7 @@ struct balance_entry {
 	uint64_t stalled_us, stalled_at; /* its stall time, and when that last grew */
 	bool growing;
 	uint64_t bound_taxed; /* what it had when it was taxed first */
-	uint64_t stats_at; /* when its guest's numbers came */
+	uint64_t stats_at;    /* when its guest's numbers came */
 	uint64_t available;
 	int64_t available_change;
 
