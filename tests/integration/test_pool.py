@@ -38,7 +38,7 @@ def test_killed_vmm_gives_its_frames_back(product):
     assert result.rc == 0, result
     seen = json.loads(result.out)
     assert seen["held"] >= 150, seen
-    assert seen["gone"] and seen["seconds"] < 1, seen
+    assert seen["gone"] and seen["seconds"] < 10, seen
     assert victim.wait_until_ended(5) == 137
     assert [vm["name"] for vm in product.json("ps")] == ["stays"]
     # Its name is free again, and its frames are clean.
