@@ -50,7 +50,7 @@ static uint32_t choose_align(size_t size, size_t align, slab_flags_t flags)
 static uint32_t choose_blocks(uint32_t stride)
 {
 	const uint32_t max_blocks = SLAB_NR_BLOCKS / 4;
-	uint32_t one = (stride + SLAB_BLOCK_SIZE - 1) / SLAB_BLOCK_SIZE;
+	uint32_t one = 1 + (stride - 1) / SLAB_BLOCK_SIZE;
 	uint32_t best = one;
 	uint32_t best_waste = UINT32_MAX;
 	uint32_t nr;

@@ -30,8 +30,8 @@
 
 #define SLAB_BLOCK_SHIFT 15
 #define SLAB_BLOCK_SIZE  (1u << SLAB_BLOCK_SHIFT)
-#define SLAB_NR_BLOCKS   (1u << (FRAME_SHIFT_2M - SLAB_BLOCK_SHIFT))
-_Static_assert(SLAB_NR_BLOCKS == 64, "free blocks of a frame are one 64-bit word");
+#define SLAB_NR_BLOCKS   64u /* one bit each in a word */
+_Static_assert((uint64_t)SLAB_NR_BLOCKS << SLAB_BLOCK_SHIFT == FRAME_SIZE_2M, "they make a frame");
 
 /* Objects up to this size may use the first block of a frame, whose start is the header. */
 #define SLAB_FIRST_BLOCK_MAX 2048
