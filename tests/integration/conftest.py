@@ -15,6 +15,7 @@ from hosts import HOSTS, LANE, claimed, write_result  # noqa: E402
 from product import Here, Product  # noqa: E402
 
 DEATHS = 3  # of the test host in one test: then the test is at fault
+EFLAGS_RESERVED = 0xffc08028  # 0 in every processor; set, it is the emulation that broke the guest
 
 
 def pytest_collectreport(report):
@@ -46,17 +47,29 @@ def pytest_collection_modifyitems(items):
         items[:] = [item for path in reversed(files) for item in files[path]]
 
 
+def why_again(reports):
+    """What the test host did to a test that failed, as lines; none: nothing, the failure is the test's."""
+    failed = [report.longreprtext for report in reports if report.failed]
+    if failed and HOSTS.died():
+        return HOSTS.host.why_dead().splitlines() or ["the test host died"]
+    for flags in re.findall(r"EFLAGS: ([0-9a-f]{8})", "\n".join(failed)):
+        if int(flags, 16) & EFLAGS_RESERVED:
+            return [f"a guest's kernel oopsed with flags that no processor has ({flags})"]
+    return []
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item, nextitem):
-    """Runs a test; again, on a new test host, when the old one died meanwhile."""
+    """Runs a test; again, on a new test host, when the old one died meanwhile or broke the guest."""
     if not claimed(item):
         return True
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     for deaths_left in range(DEATHS - 1, -1, -1):
         reports = runtestprotocol(item, nextitem=nextitem, log=False)
-        if not HOSTS.died() or not deaths_left or not any(report.failed for report in reports):
+        again = why_again(reports)
+        if not again or not deaths_left:
             break
-        reason, *last_words = HOSTS.host.why_dead().splitlines()
+        reason, *last_words = again
         remark = f"{item.name}: {reason.partition(';')[0]}; the test runs again on a new one"
         write_result("", "\n     | ".join([remark, *last_words[-12:]]), "note")
         try:
@@ -64,6 +77,7 @@ def pytest_runtest_protocol(item, nextitem):
             item.session._setupstate.teardown_exact(None)  # pylint: disable=protected-access
         except Exception as error:  # pylint: disable=broad-except # nothing there can still be saved
             write_result("", f"{item.name}: {type(error).__name__} while clearing up", "note")
+        HOSTS.stop()
     for report in reports:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
