@@ -7,6 +7,9 @@
  * With takes_turns it uses a frame for eight passes and has it free for the next eight: "used" is
  * set before the first write to the frame and cleared after the last one. What it finds in a frame
  * that it takes does not matter then, what it wrote while it uses it does.
+ *
+ * With a rest it does nothing for so many turns of a loop after each pass, so that its frames get
+ * cold: a host with a fast KVM runs a pass in less than a microsecond.
  */
 #ifndef KVM_COUNTER_H
 #define KVM_COUNTER_H
@@ -48,10 +51,12 @@ struct counter {
 	pthread_t thread;
 	unsigned int nr_frames;
 	bool takes_turns;
+	uint64_t rest;
 	bool ended_well;
 };
 
-/* rdi table, rcx entries, rsi results, r9 stop flag, r10 where to end, r12 takes turns. */
+/* rdi table, rcx entries, rsi results, r9 stop flag, r10 where to end, r12 takes turns, r13 rest.
+ */
 extern const uint8_t counter_code[], counter_code_end[];
 __asm__(".pushsection .rodata\n"
 	"counter_code:\n"
@@ -85,7 +90,12 @@ __asm__(".pushsection .rodata\n"
 	"	cmp %rcx, %r11\n"
 	"	jb 2b\n"
 	"	mov %r8, 8(%rsi)\n"
-	"	cmpq $0, (%r9)\n"
+	"	mov %r13, %rax\n"
+	"	test %rax, %rax\n"
+	"	jz 10f\n"
+	"9:	dec %rax\n"
+	"	jnz 9b\n"
+	"10:	cmpq $0, (%r9)\n"
 	"	je 1b\n"
 	"	mov %r8, (%r10)\n"
 	"7:	jmp 7b\n"
@@ -126,7 +136,8 @@ static inline bool counter_set_registers(struct counter *c)
 				 .rcx = c->nr_frames,
 				 .r9 = COUNTER_STOP,
 				 .r10 = COUNTER_DONE,
-				 .r12 = c->takes_turns };
+				 .r12 = c->takes_turns,
+				 .r13 = c->rest };
 
 	return kvm_set_user_mode(c->vcpu_fd, COUNTER_TSS, COUNTER_PML4) &&
 	       ioctl(c->vcpu_fd, KVM_SET_REGS, &regs) == 0;
@@ -144,14 +155,15 @@ static inline void *counter_thread(void *opaque)
 	return NULL;
 }
 
-/* Begins to count in nr_frames frames behind the first. False: this machine has no KVM. */
-static inline bool counter_start(struct counter *c, struct fixture *f, unsigned int nr_frames,
-				 bool takes_turns)
+/* Begins to count in nr_frames frames behind the first, with turns and a rest as c says. False:
+ * this machine has no KVM. */
+static inline bool counter_start(struct counter *c, struct fixture *f, unsigned int nr_frames)
 {
 	struct error err = { 0 };
 	int size;
 
-	*c = (struct counter){ .f = f, .nr_frames = nr_frames, .takes_turns = takes_turns };
+	c->f = f;
+	c->nr_frames = nr_frames;
 	c->kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (c->kvm_fd < 0)
 		return false;

@@ -274,12 +274,12 @@ static void test_under_load(void **state)
 static void test_guest(void **state)
 {
 	uint64_t moved, passes, wrong;
-	struct counter c;
+	struct counter c = { .takes_turns = false };
 	struct fixture f;
 
 	(void)state;
 	open_memory(&f);
-	if (!counter_start(&c, &f, LOW_FRAMES - 1, false)) {
+	if (!counter_start(&c, &f, LOW_FRAMES - 1)) {
 		close_memory(&f);
 		skip_because("this machine has no /dev/kvm");
 	}

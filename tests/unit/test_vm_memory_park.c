@@ -212,12 +212,12 @@ static void test_taken_back_meanwhile(void **state)
 static void test_guest(void **state)
 {
 	uint64_t taken = 0, since = now_ms(), passes, wrong;
-	struct counter c;
+	struct counter c = { .takes_turns = true };
 	struct fixture f;
 
 	(void)state;
 	open_memory(&f);
-	if (!counter_start(&c, &f, GUEST_FRAMES, true)) {
+	if (!counter_start(&c, &f, GUEST_FRAMES)) {
 		close_memory(&f);
 		skip_because("this machine has no /dev/kvm");
 	}
