@@ -16,7 +16,8 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
-#include <time.h>
+
+#include "framevisor/clock.h"
 
 #define PM_PORTS 12
 #define PM1_STS  0
@@ -38,7 +39,6 @@
 #define CNT_MASK          (CNT_SCI_EN | 0x0002 | CNT_SLP_TYP) /* what is kept */
 
 #define PM_TIMER_HZ 3579545
-#define NS_PER_S    1000000000
 
 #define I8042_CMD_RESET 0xfe
 /*
@@ -71,11 +71,10 @@ static void update_sci(struct power *power)
 /* All 32 bits count, so FADT may or may not say TMR_VAL_EXT. */
 static uint32_t pm_timer(void)
 {
-	struct timespec now;
+	uint64_t now = now_ns();
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint32_t)((uint64_t)now.tv_sec * PM_TIMER_HZ +
-			  (uint64_t)now.tv_nsec * PM_TIMER_HZ / NS_PER_S);
+	return (uint32_t)(now / NS_PER_SEC * PM_TIMER_HZ +
+			  now % NS_PER_SEC * PM_TIMER_HZ / NS_PER_SEC);
 }
 
 static uint64_t pm_read(void *opaque, uint64_t offset, unsigned int size)

@@ -14,9 +14,9 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "devices/virtio_balloon_internal.h"
+#include "framevisor/clock.h"
 
 #define BALLOON_PCI_CLASS 0x00ff00 /* "does not fit any class", as on other machines */
 #define PFNS_PER_READ     512
@@ -32,14 +32,6 @@
 static struct virtio_balloon *to_balloon(struct virtio_device *vdev)
 {
 	return (struct virtio_balloon *)((char *)vdev - offsetof(struct virtio_balloon, vdev));
-}
-
-uint64_t balloon_now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
 uint64_t balloon_wanted_pages(const struct virtio_balloon *balloon)

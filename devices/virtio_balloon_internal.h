@@ -109,8 +109,6 @@ struct virtio_balloon {
 	uint64_t hinted, frames_hinted;
 };
 
-uint64_t balloon_now_ms(void);
-
 /* Pages that the host wants to be in the balloon. */
 uint64_t balloon_wanted_pages(const struct virtio_balloon *balloon);
 

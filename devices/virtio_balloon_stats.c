@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "devices/virtio_balloon_internal.h"
+#include "framevisor/clock.h"
 
 /* What is looked at of one buffer; Linux sends 16 at most. The rest is ignored, as unknown tags
  * are. */
@@ -61,7 +62,7 @@ static void read_entries(struct virtio_balloon *balloon)
 	}
 	clock_gettime(CLOCK_REALTIME, &now);
 	statistics->arrived = now.tv_sec;
-	statistics->arrived_ms = balloon_now_ms();
+	statistics->arrived_ms = now_ms();
 	statistics->asked = false;
 }
 
@@ -97,7 +98,7 @@ static void on_interval(void *opaque)
 	if (vq && statistics->held) {
 		statistics->held = false;
 		statistics->asked = true;
-		statistics->asked_ms = balloon_now_ms();
+		statistics->asked_ms = now_ms();
 		virtqueue_push_used(vq, statistics->head, 0);
 		virtio_finish_queue(&balloon->vdev, queue);
 	}
@@ -121,7 +122,7 @@ void virtio_balloon_guest_stats(struct virtio_balloon *balloon,
 				struct virtio_balloon_guest_stats *stats)
 {
 	struct balloon_statistics *statistics = &balloon->statistics;
-	uint64_t now = balloon_now_ms();
+	uint64_t now = now_ms();
 
 	pthread_mutex_lock(&balloon->vdev.lock);
 	memset(stats, 0, sizeof(*stats));

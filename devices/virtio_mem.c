@@ -9,9 +9,9 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "devices/changed.h"
+#include "framevisor/clock.h"
 #include "framevisor/log.h"
 #include "framevisor/virtio.h"
 
@@ -49,14 +49,6 @@ struct virtio_mem {
 static struct virtio_mem *to_mem(struct virtio_device *vdev)
 {
 	return (struct virtio_mem *)((char *)vdev - offsetof(struct virtio_mem, vdev));
-}
-
-static uint64_t now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
 /* ---- Blocks ---- */

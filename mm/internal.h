@@ -12,8 +12,8 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/rseq.h>
-#include <time.h>
 
+#include "framevisor/clock.h"
 #include "framevisor/mm.h"
 #include "framevisor/mmzone.h"
 #include "framevisor/page_alloc.h"
@@ -124,14 +124,6 @@ struct mm {
 };
 _Static_assert(offsetof(struct mm, hot) == 0 && offsetof(struct mm, hot_alloc) == MM_HOT_TABLE,
 	       "page_hot.h counts on it");
-
-static inline uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
 
 /* Node and zone of a frame, as an index of mm->pagesets. */
 #define PAGE_PAGESET(flags) ((flags) >> PAGE_ZONE_SHIFT)

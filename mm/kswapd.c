@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <time.h>
 
+#include "framevisor/clock.h"
 #include "mm/compaction_internal.h"
 #include "mm/vmscan_internal.h"
 
@@ -91,14 +92,8 @@ static void balance_pgdat(struct mm *mm, pg_data_t *pgdat, unsigned int order,
 /* Waits until something is asked, or for a tick. Returns whether it was the tick. */
 static bool wait_for_work(pg_data_t *pgdat)
 {
-	struct timespec until;
+	const struct timespec until = deadline_after(TICK_NS);
 
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_nsec += TICK_NS;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_nsec -= 1000000000;
-		until.tv_sec++;
-	}
 	return pthread_cond_timedwait(&pgdat->kswapd_wait, &pgdat->kswapd_lock, &until) ==
 	       ETIMEDOUT;
 }

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "framevisor/clock.h"
 #include "framevisor/mempool.h"
 #include "mm/internal.h"
 
@@ -224,14 +225,10 @@ static void *take_reserved(mempool_t *pool)
 /* With the lock held: until an element comes back, or it is time to look elsewhere. */
 static void *wait_reserved(mempool_t *pool)
 {
-	struct timespec until;
+	const struct timespec until = deadline_after(MEMPOOL_RETRY_NS);
 	void *element = take_reserved(pool);
 	int ret = 0;
 
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_nsec += MEMPOOL_RETRY_NS;
-	until.tv_sec += until.tv_nsec / 1000000000;
-	until.tv_nsec %= 1000000000;
 	while (!element && ret == 0) {
 		ret = pthread_cond_timedwait(&pool->wait, &pool->lock, &until);
 		element = take_reserved(pool);

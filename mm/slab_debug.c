@@ -11,9 +11,9 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "framevisor/clock.h"
 #include "mm/slab_internal.h"
 
 #define RED_INACTIVE 0xbb
@@ -62,14 +62,11 @@ size_t slab_orig_size(const struct kmem_cache *cache, const void *object)
 static void track_set(struct kmem_cache *cache, const void *object, enum slab_track_item item,
 		      const void *caller)
 {
-	struct timespec now;
-
 	if (!(cache->flags & SLAB_STORE_USER))
 		return;
-	clock_gettime(CLOCK_MONOTONIC, &now);
 	tracks(cache, object)[item] = (struct slab_track){
 		.caller = (uintptr_t)caller,
-		.when_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec,
+		.when_ns = now_ns(),
 		.tid = (int32_t)syscall(SYS_gettid),
 		.cpu = sched_getcpu(),
 	};
@@ -129,16 +126,11 @@ static const struct slab *object_slab(struct mm *mm, const void *object)
 
 static void track_print(struct mm *mm, const struct slab_track *track, const char *what)
 {
-	struct timespec now;
-	uint64_t now_ns;
-
 	if (!track->when_ns)
 		return;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	now_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 	mm_message(mm, "slab:   %s by %#llx, thread %d, cpu %d, %llu ms ago", what,
 		   (unsigned long long)track->caller, track->tid, track->cpu,
-		   (unsigned long long)((now_ns - track->when_ns) / 1000000u));
+		   (unsigned long long)((now_ns() - track->when_ns) / NS_PER_MS));
 }
 
 /* One line about what is wrong, and the object's history. cache is the one of the call. */

@@ -15,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "framevisor/clock.h"
 #include "vmm/boot/cpuid.h"
 #include "vmm/kvm.h"
 
@@ -363,20 +364,11 @@ static void on_signal(int signo)
 	(void)signo;
 }
 
-static void add_ms(struct timespec *time, long ms)
-{
-	time->tv_nsec += ms % 1000 * 1000000;
-	time->tv_sec += ms / 1000 + time->tv_nsec / 1000000000;
-	time->tv_nsec %= 1000000000;
-}
-
 /* Waits for the thread; from the time limit on it kicks it out of KVM_RUN, again and again. */
 static void watch(struct probe *probe, pthread_t thread)
 {
-	struct timespec deadline;
+	struct timespec deadline = deadline_after(PROBE_LIMIT_MS * NS_PER_MS);
 
-	clock_gettime(CLOCK_MONOTONIC, &deadline);
-	add_ms(&deadline, PROBE_LIMIT_MS);
 	pthread_mutex_lock(&probe->lock);
 	while (!probe->done) {
 		if (pthread_cond_clockwait(&probe->done_cond, &probe->lock, CLOCK_MONOTONIC,
@@ -385,7 +377,7 @@ static void watch(struct probe *probe, pthread_t thread)
 		if (probe->run)
 			__atomic_store_n(&probe->run->immediate_exit, 1, __ATOMIC_RELAXED);
 		pthread_kill(thread, PROBE_SIGNAL);
-		add_ms(&deadline, 20);
+		deadline = deadline_after(20 * NS_PER_MS);
 	}
 	pthread_mutex_unlock(&probe->lock);
 }

@@ -7,8 +7,8 @@
 #include <inttypes.h>
 #include <linux/virtio_balloon.h>
 #include <stdlib.h>
-#include <time.h>
 
+#include "framevisor/clock.h"
 #include "framevisor/frame.h"
 #include "framevisor/log.h"
 #include "framevisor/vm_memory.h"
@@ -57,14 +57,6 @@ struct target {
 
 	struct target_compact compact;
 };
-
-static uint64_t now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
 
 /* All memory devices as one. */
 static void gather_mem(const struct target_config *config, struct virtio_mem_stats *sum)

@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "framevisor/clock.h"
 #include "framevisor/log.h"
 #include "vmm/boot/cpuid.h"
 #include "vmm/vcpu_internal.h"
@@ -247,12 +248,8 @@ static unsigned int nr_started(const struct vcpus *vcpus)
 /* Waits until all threads are parked, or ms are over. Lock held. */
 static bool wait_parked(struct vcpus *vcpus, unsigned int ms)
 {
-	struct timespec until;
+	const struct timespec until = deadline_after(ms * NS_PER_MS);
 
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_nsec += ms * 1000000L;
-	until.tv_sec += until.tv_nsec / 1000000000;
-	until.tv_nsec %= 1000000000;
 	while (vcpus->nr_parked < nr_started(vcpus))
 		if (pthread_cond_clockwait(&vcpus->changed, &vcpus->lock, CLOCK_MONOTONIC,
 					   &until) == ETIMEDOUT)

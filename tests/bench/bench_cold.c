@@ -15,9 +15,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "framevisor/clock.h"
 #include "framevisor/event_loop.h"
 #include "framevisor/log.h"
 #include "framevisor/vm_memory.h"
@@ -49,10 +49,7 @@ static void die(const char *what)
 
 static double now_s(void)
 {
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+	return (double)now_ns() / 1e9;
 }
 
 static uint64_t next_random(uint64_t *state)

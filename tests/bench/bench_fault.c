@@ -18,9 +18,9 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "framevisor/clock.h"
 #include "framevisor/event_loop.h"
 #include "framevisor/log.h"
 #include "framevisor/vm_memory.h"
@@ -68,10 +68,7 @@ static void die(const char *what)
 
 static double now_us(void)
 {
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (double)ts.tv_sec * 1e6 + (double)ts.tv_nsec / 1e3;
+	return (double)now_ns() / 1e3;
 }
 
 static int compare(const void *a, const void *b)

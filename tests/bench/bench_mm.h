@@ -12,22 +12,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
+#include "framevisor/clock.h"
 #include "framevisor/mm.h"
 #include "framevisor/page_alloc.h"
 
 #define GIB_FRAMES   512
 #define BENCH_ROUNDS 101 /* of which the median is taken; short, for the machine may be shared */
 #define BENCH_BULK   512
-
-static inline double now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (double)ts.tv_sec * 1e9 + (double)ts.tv_nsec;
-}
 
 static inline void *bench_map(size_t size)
 {

@@ -6,8 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include <time.h>
-
+#include "framevisor/clock.h"
 #include "tests/unit/virtio_driver.h"
 
 #define F_VERSION_1 (1ull << VIRTIO_F_VERSION_1)
@@ -195,14 +194,6 @@ static bool wait_used(struct driver *drv, unsigned int queue, uint16_t idx, unsi
 	while (driver_used_idx(drv, queue) != idx && ms--)
 		usleep(1000);
 	return driver_used_idx(drv, queue) == idx;
-}
-
-static uint64_t now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
 static void deflate_waits_for_memory(void **state)

@@ -4,9 +4,9 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "framevisor/clock.h"
 #include "framevisor/frame.h"
 #include "vmm/cli/cli.h"
 
@@ -61,16 +61,8 @@ struct job {
 	uint64_t boot; /* what the guest booted with */
 	struct reading before, now;
 	bool tty;
-	int64_t last_line;
+	uint64_t last_line;
 };
-
-static int64_t now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
 
 static void take_reading(const json_t *memory, struct reading *reading)
 {
@@ -188,7 +180,8 @@ static bool compacting(const struct reading *reading)
 static void show_progress(struct job *job)
 {
 	char from[SIZE_TEXT_MAX], to[SIZE_TEXT_MAX], at[SIZE_TEXT_MAX], frames[64];
-	int64_t now = now_ms(), back = frames_back(job);
+	int64_t back = frames_back(job);
+	uint64_t now = now_ms();
 
 	if (!job->tty && now - job->last_line < PLAIN_LINE_MS)
 		return;
@@ -238,11 +231,11 @@ static bool settled(const struct job *job)
  */
 static int wait_until_there(struct job *job, struct error *err)
 {
-	int64_t moved = now_ms();
+	uint64_t moved = now_ms();
 
 	for (;;) {
 		struct reading last = job->now;
-		int64_t still;
+		uint64_t still;
 		int ret;
 
 		usleep(POLL_MS * 1000);
@@ -257,7 +250,7 @@ static int wait_until_there(struct job *job, struct error *err)
 		if (job->now.actual == job->now.target && !compacting(&job->now) &&
 		    (settled(job) || still >= SETTLE_MS))
 			return 0;
-		if (hopeless(&job->now) || still >= (int64_t)options.timeout * 1000)
+		if (hopeless(&job->now) || still >= (uint64_t)options.timeout * 1000)
 			return -ETIMEDOUT;
 		show_progress(job);
 	}

@@ -6,9 +6,9 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "framevisor/clock.h"
 #include "framevisor/frame.h"
 #include "framevisor/rundir.h"
 #include "vmm/cli/cli.h"
@@ -222,14 +222,6 @@ static void print_vm(const char *name, const json_t *memory)
 	print_guest(memory);
 }
 
-static int64_t now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 static json_t *query(struct qmp_client *client, bool refresh, struct error *err)
 {
 	json_t *memory = NULL;
@@ -242,7 +234,7 @@ static json_t *query(struct qmp_client *client, bool refresh, struct error *err)
 /* With the guest's numbers of now, if it answers. */
 static json_t *query_fresh(struct qmp_client *client, struct error *err)
 {
-	int64_t start = now_ms();
+	uint64_t start = now_ms();
 	json_t *memory = query(client, true, err);
 
 	while (memory &&
@@ -251,8 +243,7 @@ static json_t *query_fresh(struct qmp_client *client, struct error *err)
 	       now_ms() - start < STATS_WAIT_MS) {
 		const json_t *guest = json_object_get(memory, "guest");
 
-		if (json_is_object(guest) &&
-		    (int64_t)cli_json_u64(guest, "age-ms") <= now_ms() - start)
+		if (json_is_object(guest) && cli_json_u64(guest, "age-ms") <= now_ms() - start)
 			break;
 		json_decref(memory);
 		usleep(POLL_MS * 1000);
@@ -264,7 +255,7 @@ static json_t *query_fresh(struct qmp_client *client, struct error *err)
 /* Waits for the end of the session that was begun. */
 static int wait_for_hints(struct qmp_client *client, struct error *err)
 {
-	int64_t start = now_ms();
+	uint64_t start = now_ms();
 	bool hinting = true;
 
 	while (hinting) {

@@ -6,9 +6,9 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "framevisor/clock.h"
 #include "framevisor/frame.h"
 #include "vmm/cli/cli.h"
 
@@ -16,20 +16,12 @@
 #define POLL_MS       100
 #define PLAIN_LINE_MS 1000
 
-static int64_t now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 static bool in_state(const json_t *job, const char *state)
 {
 	return strcmp(cli_json_string(job, "state"), state) == 0;
 }
 
-static void show_progress(const json_t *job, bool tty, int64_t *last_line)
+static void show_progress(const json_t *job, bool tty, uint64_t *last_line)
 {
 	uint64_t done = cli_json_u64(job, "done"), frames = cli_json_u64(job, "frames");
 	uint64_t moved = cli_json_u64(job, "moved");
@@ -51,7 +43,7 @@ static void show_progress(const json_t *job, bool tty, int64_t *last_line)
 static json_t *watch(struct qmp_client *client, uint64_t id, struct error *err)
 {
 	bool tty = isatty(STDERR_FILENO), shown = false;
-	int64_t last_line = now_ms();
+	uint64_t last_line = now_ms();
 	unsigned int pause = FIRST_POLL_MS;
 	json_t *job = NULL;
 

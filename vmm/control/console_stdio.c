@@ -13,6 +13,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "framevisor/clock.h"
+
 #define INPUT_CHUNK    1024u
 #define FIRST_BACKLOG  4096u
 #define FINISH_SECONDS 2
@@ -361,8 +363,7 @@ void console_stdio_finish(struct console_stdio *stdio)
 
 	if (!stdio)
 		return;
-	clock_gettime(CLOCK_MONOTONIC, &deadline);
-	deadline.tv_sec += FINISH_SECONDS;
+	deadline = deadline_after(FINISH_SECONDS * NS_PER_SEC);
 	pthread_mutex_lock(&stdio->lock);
 	stdio->finished = true;
 	pthread_cond_broadcast(&stdio->changed);

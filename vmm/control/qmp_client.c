@@ -9,9 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "framevisor/clock.h"
 #include "framevisor/rundir.h"
 
 #define READ_SIZE 16384u
@@ -27,19 +27,11 @@ struct qmp_client {
 	json_t *events; /* array, oldest first */
 };
 
-static int64_t now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 /* Waits for input until the deadline, then reads once. Returns 0 or a negative errno. */
-static int fill(struct qmp_client *client, int64_t deadline)
+static int fill(struct qmp_client *client, uint64_t deadline)
 {
 	struct pollfd pollfd = { .fd = client->fd, .events = POLLIN };
-	int64_t left = deadline - now_ms();
+	int64_t left = (int64_t)(deadline - now_ms());
 	ssize_t n;
 	int ready = poll(&pollfd, 1, left > 0 ? (int)left : 0);
 
@@ -78,7 +70,7 @@ static char *find_line_end(struct qmp_client *client)
 }
 
 /* The next line as a JSON object. A deadline in the past still takes what has arrived. */
-static int next_message(struct qmp_client *client, int64_t deadline, json_t **message)
+static int next_message(struct qmp_client *client, uint64_t deadline, json_t **message)
 {
 	for (;;) {
 		char *end = find_line_end(client);
@@ -148,7 +140,7 @@ static int send_command(struct qmp_client *client, const char *command, json_t *
 /* Waits for the message that is no event. */
 static int wait_reply(struct qmp_client *client, json_t **message)
 {
-	int64_t deadline = now_ms() + client->timeout_ms;
+	uint64_t deadline = now_ms() + client->timeout_ms;
 
 	for (;;) {
 		int ret = next_message(client, deadline, message);

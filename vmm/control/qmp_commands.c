@@ -7,9 +7,9 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "framevisor/clock.h"
 #include "framevisor/frame.h"
 #include "framevisor/qmp_server.h"
 #include "vmm/control/vm_control_internal.h"
@@ -103,15 +103,6 @@ static int cmd_query_cpus_fast(void *opaque, json_t *args, json_t **reply, struc
 	return 0;
 }
 
-static int64_t uptime_ms(const struct vm_control *control)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)(now.tv_sec - control->started.tv_sec) * 1000 +
-	       (now.tv_nsec - control->started.tv_nsec) / 1000000;
-}
-
 static const char *hugepages_name(enum hugepages_mode mode)
 {
 	switch (mode) {
@@ -134,12 +125,13 @@ static int cmd_query_vm(void *opaque, json_t *args, json_t **reply, struct qmp_e
 
 	(void)args;
 	(void)err;
-	*reply = json_pack(
-		"{s:s,s:i,s:s,s:b,s:i,s:I,s:s,s:s,s:I}", "name", config->name, "pid", (int)getpid(),
-		"status", vm_control_state_name(vm_get_state(control->vm)), "waits-for-memory",
-		vm_waits_for_memory(control->vm), "cpus", (int)config->cpus, "memory",
-		(json_int_t)config->mem_bytes, "kernel", config->kernel, "hugepages",
-		hugepages_name(config->hugepages), "uptime-ms", (json_int_t)uptime_ms(control));
+	*reply =
+		json_pack("{s:s,s:i,s:s,s:b,s:i,s:I,s:s,s:s,s:I}", "name", config->name, "pid",
+			  (int)getpid(), "status", vm_control_state_name(vm_get_state(control->vm)),
+			  "waits-for-memory", vm_waits_for_memory(control->vm), "cpus",
+			  (int)config->cpus, "memory", (json_int_t)config->mem_bytes, "kernel",
+			  config->kernel, "hugepages", hugepages_name(config->hugepages),
+			  "uptime-ms", (json_int_t)(now_ms() - control->started_ms));
 	return 0;
 }
 
@@ -328,7 +320,7 @@ struct vm_control *vm_control_create(struct event_loop *loop, struct vm *vm, int
 	control->vm = vm;
 	control->on_error = on_error;
 	control->opaque = opaque;
-	clock_gettime(CLOCK_MONOTONIC, &control->started);
+	control->started_ms = now_ms();
 	control->server = qmp_server_create(loop, &config, err);
 	if (!control->server)
 		goto fail;

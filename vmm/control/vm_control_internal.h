@@ -4,7 +4,7 @@
 #define VMM_CONTROL_VM_CONTROL_INTERNAL_H
 
 #include <stdbool.h>
-#include <time.h>
+#include <stdint.h>
 
 #include "framevisor/qmp_server.h"
 #include "vmm/control/vm_control.h"
@@ -12,7 +12,7 @@
 struct vm_control {
 	struct vm *vm;
 	struct qmp_server *server;
-	struct timespec started;
+	uint64_t started_ms;
 	bool host_reset; /* system_reset is being executed: the RESET event is not the guest's */
 	void (*on_error)(void *opaque);
 	void *opaque;

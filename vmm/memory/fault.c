@@ -15,9 +15,9 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "framevisor/clock.h"
 #include "framevisor/log.h"
 #include "vmm/memory/internal.h"
 
@@ -37,14 +37,6 @@
 /* Frames that the fault thread asks for at once beside the neighbours of a touch: the touch waits
  * for it. The loop does the rest. */
 #define URGENT_FRAMES (FRAME_SHIFT == FRAME_SHIFT_2M ? 4u : 1u)
-
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
 
 void fault_wait_for(struct vm_memory *mem, uint32_t number)
 {

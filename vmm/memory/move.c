@@ -12,8 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
+#include "framevisor/clock.h"
 #include "framevisor/log.h"
 #include "vmm/memory/internal.h"
 #include "vmm/memory/move.h"
@@ -22,14 +22,6 @@
 #define MOVE_STEP 16
 /* Records looked at under one hold of the lock. */
 #define SELECT_STEP 512
-
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
 
 static bool in_runs(const struct frame_run *runs, unsigned int nr_runs,
 		    const struct guest_frame *frame)

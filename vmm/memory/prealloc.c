@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <time.h>
 
+#include "framevisor/clock.h"
 #include "vmm/memory/internal.h"
 
 /* Fewer leave the owner or the kernel idle; more only wait for the locks of this process. */
@@ -69,14 +70,10 @@ static void watch(struct prealloc *p, vm_memory_progress_fn progress, void *opaq
 
 	pthread_mutex_lock(&p->lock);
 	while (atomic_load(&p->active) > 0) {
-		struct timespec until;
+		const struct timespec until = deadline_after(PROGRESS_MS * NS_PER_MS);
 		int none = 0;
 
-		clock_gettime(CLOCK_REALTIME, &until);
-		until.tv_nsec += PROGRESS_MS * 1000000L;
-		until.tv_sec += until.tv_nsec / 1000000000;
-		until.tv_nsec %= 1000000000;
-		pthread_cond_timedwait(&p->ended, &p->lock, &until);
+		pthread_cond_clockwait(&p->ended, &p->lock, CLOCK_MONOTONIC, &until);
 		pthread_mutex_unlock(&p->lock);
 		count(p->mem, &done, &total);
 		if (progress && !progress(opaque, done, total))

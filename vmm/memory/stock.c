@@ -9,9 +9,9 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "framevisor/clock.h"
 #include "framevisor/log.h"
 #include "vmm/memory/internal.h"
 
@@ -28,14 +28,6 @@
 /* Frames per request of the loop: a touch that meets an empty stock waits for the request under
  * way, and a frame that the owner still has to zero takes 84 us. */
 #define STOCK_STEP 16
-
-static uint64_t now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
 
 static uint32_t clamp_batch(uint32_t batch, uint32_t min)
 {

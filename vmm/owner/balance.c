@@ -5,8 +5,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "framevisor/clock.h"
 #include "framevisor/log.h"
 
 #define ROUND_MS     100  /* while it works */
@@ -30,14 +30,6 @@
  * it takes a guest's sampling some seconds to know them, and costs the guest a few percent. */
 #define WATCH_FROM  3
 #define WATCH_UNTIL 4
-
-uint64_t balance_now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
 
 static uint64_t since(uint64_t then, uint64_t now)
 {
@@ -199,13 +191,13 @@ static void see(void *opaque, const struct server_client_info *info)
 	if (entry->has_last && entry->tax &&
 	    (info->status->bound < entry->last.bound ||
 	     info->status->available < entry->last.available))
-		balance->last_progress = balance_now_ms();
+		balance->last_progress = now_ms();
 	entry->last = *info->status;
 	entry->has_last = true;
 	if (info->status->wait_max_us > balance->wait_max_us)
 		balance->wait_max_us = info->status->wait_max_us;
 	balance->of_vm[balance->nr_vms] = entry;
-	fill_vm(&balance->vms[balance->nr_vms++], entry, info, balance_now_ms());
+	fill_vm(&balance->vms[balance->nr_vms++], entry, info, now_ms());
 }
 
 static void add_gone(struct notice_status *gone, const struct notice_status *last)
@@ -360,7 +352,7 @@ static void take_step(struct balance *balance, const struct balance_step *step, 
 
 static void arm(struct balance *balance, uint64_t delay_ms)
 {
-	uint64_t at = balance_now_ms() + delay_ms;
+	uint64_t at = now_ms() + delay_ms;
 
 	if (balance->due_at && balance->due_at <= at)
 		return;
@@ -382,7 +374,7 @@ static void tell_episode(struct balance *balance, const char *name, uint64_t fre
 /* Between low and high it goes on with what it did. */
 static void set_active(struct balance *balance, uint64_t free, const struct pool_marks *marks)
 {
-	uint64_t now = balance_now_ms();
+	uint64_t now = now_ms();
 
 	if (!balance->active && free < marks->low) {
 		balance->active = true;
@@ -433,7 +425,7 @@ static void work(struct balance *balance, uint64_t free, const struct pool_marks
 		.nr_vms = balance->nr_vms,
 	};
 	unsigned int nr = balance_decide(&input, balance->steps, BALANCE_VMS_MAX * STEPS_PER_VM);
-	uint64_t now = balance_now_ms();
+	uint64_t now = now_ms();
 
 	for (unsigned int i = 0; i < nr; i++)
 		take_step(balance, &balance->steps[i], now);
@@ -467,7 +459,7 @@ static void on_round(void *opaque)
 void balance_traffic(void *opaque, uint64_t asked, uint64_t got, uint64_t returned)
 {
 	struct balance *balance = opaque;
-	uint64_t now = balance_now_ms();
+	uint64_t now = now_ms();
 	struct pool_marks marks;
 
 	if (returned) {

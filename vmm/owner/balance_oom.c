@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <inttypes.h>
 
+#include "framevisor/clock.h"
 #include "framevisor/log.h"
 
 static uint64_t total_frames(struct balance *balance)
@@ -62,7 +63,7 @@ static int send_pause(struct balance *balance, const struct balance_vm *vm, uint
 
 void balance_oom(struct balance *balance, uint64_t free, const struct pool_marks *marks)
 {
-	uint64_t now = balance_now_ms();
+	uint64_t now = now_ms();
 	struct balance_entry *entry;
 	struct balance_vm *vm;
 	int victim;
@@ -100,7 +101,7 @@ static int who_could_pay(const struct balance *balance)
 	uint64_t most = 0;
 	int chosen = -1;
 
-	if (balance_now_ms() - balance->last_oom < 2 * balance->oom_delay)
+	if (now_ms() - balance->last_oom < 2 * balance->oom_delay)
 		return -1;
 	for (unsigned int i = 0; i < balance->nr_vms; i++) {
 		uint64_t pay = balance_can_pay(&balance->vms[i]);
@@ -144,7 +145,7 @@ void balance_resume(struct balance *balance, uint64_t free, const struct pool_ma
 					NOTICE_RESUME, sizeof(packet.resume), NULL, NULL) < 0)
 		return;
 	balance->of_vm[chosen]->paused = false;
-	balance->last_oom = balance_now_ms(); /* the next one is not stopped at once */
+	balance->last_oom = now_ms(); /* the next one is not stopped at once */
 	balance->vms[chosen].running = true;
 	balance->oom_resumes++;
 	tell(balance, "OOM_RESUME", balance->of_vm[chosen], &balance->vms[chosen], free);

@@ -75,7 +75,6 @@ struct balance {
 	uint64_t pressure_at;
 };
 
-uint64_t balance_now_ms(void);
 /* Looks at all VMs anew. */
 void balance_refresh(struct balance *balance);
 /* Frames that VMs above their minimums could still be granted. */

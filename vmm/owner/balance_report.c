@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "framevisor/clock.h"
 #include "framevisor/vmstat.h"
 
 #define PRESSURE_MS 2000 /* the kernel's PSI_FREQ */
@@ -218,7 +219,7 @@ static void add_stall(struct pressure *pressure, uint64_t us, uint64_t dt_ms)
  */
 void balance_update_pressure(struct balance *balance)
 {
-	uint64_t now = balance_now_ms(), dt = now - balance->pressure_at;
+	uint64_t now = now_ms(), dt = now - balance->pressure_at;
 	uint64_t some = 0, full = UINT64_MAX;
 
 	if (balance->pressure_at && dt < PRESSURE_MS)

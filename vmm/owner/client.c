@@ -18,9 +18,9 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "framevisor/clock.h"
 #include "framevisor/log.h"
 
 #ifndef SO_PEERPIDFD
@@ -42,14 +42,6 @@ static int peer_pidfd(int fd, const struct ucred *peer)
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &len) == 0)
 		return pidfd;
 	return (int)syscall(SYS_pidfd_open, peer->pid, 0);
-}
-
-uint64_t client_now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
 }
 
 static void on_process_end(void *opaque, uint32_t events)
@@ -145,7 +137,7 @@ static void on_status(void *opaque, const struct notice_status *status)
 	struct client *client = opaque;
 
 	client->status = *status;
-	client->status_ms = client_now_ms();
+	client->status_ms = now_ms();
 	client->nr_statuses++;
 }
 

@@ -6,14 +6,14 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
+#include "framevisor/clock.h"
 #include "vmm/owner/map_check.h"
 
 /* Frames between two looks at the clock: not zero yet, they cost 84 us each. */
 #define TAKE_STEP 64
 /* The others wait so long at most for one request. */
-#define TAKE_TIME_NS (20 * INT64_C(1000000))
+#define TAKE_TIME_NS (20 * NS_PER_MS)
 
 /* Never sleeps: the thread that would wait is the one that takes frames back. */
 #define GFP_GUEST ((GFP_HIGHUSER_MOVABLE & ~__GFP_DIRECT_RECLAIM) | __GFP_ZERO | __GFP_NOWARN)
@@ -27,14 +27,6 @@ struct take {
 	struct frame_run *runs;
 	unsigned int nr_runs, room;
 };
-
-static int64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
-}
 
 /* Adds a frame to the runs. Returns false when there is no room for another run. */
 static bool add_frame(struct take *take, struct page *page)
@@ -104,7 +96,7 @@ uint64_t pool_take(struct pool *pool, const struct pool_want *want, struct frame
 			     .left = want->nr,
 			     .runs = runs,
 			     .room = *nr_runs };
-	int64_t deadline = now_ns() + TAKE_TIME_NS;
+	uint64_t deadline = now_ns() + TAKE_TIME_NS;
 	bool more = true;
 
 	while (more && take.left && (take.taken == 0 || now_ns() < deadline))

@@ -23,6 +23,7 @@
 
 #include <jansson.h>
 
+#include "framevisor/clock.h"
 #include "framevisor/event_loop.h"
 #include "framevisor/frame.h"
 #include "framevisor/log.h"
@@ -65,16 +66,8 @@ struct owner {
 	struct owner_qmp qmp;
 
 	bool progress_over; /* growth after the start is nobody's to watch */
-	int64_t progress_next_ms;
+	uint64_t progress_next_ms;
 };
-
-static int64_t now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
 
 static void on_signal(void *opaque, uint32_t events)
 {
@@ -144,7 +137,7 @@ static int prepare_paths(struct owner *owner, struct error *err)
 /* Returns 0 with the lock, or -EALREADY when another owner runs (no error if that will do). */
 static int take_lock(struct owner *owner, struct error *err)
 {
-	int64_t deadline = now_ms() + LOCK_WAIT_MS;
+	uint64_t deadline = now_ms() + LOCK_WAIT_MS;
 
 	for (;;) {
 		int fd;

@@ -8,8 +8,9 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "framevisor/clock.h"
 
 /* A VMM that does not read costs the kernel that much at most (it doubles the number). */
 #define NOTICE_BUFFER (64 * 1024)
@@ -29,14 +30,6 @@ struct notice {
 	uint64_t last_id;
 	struct pending pending[NOTICE_PENDING_MAX];
 };
-
-static uint64_t now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
 
 static struct pending *find_pending(struct notice *notice, uint64_t id)
 {

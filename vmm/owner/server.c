@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "framevisor/clock.h"
 #include "framevisor/log.h"
 
 /* Connections at once; each costs two fds, and the limit on them is raised to fit. */
@@ -213,7 +214,7 @@ void server_each(struct server *server,
 
 		if (client->nr_statuses) {
 			info.status = &client->status;
-			info.status_age_ms = client_now_ms() - client->status_ms;
+			info.status_age_ms = now_ms() - client->status_ms;
 		}
 
 		fn(opaque, &info);

@@ -22,7 +22,6 @@ struct client {
 	uint64_t nr_statuses;        /* and whether any came */
 };
 
-uint64_t client_now_ms(void);
 /* Tells who wants to know; see server_set_traffic(). */
 void server_traffic(struct server *server, uint64_t asked, uint64_t got, uint64_t returned);
 
