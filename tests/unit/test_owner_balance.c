@@ -6,6 +6,8 @@
  */
 #include "owner_fixture.h"
 
+#include <sys/epoll.h>
+
 #include <cmocka.h>
 
 #include "framevisor/event_loop.h"
@@ -26,7 +28,8 @@ struct guest {
 	uint32_t idle_permille; /* the parent's: what sampling would find */
 	uint32_t samples;       /* it was asked for that */
 	uint32_t late_ticks;    /* the parent's: how long it takes until it gives anything back */
-	uint32_t moves; /* the parent's: and whether it is seen to do something until then */
+	uint32_t moves;    /* the parent's: and whether it is seen to do something until then */
+	uint32_t rejoined; /* how often */
 };
 
 #define get(guest, field)        __atomic_load_n(&(guest)->field, __ATOMIC_SEQ_CST)
@@ -44,6 +47,8 @@ static struct owner_client *client;
 static struct owner_channel *channel;
 static struct guest *me;
 static struct frame_run frames[RAM]; /* one each */
+static bool rejoins;                 /* the parent's: it is there for the next owner, too */
+static int listen_fd;
 
 static uint64_t ticks_taxed; /* while it runs */
 
@@ -118,7 +123,8 @@ static void op_pace(void *opaque, const struct notice_ask *ask)
 static void op_status(void *opaque, struct notice_status *status)
 {
 	(void)opaque;
-	status->flags = NOTICE_STATUS_AVAILABLE | (me->paused ? 0 : NOTICE_STATUS_RUNNING);
+	status->flags = NOTICE_STATUS_AVAILABLE |
+			(me->paused ? NOTICE_STATUS_PAUSED : NOTICE_STATUS_RUNNING);
 	if (me->bound <= RAM - me->tax)
 		status->flags |= NOTICE_STATUS_REACHED;
 	status->ram = status->max = status->target = RAM;
@@ -196,6 +202,29 @@ static void tick(void *opaque)
 	}
 }
 
+static void on_owner(void *opaque, uint32_t events)
+{
+	int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC);
+
+	(void)opaque;
+	(void)events;
+	if (owner_client_rejoin(client, fd, frames, (unsigned int)me->bound, NULL) < 0 ||
+	    owner_channel_attach(channel, owner_client_notice_fd(client)) < 0)
+		_exit(4);
+	put(me, rejoined, me->rejoined + 1);
+}
+
+static void listen_for_owners(const char *name)
+{
+	char path[RUNDIR_PATH_MAX];
+
+	if (rundir_vm_claim(name, NULL) < 0 || rundir_vm_join(path, name, "owner.sock", NULL) < 0)
+		_exit(5);
+	listen_fd = rundir_listen(path, SOCK_SEQPACKET, NULL);
+	if (!event_loop_add(loop, listen_fd, EPOLLIN, on_owner, NULL))
+		_exit(6);
+}
+
 static void child_main(const char *name, int adj)
 {
 	struct owner_client_config config = {
@@ -205,10 +234,12 @@ static void child_main(const char *name, int adj)
 	struct event_timer *timer;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	loop = event_loop_create();
+	if (rejoins)
+		listen_for_owners(name);
 	client = owner_client_connect(&config, &err);
 	if (!client)
 		_exit(1);
-	loop = event_loop_create();
 	channel = owner_channel_create(loop, owner_client_limits(client), &ops, NULL, &err);
 	timer = event_timer_create(loop, tick, NULL);
 	if (!channel || !timer || owner_channel_attach(channel, owner_client_notice_fd(client)) < 0)
@@ -507,6 +538,89 @@ static void test_oom_kill(void **state)
 	assert_true(fixture_wait_held(0) >= 0);
 }
 
+/* The owner is killed, and the next one finds the VMs as they are. */
+static void change_owner(struct vm *vms, const char *oom_delay_ms)
+{
+	kill(fixture_owner, SIGKILL);
+	assert_int_equal(fixture_wait_owner(), -2);
+	start_owner(oom_delay_ms);
+	for (int i = 0; i < 3; i++) {
+		for (int64_t end = fixture_now_ms() + PATIENCE_MS; !get(vms[i].guest, rejoined);) {
+			assert_true(fixture_now_ms() < end);
+			usleep(5000);
+		}
+	}
+}
+
+static void end_rejoined(struct vm *vms, int nr)
+{
+	for (int i = 0; i < nr; i++)
+		end_vm(&vms[i]);
+	assert_true(fixture_wait_held(0) >= 0);
+	/* The VMs' directories are still there. */
+	kill(fixture_owner, SIGTERM);
+	assert_int_equal(fixture_wait_owner(), 0);
+	rejoins = false;
+}
+
+/* What one owner took the next one gives back. */
+static void test_tax_after_another_owner(void **state)
+{
+	struct vm vms[3];
+	uint64_t tax;
+
+	(void)state;
+	rejoins = true;
+	start_owner("20000");
+	for (int i = 0; i < 3; i++)
+		start_vm(&vms[i], (const char *[]){ "pays", "stays", "ends" }[i], 0);
+	put(vms[0].guest, wants, 58);
+	wait_uses(&vms[0], 58);
+	put(vms[0].guest, wants, 10);
+	put(vms[2].guest, wants, 58);
+	put(vms[1].guest, wants, 20);
+	wait_uses(&vms[2], 58);
+	wait_uses(&vms[1], 20);
+	sleep(1); /* nothing is under way */
+	tax = get(vms[0].guest, tax);
+	assert_true(tax > 0);
+	change_owner(vms, "20000");
+	assert_int_equal(counter("tax_steps"), 0);
+	end_vm(&vms[2]);
+	for (int64_t end = fixture_now_ms() + PATIENCE_MS; get(vms[0].guest, tax);) {
+		if (fixture_now_ms() > end)
+			fail_msg("tax %llu, was %llu", (unsigned long long)get(vms[0].guest, tax),
+				 (unsigned long long)tax);
+		usleep(20000);
+	}
+	fixture_validate();
+	end_rejoined(vms, 2);
+}
+
+/* And whom it stopped the next one lets go on. */
+static void test_pause_after_another_owner(void **state)
+{
+	struct vm vms[3];
+
+	(void)state;
+	rejoins = true;
+	start_owner("2500");
+	for (int i = 0; i < 3; i++) {
+		start_vm(&vms[i], (const char *[]){ "a", "b", "c" }[i], i == 1 ? 300 : 0);
+		put(vms[i].guest, wants, RAM);
+	}
+	for (int64_t end = fixture_now_ms() + PATIENCE_MS; !get(vms[1].guest, paused);) {
+		assert_true(fixture_now_ms() < end);
+		usleep(5000);
+	}
+	change_owner(vms, "20000");
+	end_vm(&vms[0]);
+	wait_counter("oom_resume", 1);
+	wait_uses(&vms[1], RAM);
+	fixture_validate();
+	end_rejoined(vms + 1, 2);
+}
+
 static void test_bad_settings(void **state)
 {
 	static const char *const bad[][2] = {
@@ -539,6 +653,8 @@ int main(void)
 		OWNER_TEST(test_paying_takes_frames),
 		OWNER_TEST(test_oom_pause),
 		OWNER_TEST(test_oom_kill),
+		OWNER_TEST(test_tax_after_another_owner),
+		OWNER_TEST(test_pause_after_another_owner),
 		OWNER_TEST(test_bad_settings),
 	};
 

@@ -166,6 +166,17 @@ static void fill_vm(struct balance_vm *vm, struct balance_entry *entry,
 	}
 }
 
+/* The first report of a VM: what the owner before this one asked of it is this one's to end. */
+static void take_over(struct balance_entry *entry, const struct session *session,
+		      const struct notice_status *status)
+{
+	if (!session->adopted)
+		return;
+	entry->tax = status->tax;
+	entry->bound_taxed = status->bound;
+	entry->paused = (status->flags & NOTICE_STATUS_PAUSED) != 0;
+}
+
 static void see(void *opaque, const struct server_client_info *info)
 {
 	struct balance *balance = opaque;
@@ -180,6 +191,8 @@ static void see(void *opaque, const struct server_client_info *info)
 	memcpy(entry->name, info->session->name, sizeof(entry->name));
 	if (!info->status)
 		return;
+	if (!entry->has_last)
+		take_over(entry, info->session, info->status);
 	if (entry->has_last) {
 		/* A VMM says what it likes: never less than nothing, nor more than the clock. */
 		if (info->status->stall_some_us > entry->last.stall_some_us)
