@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The free path: drop a reference, check the frame, put it into the cache or on the free lists. */
+#include "framevisor/vmscan.h"
 #include "mm/free_list.h"
 
 /*
@@ -42,17 +43,27 @@ static bool marked_for_quarantine(const struct page *page, unsigned int order)
 	       page_order(page) == 0 && page_mapcount(page) == 0 && page->mapping == NULL;
 }
 
+/* The last reference to a block that is not to be handed out again is gone. */
+__attribute__((noinline)) static void quarantine_freed(struct mm *mm, struct page *page,
+						       unsigned int order)
+{
+	if (marked_for_quarantine(page, order)) {
+		quarantine_marked(mm, page);
+		return;
+	}
+	/* What is in quarantine already has no reference to lose: this was but a mark. */
+	page_test_and_clear(page, PAGE_FLAG(hwpoison) | PAGE_FLAG(offline));
+	bad_page(mm, page, why_not_freeable(page, order));
+	mm_lru_del(mm, page); /* nobody is left to take it off */
+	quarantine_held(mm, page);
+}
+
 /* What can be done before the lists are touched. False: the block was quarantined. */
 static inline __attribute__((always_inline)) bool
 free_pages_prepare(struct mm *mm, struct page *page, unsigned int order, bool zeroed)
 {
 	if (unlikely(!page_freeable(page, order))) {
-		if (marked_for_quarantine(page, order)) {
-			quarantine_marked(mm, page);
-			return false;
-		}
-		bad_page(mm, page, why_not_freeable(page, order));
-		quarantine_held(mm, page);
+		quarantine_freed(mm, page, order);
 		return false;
 	}
 	if (unlikely(mm->page_owner != NULL))
@@ -275,9 +286,17 @@ struct page *mm_compound_head(struct mm *mm, struct page *page)
 
 void mm_get_page(struct mm *mm, struct page *page)
 {
+	int count;
+
 	page = mm_compound_head(mm, page);
-	if (__atomic_fetch_add(&page->_refcount, 1, __ATOMIC_RELAXED) <= 0)
-		bad_page(mm, page, "reference taken, but not allocated");
+	count = __atomic_load_n(&page->_refcount, __ATOMIC_RELAXED);
+	do {
+		if (count <= 0) {
+			bad_page(mm, page, "reference taken, but not allocated");
+			return;
+		}
+	} while (!__atomic_compare_exchange_n(&page->_refcount, &count, count + 1, true,
+					      __ATOMIC_RELAXED, __ATOMIC_RELAXED));
 }
 
 void mm_put_page(struct mm *mm, struct page *page)

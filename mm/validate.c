@@ -51,7 +51,8 @@ static void check_head(struct check *check, const struct page *page, unsigned in
 	uint64_t pfn = pfn_of(mm, page);
 
 	if (page_zonenum(page) != check->zone->idx || page_to_nid(page) != check->zone->nid)
-		fail(check, "frame %llu on a list belongs to another zone", pfn_ll(check, page));
+		fail(check, "frame %llu on a list belongs to node %u zone %u", pfn_ll(check, page),
+		     page_to_nid(page), page_zonenum(page));
 	if (pfn & (order_frames(order) - 1))
 		fail(check, "frame %llu is not aligned to its order %u", pfn_ll(check, page),
 		     order);
@@ -122,6 +123,8 @@ static void check_free_list(struct check *check, unsigned int order, enum migrat
 			return;
 		}
 		check_head(check, page, order);
+		if (check->failed)
+			return; /* the rest counts on it */
 		check_zeroed(check, page, order, page->nr_zeroed);
 		check_unmerged(check, page, order);
 		if (!page_test(page, PAGE_FLAG(buddy)) || page_list_migratetype(page) != mt)
@@ -230,6 +233,8 @@ static void check_pcp(struct check *check, const struct per_cpu_pages *pcp, unsi
 				return;
 			}
 			check_head(check, page, order);
+			if (check->failed)
+				return;
 			check_zeroed(check, page, order, page->nr_zeroed);
 			if (!page_test(page, PAGE_FLAG(pcp)))
 				fail(check, "frame %llu in a cache is not marked so",
@@ -310,17 +315,17 @@ static void check_spans(struct check *check, const pg_data_t *pgdat)
 	uint64_t end = pgdat->node_start_pfn + pgdat->node_spanned_pages;
 
 	for (uint64_t pfn = pgdat->node_start_pfn; pfn < end && !check->failed; pfn++) {
-		uint64_t flags = page_flags(&check->mm->hot.mem_map[pfn]);
-		const struct zone *zone =
-			&pgdat->node_zones[(flags & PAGE_ZONE_MASK) >> PAGE_ZONE_SHIFT];
+		const struct page *page = &check->mm->hot.mem_map[pfn];
+		unsigned int idx = page_zonenum(page);
 
-		if (!(flags & PAGE_FLAG(present))) {
-			if (flags)
-				fail(check, "absent frame %llu has flags", (unsigned long long)pfn);
-		} else if (zone->idx >= MAX_NR_ZONES ||
-			   pfn - zone->zone_start_pfn >= zone->spanned_pages) {
-			fail(check, "frame %llu is outside the zone's span",
-			     (unsigned long long)pfn);
+		if (!page_test(page, PAGE_FLAG(present))) {
+			if (page_flags(page))
+				fail(check, "absent frame %llu has flags", pfn_ll(check, page));
+		} else if (idx >= MAX_NR_ZONES) {
+			fail(check, "frame %llu belongs to zone %u", pfn_ll(check, page), idx);
+		} else if (pfn - pgdat->node_zones[idx].zone_start_pfn >=
+			   pgdat->node_zones[idx].spanned_pages) {
+			fail(check, "frame %llu is outside the zone's span", pfn_ll(check, page));
 		}
 	}
 }

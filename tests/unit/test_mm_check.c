@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Bad frees are caught, reported and quarantined (mm/page_check.c, page_free.c, page_owner.c). */
+#include <errno.h>
+
+#include "framevisor/vmscan.h"
 #include "tests/unit/mm_pool.h"
 
 static uint64_t quarantined(struct pool *pool)
@@ -114,6 +117,22 @@ static void test_still_mapped(void **state)
 	mm_free_pages(pool.mm, page, 0);
 	expect_message(&pool, "still mapped");
 	assert_int_equal(quarantined(&pool), 1);
+	expect_never_again(&pool, page);
+}
+
+/* It is taken off its list, so that nobody reclaims what is in quarantine. */
+static void test_on_lru_list(void **state)
+{
+	struct page *page;
+	struct pool pool;
+
+	(void)state;
+	pool_create_simple(&pool, 256, 1);
+	page = mm_alloc_pages(pool.mm, GFP_KERNEL, 2);
+	mm_lru_add(pool.mm, page);
+	mm_free_pages(pool.mm, page, 2);
+	expect_message(&pool, "on an LRU list");
+	assert_int_equal(quarantined(&pool), 4);
 	expect_never_again(&pool, page);
 }
 
@@ -274,21 +293,52 @@ static void test_kernel_names(void **state)
 	pool_destroy(&pool);
 }
 
+static void expect_zone_15(struct pool *pool, struct page *page)
+{
+	uint64_t flags = page_flags(page);
+	char why[256];
+
+	page_set_flags(page, flags | PAGE_FLAG(present) | PAGE_ZONE_MASK);
+	assert_int_equal(mm_validate(pool->mm, why, sizeof(why)), -EUCLEAN);
+	if (!strstr(why, "zone 15"))
+		fail_msg("mm_validate: %s", why);
+	page_set_flags(page, flags);
+	pool_validate(pool);
+}
+
+/* Validation does not follow a number that it has not looked at: of a free frame, of an absent one
+ * and of one in a cache. */
+static void test_zone_that_is_none(void **state)
+{
+	struct mm_config config = {
+		.nr_nodes = 1,
+		.nr_cpus = 1,
+		.node[0] = { .spanned = 256, .phys_base = PHYS_NORMAL },
+	};
+	struct page *page;
+	struct pool pool;
+
+	(void)state;
+	pool_create(&pool, &config);
+	assert_int_equal(mm_online_pages(pool.mm, 0, 0, 128, false), 0);
+	expect_zone_15(&pool, mm_page(pool.mm, 0, 0));
+	expect_zone_15(&pool, mm_page(pool.mm, 0, 200));
+	page = mm_alloc_pages(pool.mm, GFP_KERNEL, 1);
+	mm_free_pages(pool.mm, page, 1);
+	expect_zone_15(&pool, page);
+	pool_destroy(&pool);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_double_free),
-		cmocka_unit_test(test_twice_in_one_call),
-		cmocka_unit_test(test_wrong_order),
-		cmocka_unit_test(test_tail_of_a_block),
-		cmocka_unit_test(test_still_mapped),
-		cmocka_unit_test(test_foreign_frame),
-		cmocka_unit_test(test_bad_at_allocation),
-		cmocka_unit_test(test_owner_history),
-		cmocka_unit_test(test_poison),
-		cmocka_unit_test(test_references),
-		cmocka_unit_test(test_exact_and_names),
-		cmocka_unit_test(test_kernel_names),
+		cmocka_unit_test(test_double_free),   cmocka_unit_test(test_twice_in_one_call),
+		cmocka_unit_test(test_wrong_order),   cmocka_unit_test(test_tail_of_a_block),
+		cmocka_unit_test(test_still_mapped),  cmocka_unit_test(test_on_lru_list),
+		cmocka_unit_test(test_foreign_frame), cmocka_unit_test(test_bad_at_allocation),
+		cmocka_unit_test(test_owner_history), cmocka_unit_test(test_poison),
+		cmocka_unit_test(test_references),    cmocka_unit_test(test_exact_and_names),
+		cmocka_unit_test(test_kernel_names),  cmocka_unit_test(test_zone_that_is_none),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,6 +7,7 @@
 #include <pthread.h>
 
 #include "framevisor/compaction.h"
+#include "framevisor/vmscan.h"
 #include "tests/unit/mm_pool.h"
 
 #define FRAMES 256
@@ -168,6 +169,61 @@ static void test_when_freed(void **state)
 	pool_destroy(&pool);
 }
 
+/* A marked frame that its holder frees in a bad state: reported, and in quarantine all the same.
+ * Not on purpose any more, since somebody may use it. */
+static void test_when_freed_in_use(void **state)
+{
+	static const char *const reports[] = { "still mapped", "on an LRU list", "another order" };
+	struct page *pages[3];
+	struct pool pool;
+
+	(void)state;
+	create(&pool);
+	for (unsigned int i = 0; i < 3; i++) {
+		pages[i] = mm_alloc_page(pool.mm, GFP_KERNEL);
+		assert_int_equal(mm_soft_offline_page(pool.mm, pages[i]), -EINPROGRESS);
+	}
+	page_map(pages[0]);
+	mm_lru_add(pool.mm, pages[1]);
+	for (unsigned int i = 0; i < 3; i++) {
+		mm_free_pages(pool.mm, pages[i], i == 2);
+		assert_int_equal(quarantined(&pool), i + 1);
+		assert_int_equal(pool.messages, i + 1);
+		if (!strstr(pool.last_message, reports[i]))
+			fail_msg("not \"%s\": %s", reports[i], pool.last_message);
+		assert_false(can_be_had(&pool, pages[i]));
+		assert_int_equal(mm_soft_offline_page(pool.mm, pages[i]), -EALREADY);
+	}
+	assert_int_equal(pool_free_frames(&pool), 2 * FRAMES - 3);
+	for (unsigned int i = 0; i < 3; i++)
+		assert_int_equal(mm_unpoison_page(pool.mm, pages[i]), 0);
+	assert_int_equal(quarantined(&pool), 0);
+	assert_int_equal(pool_free_frames(&pool), 2 * FRAMES);
+	pool_destroy(&pool);
+}
+
+/* A reference that nobody could have taken does not bring a frame back, nor count it twice. */
+static void test_reference_to_quarantined(void **state)
+{
+	struct page *page;
+	struct pool pool;
+
+	(void)state;
+	create(&pool);
+	page = mm_page(pool.mm, 0, 77);
+	assert_int_equal(mm_soft_offline_page(pool.mm, page), 0);
+	mm_get_page(pool.mm, page);
+	assert_int_equal(pool.messages, 1);
+	assert_non_null(strstr(pool.last_message, "reference taken, but not allocated"));
+	mm_put_page(pool.mm, page);
+	assert_int_equal(pool.messages, 2);
+	assert_int_equal(quarantined(&pool), 1);
+	assert_int_equal(pool_free_frames(&pool), 2 * FRAMES - 1);
+	assert_int_equal(mm_unpoison_page(pool.mm, page), 0);
+	assert_int_equal(quarantined(&pool), 0);
+	pool_destroy(&pool);
+}
+
 /* The range goes with its quarantined frames, and comes back without. */
 static void test_offline_range(void **state)
 {
@@ -298,9 +354,14 @@ static void test_concurrent(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_free_frame),       cmocka_unit_test(test_moved),
-		cmocka_unit_test(test_when_freed),       cmocka_unit_test(test_offline_range),
-		cmocka_unit_test(test_isolate_and_wait), cmocka_unit_test(test_drain_node),
+		cmocka_unit_test(test_free_frame),
+		cmocka_unit_test(test_moved),
+		cmocka_unit_test(test_when_freed),
+		cmocka_unit_test(test_when_freed_in_use),
+		cmocka_unit_test(test_reference_to_quarantined),
+		cmocka_unit_test(test_offline_range),
+		cmocka_unit_test(test_isolate_and_wait),
+		cmocka_unit_test(test_drain_node),
 		cmocka_unit_test(test_concurrent),
 	};
 
