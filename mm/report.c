@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Reports in the text formats of /proc, so that what reads those reads these. A page is a frame of
- * 2 MiB everywhere.
+ * Reports in the text formats of /proc, so that what reads those reads these. A page is a frame
+ * everywhere.
  */
 #include "mm/internal.h"
 #include "mm/text.h"

@@ -89,7 +89,7 @@ static void shrink_inactive(struct mm *mm, pg_data_t *pgdat, uint64_t nr, struct
 	struct page *pages[ISOLATE_MAX];
 
 	while (nr > 0 && sc->nr_reclaimed < sc->nr_to_reclaim) {
-		/* Not more than is wanted: a frame is 2 MiB of somebody's memory. */
+		/* Not more than is wanted: a frame is 2 MiB or more of somebody's memory. */
 		uint64_t want = sc->nr_to_reclaim - sc->nr_reclaimed;
 		unsigned int got =
 			isolate_pages(mm, pgdat, LRU_INACTIVE, pages, want < nr ? want : nr);

@@ -21,7 +21,7 @@ struct mm;
 
 #define MAX_NUMNODES 64
 
-/* Orders 0 (a 2 MiB frame) to MAX_ORDER (1 GiB), inclusive. */
+/* Orders 0 (a frame) to MAX_ORDER (1 GiB in frames of 2 MiB), inclusive. */
 #define MAX_ORDER          9
 #define NR_PAGE_ORDERS     (MAX_ORDER + 1)
 #define MAX_ORDER_NR_PAGES (1u << MAX_ORDER)

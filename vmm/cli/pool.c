@@ -47,7 +47,7 @@ static const struct cli_option table[] = {
 	{ "node", 0, CLI_UINT, "NODE", "grow, shrink: at this node only",
 	  offsetof(struct pool_options, node), 0, OWNER_NODES_MAX - 1 },
 	{ "order", 0, CLI_UINT, "ORDER",
-	  "compact: for blocks of 2^ORDER frames (default: 9, which is 1 GiB)",
+	  "compact: for blocks of 2^ORDER frames (default: 9: 1 GiB in frames of 2 MiB)",
 	  offsetof(struct pool_options, order), 0, MAX_ORDER },
 	{ "hugepages", 0, CLI_CHOICE, "auto|require|never|1G",
 	  "start: what it is made of (default: auto)", offsetof(struct pool_options, hugepages), 0,
@@ -416,12 +416,16 @@ static int run(const struct cli_args *args, struct error *err)
 {
 	const char *what = args->nr_operands ? args->operands[0] : "show";
 
-	if (args->nr_operands > 1 && !takes_operand(what)) {
-		error_set(err, EINVAL, "'pool %s' takes no argument '%s'", what, args->operands[1]);
+	if (options.set && args->nr_operands > 0) {
+		error_set(err, EINVAL, "'pool --set' takes no argument '%s'; see --help", what);
 		return CLI_ERROR;
 	}
 	if (options.set)
 		return set(err);
+	if (args->nr_operands > 1 && !takes_operand(what)) {
+		error_set(err, EINVAL, "'pool %s' takes no argument '%s'", what, args->operands[1]);
+		return CLI_ERROR;
+	}
 	if (strcmp(what, "show") == 0)
 		return show(err);
 	if (strcmp(what, "settings") == 0)

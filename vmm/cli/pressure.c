@@ -66,8 +66,7 @@ const struct cli_verb cli_vmstat = {
 	.name = "vmstat",
 	.summary = "show the counters of the pool and its reclaim",
 	.details =
-		"Lines of name and number, as in /proc/vmstat; frames of 2 MiB where it counts "
-		"memory.\n"
+		"Lines of name and number, as in /proc/vmstat; frames where it counts memory.\n"
 		"pgscan is what was asked of VMs, pgsteal what they gave while memory was short.",
 	.examples = "  framevisor vmstat | grep pgsteal",
 	.options = table,

@@ -47,7 +47,8 @@ static int run_zoneinfo(const struct cli_args *args, struct error *err)
 const struct cli_verb cli_buddyinfo = {
 	.name = "buddyinfo",
 	.summary = "show the pool's free blocks per node, zone and order",
-	.details = "The format of /proc/buddyinfo; order 0 is one frame of 2 MiB.",
+	.details = "The format of /proc/buddyinfo; order 0 is one frame, of the size that\n"
+		   "'framevisor pool' shows.",
 	.examples = "  framevisor buddyinfo",
 	.options = table,
 	.nr_options = 1,
@@ -58,7 +59,7 @@ const struct cli_verb cli_buddyinfo = {
 const struct cli_verb cli_zoneinfo = {
 	.name = "zoneinfo",
 	.summary = "show the pool's zones, watermarks and per-CPU caches",
-	.details = "The format of /proc/zoneinfo, in frames of 2 MiB.",
+	.details = "The format of /proc/zoneinfo, in frames.",
 	.examples = "  framevisor zoneinfo",
 	.options = table,
 	.nr_options = 1,

@@ -43,12 +43,13 @@ static int add_frames(json_t *args, const char *what, uint64_t bytes, struct err
 	if (bytes == SIZE_UNSET)
 		return 0;
 	if (bytes == 0 || !frame_aligned(bytes))
-		return error_set(err, EINVAL,
-				 "--%s must be a multiple of 2 MiB, the size of a frame", what);
+		return error_set(err, EINVAL, "--%s must be a multiple of %s, the size of a frame",
+				 what, frame_size_name());
 	json_object_set_new(args, what, json_integer((json_int_t)bytes_to_frames(bytes)));
 	return 0;
 }
 
+/* Sizes become frames here, so the pool's must be known (cli_pool_connect()). */
 static json_t *make_args(const char *name, struct error *err)
 {
 	json_t *args = json_pack("{s:s}", "name", name);
@@ -64,12 +65,16 @@ static json_t *make_args(const char *name, struct error *err)
 			goto fail;
 		json_object_set_new(args, "oom-score-adj", json_integer(adj));
 	}
-	if (json_object_size(args) > 1)
-		return args;
-	error_set(err, EINVAL, "nothing to set; see 'framevisor set --help'");
+	return args;
 fail:
 	json_decref(args);
 	return NULL;
+}
+
+static bool nothing_to_set(void)
+{
+	return options.min == SIZE_UNSET && options.max == SIZE_UNSET && !options.shares &&
+	       !options.oom_score_adj;
 }
 
 static int print_vm(const char *name, struct error *err)
@@ -94,18 +99,20 @@ static int print_vm(const char *name, struct error *err)
 
 static int run(const struct cli_args *args, struct error *err)
 {
-	json_t *request = make_args(args->operands[0], err);
 	struct qmp_client *client;
-	int ret;
+	json_t *request;
+	int ret = -EINVAL;
 
-	if (!request)
-		return CLI_ERROR;
-	client = cli_pool_connect(err);
-	if (!client) {
-		json_decref(request);
+	if (nothing_to_set()) {
+		error_set(err, EINVAL, "nothing to set; see 'framevisor set --help'");
 		return CLI_ERROR;
 	}
-	ret = qmp_client_call(client, "vm-set", request, NULL, err);
+	client = cli_pool_connect(err);
+	if (!client)
+		return CLI_ERROR;
+	request = make_args(args->operands[0], err);
+	if (request)
+		ret = qmp_client_call(client, "vm-set", request, NULL, err);
 	qmp_client_close(client);
 	if (ret < 0)
 		return CLI_ERROR;

@@ -383,9 +383,10 @@ int libvirt_memory_complete(struct libvirt_request *request, struct error *err)
 		return error_set(err, EINVAL, "-m is missing");
 	if (!frame_aligned(request->mem_size))
 		return error_set(err, EINVAL,
-				 "memory of %s is not a multiple of 2 MiB, the size of a frame; "
+				 "memory of %s is not a multiple of %s, the size of a frame; "
 				 "change <memory>",
-				 size_format(request->mem_size, text, sizeof(text)));
+				 size_format(request->mem_size, text, sizeof(text)),
+				 frame_size_name());
 	ret = boot_memory(request, err);
 	if (ret == 0)
 		ret = mem_devices(request, err);

@@ -294,15 +294,18 @@ int mover_error(const struct mover *m, int ret, struct error *err)
 				 "serves KVM and follows mremap");
 	case -ENOMEM:
 		return error_set(err, ENOMEM,
-				 "%llu of %llu frames (2 MiB) moved: the pool has no more free "
+				 "%llu of %llu frames (%s) moved: the pool has no more free "
 				 "frames there",
-				 (unsigned long long)m->moved, (unsigned long long)m->total);
+				 (unsigned long long)m->moved, (unsigned long long)m->total,
+				 frame_size_name());
 	case -ECANCELED:
-		return error_set(err, ECANCELED, "stopped after %llu of %llu frames (2 MiB)",
-				 (unsigned long long)m->moved, (unsigned long long)m->total);
+		return error_set(err, ECANCELED, "stopped after %llu of %llu frames (%s)",
+				 (unsigned long long)m->moved, (unsigned long long)m->total,
+				 frame_size_name());
 	default:
-		return error_set_errno(err, -ret, "moved %llu of %llu frames (2 MiB)",
-				       (unsigned long long)m->moved, (unsigned long long)m->total);
+		return error_set_errno(err, -ret, "moved %llu of %llu frames (%s)",
+				       (unsigned long long)m->moved, (unsigned long long)m->total,
+				       frame_size_name());
 	}
 }
 

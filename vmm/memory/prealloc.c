@@ -137,9 +137,10 @@ int vm_memory_prealloc(struct vm_memory *mem, vm_memory_progress_fn progress, vo
 		return error_set(err, ECANCELED, "filling the guest's memory was interrupted");
 	if (ret == -ENOMEM)
 		return error_set(err, ENOMEM,
-				 "the pool has only %llu of the guest's %llu frames (2 MiB) now; "
+				 "the pool has only %llu of the guest's %llu frames (%s) now; "
 				 "make it larger or stop another VM",
-				 (unsigned long long)done, (unsigned long long)total);
+				 (unsigned long long)done, (unsigned long long)total,
+				 frame_size_name());
 	if (ret)
 		return error_set_errno(err, -ret, "cannot fill the guest's memory");
 	return 0;
