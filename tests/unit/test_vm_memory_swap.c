@@ -444,12 +444,57 @@ static void test_too_few_frames(void **state)
 	open_swap(&f, 0);
 	vm_memory_drain_stock(f.mem);
 	under_load(&f, &hoard, RAM_FRAMES / 2);
+	assert_false(vm_memory_starves(f.mem)); /* all touches were served */
 	settle();
 	print_message("bound %d stock %d swapped %d hoard %d held %d\n", (int)stats_of(&f).bound,
 		      (int)stats_of(&f).stock, (int)stats_of(&f).swapped, (int)hoard.nr_frames,
 		      (int)held_frames("vm"));
 	assert_conserved(&f, &hoard);
 	hoard_return(&hoard);
+	close_memory(&f);
+	log_set_level(LOG_LEVEL_WARN);
+	assert_int_equal(held_frames("vm"), 0);
+}
+
+/* A swapped frame is touched while the pool has none: it comes when there are some again, without
+ * anything else happening in this VM. */
+static void test_touched_without_frames(void **state)
+{
+	struct hoard hoard = { .nr_runs = 0 };
+	struct toucher t = { .frame = 5 };
+	uint64_t since = now_ms();
+	pthread_t thread;
+	struct fixture f;
+
+	(void)state;
+	log_set_level(LOG_LEVEL_ERROR);
+	open_swap(&f, 0);
+	fill(&f);
+	swap_all(&f);
+	while (hoard.nr_frames < RAM_FRAMES) {
+		assert_true(now_ms() - since < WAIT_MS);
+		vm_memory_drain_stock(f.mem);
+		hoard_take_all(&hoard);
+	}
+	t.f = &f;
+	assert_int_equal(pthread_create(&thread, NULL, touch_one, &t), 0);
+	wait_event(VM_MEMORY_EVENT_POOL_EMPTY);
+	assert_true(vm_memory_starves(f.mem));
+	sleep_ms(300);
+	assert_false(atomic_load(&t.done));
+	assert_int_equal(stats_of(&f).waits, 1);
+	hoard_return(&hoard);
+	for (since = now_ms(); !atomic_load(&t.done); sleep_ms(5))
+		assert_true(now_ms() - since < WAIT_MS);
+	pthread_join(thread, NULL);
+	assert_false(vm_memory_starves(f.mem));
+	assert_true(stats_of(&f).stall_ns >= UINT64_C(300000000));
+	assert_int_equal(frame_words(&f, 5)[3], 77);
+	frame_words(&f, 5)[3] = content(5, 3);
+	for (unsigned int i = 0; i < RAM_FRAMES; i++)
+		check_frame(&f, i);
+	settle();
+	assert_conserved(&f, NULL);
 	close_memory(&f);
 	log_set_level(LOG_LEVEL_WARN);
 	assert_int_equal(held_frames("vm"), 0);
@@ -537,6 +582,7 @@ static int run_group(const char *name)
 		cmocka_unit_test(test_under_load),
 		cmocka_unit_test(test_touched_on_the_way),
 		cmocka_unit_test(test_too_few_frames),
+		cmocka_unit_test(test_touched_without_frames),
 		cmocka_unit_test(test_guest),
 	};
 

@@ -93,12 +93,19 @@ void fault_starve(struct vm_memory *mem, uint32_t number, int reason)
 			 strerror(-reason));
 }
 
-/* It got one, or nobody waits for it any more. Lock held. */
-static void starve_no_more(struct vm_memory *mem, uint32_t number)
+void fault_served(struct vm_memory *mem, uint32_t number)
 {
-	if (mem->frames[number].flags & GUEST_FRAME_STARVED)
-		mem->starved--;
-	mem->frames[number].flags &= (uint16_t)~GUEST_FRAME_STARVED;
+	struct guest_frame *frame = &mem->frames[number];
+
+	mem->starved -= (frame->flags & GUEST_FRAME_STARVED) != 0;
+	frame->flags &= (uint16_t)~GUEST_FRAME_STARVED;
+	if (atomic_exchange(&mem->said_empty, false)) {
+		uint64_t ns = now_ns() - mem->stalled_since_ns;
+
+		mem->stats.stall_ns += ns;
+		if (ns > mem->stats.stall_max_ns)
+			mem->stats.stall_max_ns = ns;
+	}
 }
 
 bool vm_memory_starves(struct vm_memory *mem)
@@ -134,14 +141,7 @@ static void count_touch(struct vm_memory *mem, uint32_t number, uint16_t flags, 
 	mem->stats.faults_around += bound - 1;
 	mem->stats.touched_released += (flags & GUEST_FRAME_RELEASED) != 0;
 	mem->stats.touched_unplugged += (flags & GUEST_FRAME_UNPLUGGED) != 0;
-	starve_no_more(mem, number);
-	if (atomic_exchange(&mem->said_empty, false)) {
-		uint64_t ns = now_ns() - mem->stalled_since_ns;
-
-		mem->stats.stall_ns += ns;
-		if (ns > mem->stats.stall_max_ns)
-			mem->stats.stall_max_ns = ns;
-	}
+	fault_served(mem, number);
 }
 
 /*
@@ -224,7 +224,8 @@ static void serve(struct vm_memory *mem, uint32_t number, bool from_loop)
 	else if (frame->state == FRAME_SWAPPED || frame->state == FRAME_SWAPPING_IN)
 		swap_touched(mem, number);
 	if (frame->state == FRAME_BOUND) {
-		starve_no_more(mem, number);
+		if (frame->flags & GUEST_FRAME_STARVED) /* somebody else put a frame there */
+			fault_served(mem, number);
 		frame->flags &= (uint16_t)~GUEST_FRAME_LOOP;
 		/* The frame may have been there before this event was looked at, with its
 		 * toucher asleep since. */
@@ -345,7 +346,9 @@ static void *fault_thread(void *opaque)
 		int ret;
 
 		pthread_mutex_lock(&mem->lock);
-		waiting = mem->waiting_head != NO_FRAME;
+		/* One that starves and is not on the list is with the thread that swaps in, which
+		 * puts it back when it finds nothing for it either. */
+		waiting = mem->waiting_head != NO_FRAME || mem->starved > 0;
 		pthread_mutex_unlock(&mem->lock);
 		if (!waiting)
 			delay = RETRY_MS_MIN;

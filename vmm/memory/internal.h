@@ -454,6 +454,8 @@ void fault_wait_for(struct vm_memory *mem, uint32_t number);
 void fault_note_event(struct vm_memory *mem, enum vm_memory_event event, uint64_t gpa);
 /* No frame can be had now for a touch of this one; reason as stock_fill() gives it. Lock held. */
 void fault_starve(struct vm_memory *mem, uint32_t number, int reason);
+/* There was a frame for a touch of this one: it does not starve any more. Lock held. */
+void fault_served(struct vm_memory *mem, uint32_t number);
 /* Calls the user's function for what the fault thread has noted. Loop's thread, lock not held. */
 void fault_report(struct vm_memory *mem);
 

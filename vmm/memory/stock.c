@@ -114,17 +114,21 @@ static void on_idle(void *opaque)
 static void refill(struct vm_memory *mem, struct stock *stock)
 {
 	uint32_t target = adapt_batch(mem, stock);
-	bool low;
+	bool low, came = false;
 
 	do {
 		pthread_mutex_lock(&mem->lock);
 		low = stock->refill_due && stock->nr_frames < target;
 		stock->refill_due = low;
 		pthread_mutex_unlock(&mem->lock);
-	} while (low && stock_fill(mem, stock, target, STOCK_STEP) > 0);
+		low = low && stock_fill(mem, stock, target, STOCK_STEP) > 0;
+		came = came || low;
+	} while (low);
 	pthread_mutex_lock(&mem->lock);
 	stock->refill_due = false;
 	pthread_mutex_unlock(&mem->lock);
+	if (came)
+		fault_kick(mem); /* somebody may wait for them */
 }
 
 static void on_loop_event(void *opaque, uint32_t events)

@@ -37,6 +37,7 @@ struct reader {
 	ZSTD_DCtx *zstd;
 	uint32_t last; /* touched */
 	uint32_t ahead;
+	bool starved; /* a touch was found that begins to wait for the pool */
 };
 
 static struct arrival *idle_arrival(struct reader *r)
@@ -117,6 +118,7 @@ static void fail(struct vm_memory *mem, const struct arrival *a, int ret)
 	mem->stats.swap_errors++;
 	if (!(frame->flags & GUEST_FRAME_WANTED))
 		return;
+	fault_served(mem, a->number); /* by the pool; the device is what it waits for now */
 	frame->flags |= GUEST_FRAME_UNREADABLE;
 	fault_note_event(mem, VM_MEMORY_EVENT_SWAP_UNREADABLE, window_frame_gpa(mem, a->number));
 	log_error("a frame of the guest (at 0x%llx) cannot be read from the swap file: %s; it is "
@@ -132,8 +134,9 @@ static int arrive(struct vm_memory *mem, const struct arrival *a)
 
 	if (ret)
 		return ret;
-	frame->flags &= (uint16_t) ~(GUEST_FRAME_WANTED | GUEST_FRAME_STARVED | GUEST_FRAME_LOOP |
-				     GUEST_FRAME_WATCHED);
+	if (frame->flags & (GUEST_FRAME_WANTED | GUEST_FRAME_STARVED))
+		fault_served(mem, a->number);
+	frame->flags &= (uint16_t) ~(GUEST_FRAME_WANTED | GUEST_FRAME_LOOP | GUEST_FRAME_WATCHED);
 	swap_free_slot(mem, a->number);
 	mem->stats.swap_in++;
 	mem->stats.swap_ahead += a->ahead;
@@ -197,6 +200,7 @@ static struct arrival *begin(struct reader *r, uint32_t number, bool ahead)
 			return NULL; /* given up */
 		if (got < 0 || stock_take(mem, number, 1, &run) == 0) {
 			mem->frames[number].flags &= (uint16_t)~GUEST_FRAME_WANTED;
+			r->starved |= !(mem->frames[number].flags & GUEST_FRAME_STARVED);
 			fault_starve(mem, number, got < 0 ? (int)got : -ENOMEM);
 			return NULL;
 		}
@@ -248,6 +252,17 @@ static unsigned int begin_wanted(struct reader *r, struct arrival **begun)
 	return nr;
 }
 
+/* Has the fault thread try again after a while, and the loop say so. Once for each touch: the
+ * thread goes on by its clock, and would come back here at once after a kick. */
+static void tell_starved(struct reader *r)
+{
+	if (!r->starved)
+		return;
+	r->starved = false;
+	fault_kick(r->mem);
+	stock_wake_loop(r->mem);
+}
+
 static void bring_in(struct reader *r, struct arrival **begun, unsigned int nr)
 {
 	struct swap_io *io;
@@ -283,6 +298,7 @@ static void *in_thread(void *opaque)
 		pthread_mutex_lock(&mem->lock);
 		nr = begin_wanted(r, begun);
 		pthread_mutex_unlock(&mem->lock);
+		tell_starved(r);
 		bring_in(r, begun, nr);
 		pthread_rwlock_unlock(&mem->hand_lock);
 		pthread_mutex_lock(&mem->lock);
