@@ -4,6 +4,8 @@
  * threads and a vCPU count in them, on a device that is full or fails, and in a pool that has fewer
  * frames than the guest has memory.
  */
+#include <dirent.h>
+
 #include "kvm_counter.h"
 #include "tests/unit/skip.h"
 #include "vmm/memory/swap.h"
@@ -571,6 +573,68 @@ static void test_guest(void **state)
 	assert_int_equal(held_frames("vm"), 0);
 }
 
+/* What a thread's status says: its name, and which signals it blocks. */
+static bool read_status(const char *tid, char *name, uint64_t *blocked)
+{
+	char path[300], line[256];
+	bool found = false;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%s/status", tid);
+	file = fopen(path, "r");
+	if (!file)
+		return false;
+	while (fgets(line, sizeof(line), file)) {
+		sscanf(line, "Name: %31s", name);
+		found = found || sscanf(line, "SigBlk: %lx", blocked) == 1;
+	}
+	(void)fclose(file);
+	return found;
+}
+
+/* Threads of the background by their names; all of them block all signals but SIGSYS. */
+static unsigned int count_threads(void)
+{
+	static const char *const names[] = { "fault", "memory", "swap-in" };
+	DIR *dir = opendir("/proc/self/task");
+	unsigned int nr = 0;
+	struct dirent *task;
+
+	assert_non_null(dir);
+	while ((task = readdir(dir))) {
+		char name[32] = "";
+		uint64_t blocked;
+
+		if (task->d_name[0] == '.' || !read_status(task->d_name, name, &blocked))
+			continue;
+		for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+			if (strcmp(name, names[i]) != 0)
+				continue;
+			nr++;
+			assert_true(blocked >> (SIGTERM - 1) & 1);
+			/* By it the sandbox says what was refused. */
+			assert_false(blocked >> (SIGSYS - 1) & 1);
+		}
+	}
+	closedir(dir);
+	return nr;
+}
+
+static void test_signals(void **state)
+{
+	uint64_t since = now_ms();
+	struct fixture f;
+
+	(void)state;
+	open_swap(&f, 0);
+	while (count_threads() < 3) { /* they name themselves */
+		assert_true(now_ms() - since < WAIT_MS);
+		sleep_ms(1);
+	}
+	close_memory(&f);
+	assert_int_equal(held_frames("vm"), 0);
+}
+
 static int run_group(const char *name)
 {
 	const struct CMUnitTest tests[] = {
@@ -584,6 +648,7 @@ static int run_group(const char *name)
 		cmocka_unit_test(test_too_few_frames),
 		cmocka_unit_test(test_touched_without_frames),
 		cmocka_unit_test(test_guest),
+		cmocka_unit_test(test_signals),
 	};
 
 	return cmocka_run_group_tests_name(name, tests, setup, teardown);

@@ -12,7 +12,6 @@
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <sched.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -390,19 +389,13 @@ static bool may_spin(void)
 
 int fault_start(struct vm_memory *mem, struct error *err)
 {
-	sigset_t all, old;
 	int ret;
 
 	mem->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (mem->kick_fd < 0)
 		return error_set_errno(err, errno, "cannot create an eventfd for the fault thread");
 	mem->may_spin = may_spin();
-	/* Signals belong to the threads that expect them. */
-	sigfillset(&all);
-	sigdelset(&all, SIGSYS); /* the sandbox's, to whoever broke its rules */
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	ret = pthread_create(&mem->fault_thread, NULL, fault_thread, mem);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	ret = background_thread(&mem->fault_thread, fault_thread, mem);
 	if (ret)
 		return error_set_errno(err, ret, "cannot create the fault thread");
 	pthread_setname_np(mem->fault_thread, "fault");

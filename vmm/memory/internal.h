@@ -325,7 +325,8 @@ int park_zap(struct vm_memory *mem, uint32_t first, uint32_t nr, bool detach);
 bool park_must_detach(const struct vm_memory *mem, const struct guest_frame *frame);
 
 /* background.c */
-/* Creates a thread that gets no signals; it gives itself its name. Returns 0 or an errno. */
+/* Creates a thread that gets no signals but SIGSYS; it gives itself its name. Returns 0 or an
+ * errno. */
 int background_thread(pthread_t *thread, void *(*fn)(void *opaque), void *opaque);
 /* Starts the thread if it does not run. 0 or a negative errno with err set. Loop's thread. */
 int background_start(struct vm_memory *mem, struct error *err);

@@ -5,7 +5,6 @@
  */
 #include <errno.h>
 #include <sched.h>
-#include <signal.h>
 #include <time.h>
 
 #include "framevisor/clock.h"
@@ -87,22 +86,16 @@ static int run(struct prealloc *p, vm_memory_progress_fn progress, void *opaque)
 {
 	pthread_t threads[PREALLOC_THREADS];
 	unsigned int nr = 0;
-	sigset_t all, old;
 	int ret = 0;
 
-	/* Signals belong to the threads that expect them. */
-	sigfillset(&all);
-	sigdelset(&all, SIGSYS); /* the sandbox's, to whoever broke its rules */
-	pthread_sigmask(SIG_SETMASK, &all, &old);
 	while (nr < PREALLOC_THREADS && ret == 0) {
 		atomic_fetch_add(&p->active, 1);
-		ret = pthread_create(&threads[nr], NULL, prealloc_thread, p);
+		ret = background_thread(&threads[nr], prealloc_thread, p);
 		if (ret)
 			atomic_fetch_sub(&p->active, 1);
 		else
 			nr++;
 	}
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (nr == 0)
 		return -ret;
 	watch(p, progress, opaque);
