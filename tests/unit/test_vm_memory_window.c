@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The window of a guest's memory: which ranges it takes, where they lie, what the dump says. */
 #include "vm_memory_fixture.h"
+#include "vmm/memory/internal.h"
 
 static void test_bad_ranges(void **state)
 {
@@ -82,12 +83,64 @@ static void test_dump(void **state)
 	close_memory(&f);
 }
 
+/* The first word of each frame of a run; then it becomes value. */
+static void swap_first_words(struct fixture *f, const struct frame_run *run, uint64_t expected,
+			     uint64_t value)
+{
+	for (uint32_t i = 0; i < run->nr; i++) {
+		struct frame_run one = { .first = run->first + i, .nr = 1, .node = run->node };
+		uint64_t *view = window_view(f->mem, &one, PROT_READ | PROT_WRITE);
+
+		assert_non_null(view);
+		assert_int_equal(view[0], expected);
+		view[0] = value;
+		window_view_end(f->mem, view, &one);
+	}
+}
+
+/* Somebody else's views leave room for less than is to be zeroed at once. */
+static void test_zero_beside_views(void **state)
+{
+	struct hoard hoard = { .nr_runs = 0 };
+	struct frame_run *longest = &hoard.runs[0];
+	struct fixture f;
+
+	(void)state;
+	open_memory(&f);
+	vm_memory_drain_stock(f.mem);
+	hoard_take_all(&hoard);
+	for (unsigned int i = 1; i < hoard.nr_runs; i++)
+		if (hoard.runs[i].nr > longest->nr)
+			longest = &hoard.runs[i];
+	assert_true(longest->nr > 4);
+	swap_first_words(&f, longest, 0, 1);
+	pthread_mutex_lock(&f.mem->view_lock);
+	memset(f.mem->views_used, 0xff, sizeof(f.mem->views_used));
+	f.mem->views_used[3] = ~UINT64_C(0x78); /* four in a row are left */
+	pthread_mutex_unlock(&f.mem->view_lock);
+	assert_int_equal(window_zero(f.mem, longest), 0);
+	/* None at all. */
+	pthread_mutex_lock(&f.mem->view_lock);
+	assert_true(f.mem->views_used[3] == ~UINT64_C(0x78));
+	f.mem->views_used[3] = ~UINT64_C(0);
+	pthread_mutex_unlock(&f.mem->view_lock);
+	assert_int_equal(window_zero(f.mem, longest), -ENOMEM);
+	pthread_mutex_lock(&f.mem->view_lock);
+	memset(f.mem->views_used, 0, sizeof(f.mem->views_used));
+	pthread_mutex_unlock(&f.mem->view_lock);
+	swap_first_words(&f, longest, 0, 0);
+	hoard_return(&hoard);
+	close_memory(&f);
+	assert_int_equal(held_frames("vm"), 0);
+}
+
 static int run_group(const char *name)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_bad_ranges),
 		cmocka_unit_test(test_window_placement),
 		cmocka_unit_test(test_dump),
+		cmocka_unit_test(test_zero_beside_views),
 	};
 
 	return cmocka_run_group_tests_name(name, tests, setup, teardown);

@@ -518,11 +518,25 @@ void window_view_end(struct vm_memory *mem, void *view, const struct frame_run *
 
 int window_zero(struct vm_memory *mem, const struct frame_run *run)
 {
-	void *view = window_view(mem, run, PROT_READ | PROT_WRITE);
+	struct frame_run part = *run;
+	uint64_t end = run->first + run->nr;
+	/* In parts: others need room for their views, and may have taken some. */
+	uint32_t max = VIEW_FRAMES / 4;
 
-	if (!view)
-		return -errno;
-	memset(view, 0, frames_to_bytes(run->nr));
-	window_view_end(mem, view, run);
+	while (part.first < end) {
+		void *view;
+
+		part.nr = end - part.first < max ? (uint32_t)(end - part.first) : max;
+		view = window_view(mem, &part, PROT_READ | PROT_WRITE);
+		if (!view && (errno != ENOMEM || max == 1))
+			return -errno;
+		if (!view) {
+			max /= 2;
+			continue;
+		}
+		memset(view, 0, frames_to_bytes(part.nr));
+		window_view_end(mem, view, &part);
+		part.first += part.nr;
+	}
 	return 0;
 }
