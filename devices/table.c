@@ -54,7 +54,7 @@ static struct device *create_balloon(struct device_set *set, struct error *err)
 						  .changed = set->balloon_changed,
 						  .opaque = set->opaque };
 
-	set->balloon = virtio_balloon_create_with(set->host, set->pci, &options, err);
+	set->balloon = virtio_balloon_create(set->host, set->pci, &options, err);
 	return set->balloon ? virtio_balloon_device(set->balloon) : NULL;
 }
 

@@ -471,9 +471,9 @@ static int create_parts(struct virtio_balloon *balloon,
 	return balloon->retry ? 0 : -errno;
 }
 
-struct virtio_balloon *virtio_balloon_create_with(struct device_host *host, struct pci_bus *bus,
-						  const struct virtio_balloon_options *options,
-						  struct error *err)
+struct virtio_balloon *virtio_balloon_create(struct device_host *host, struct pci_bus *bus,
+					     const struct virtio_balloon_options *options,
+					     struct error *err)
 {
 	struct virtio_balloon *balloon = calloc(1, sizeof(*balloon));
 	int ret;
@@ -501,17 +501,6 @@ struct virtio_balloon *virtio_balloon_create_with(struct device_host *host, stru
 		return NULL;
 	}
 	return balloon;
-}
-
-struct virtio_balloon *virtio_balloon_create(struct device_host *host, struct pci_bus *bus,
-					     virtio_balloon_changed_fn changed, void *opaque,
-					     struct error *err)
-{
-	struct virtio_balloon_options options = { .features = VIRTIO_BALLOON_FEATURES_ALL,
-						  .changed = changed,
-						  .opaque = opaque };
-
-	return virtio_balloon_create_with(host, bus, &options, err);
 }
 
 struct device *virtio_balloon_device(struct virtio_balloon *balloon)

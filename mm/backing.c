@@ -433,16 +433,6 @@ void *backing_base(const struct backing *backing)
 	return backing->base;
 }
 
-bool backing_is_hugetlb(const struct backing *backing)
-{
-	return backing->hugetlb;
-}
-
-uint64_t backing_spanned(const struct backing *backing)
-{
-	return backing->spanned;
-}
-
 uint64_t backing_populated(const struct backing *backing)
 {
 	return backing->populated;

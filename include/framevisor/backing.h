@@ -63,8 +63,6 @@ int backing_depopulate(struct backing *backing, uint64_t first, uint64_t nr);
 
 int backing_fd(const struct backing *backing);
 void *backing_base(const struct backing *backing);
-bool backing_is_hugetlb(const struct backing *backing);
-uint64_t backing_spanned(const struct backing *backing);
 uint64_t backing_populated(const struct backing *backing); /* frames */
 /* Frames of host memory that the file holds, as the host counts them. While nothing is coming or
  * going that is backing_populated(); more means that somebody wrote where a hole is. */

@@ -68,7 +68,6 @@ enum notice_move_reason {
 	NOTICE_MOVE_COMPACT, /* for large free blocks */
 	NOTICE_MOVE_OFFLINE, /* their memory leaves the pool */
 	NOTICE_MOVE_POISON,  /* the memory is failing: now rather than later */
-	NOTICE_MOVE_NUMA,    /* nearer to the vCPUs */
 	NOTICE_MOVE_REASONS,
 };
 
@@ -132,7 +131,7 @@ struct notice_done {
 
 #define NOTICE_STATUS_RUNNING   0x1  /* vCPUs run */
 #define NOTICE_STATUS_AVAILABLE 0x2  /* available, guest_total and stats_age_ms are the guest's */
-#define NOTICE_STATUS_IDLE      0x4  /* idle_permille and idle_age_ms are measured (ASK_IDLE) */
+#define NOTICE_STATUS_IDLE      0x4  /* idle_permille is measured (ASK_IDLE) */
 #define NOTICE_STATUS_REACHED   0x8  /* the guest is at its effective target */
 #define NOTICE_STATUS_PAUSED    0x10 /* stopped by PAUSE */
 #define NOTICE_STATUS_WAITS     0x20 /* somebody waits for a frame just now */
@@ -157,7 +156,7 @@ struct notice_status {
 	uint64_t guest_total; /* MemTotal and MemAvailable, in frames */
 	uint64_t available;
 	uint64_t stats_age_ms;
-	uint64_t idle_age_ms;
+	uint64_t reserved;
 	/* Since the VM began. Stalled: a vCPU or a device waits for a frame that the pool does not
 	 * have, or that is being read from swap. Some: at least one; full: nothing else runs. */
 	uint64_t stall_some_us;

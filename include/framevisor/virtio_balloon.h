@@ -72,12 +72,8 @@ struct virtio_balloon_options {
 
 /* Creates it on bus. The regions of host->mem, pluggable ones included, must be there already.
  * Returns NULL with err set. */
-struct virtio_balloon *virtio_balloon_create_with(struct device_host *host, struct pci_bus *bus,
-						  const struct virtio_balloon_options *options,
-						  struct error *err);
-/* The same with all features. */
 struct virtio_balloon *virtio_balloon_create(struct device_host *host, struct pci_bus *bus,
-					     virtio_balloon_changed_fn changed, void *opaque,
+					     const struct virtio_balloon_options *options,
 					     struct error *err);
 struct device *virtio_balloon_device(struct virtio_balloon *balloon);
 

@@ -170,10 +170,6 @@ struct virtio_balloon *vm_get_balloon(struct vm *vm);
 /* The memory devices that the target moves, one for each guest node that can have more than it
  * boots with, in their order. NULL: no more of them. */
 struct virtio_mem *vm_get_mem_at(struct vm *vm, unsigned int i);
-static inline struct virtio_mem *vm_get_mem(struct vm *vm)
-{
-	return vm_get_mem_at(vm, 0);
-}
 /* The host's number of a node of the pool, or -1. */
 int vm_get_host_node(const struct vm *vm, unsigned int nid);
 /* How much memory the guest shall have: vmm/target.h. */

@@ -235,7 +235,7 @@ void vm_memory_drain_stock(struct vm_memory *mem);
  * changes of the guest's memory go on between two steps.
  */
 
-/* Which frames to move and where to. */
+/* Which frames to move, and to which nodes. */
 struct vm_memory_move {
 	/* Guest frames [gpa, gpa + frames_to_bytes(nr_frames)), over several ranges of RAM if need
 	 * be; what is not RAM is skipped. Or, if nr_from is not 0, those that have these frames of
@@ -248,10 +248,6 @@ struct vm_memory_move {
 	unsigned int nr_from;
 	/* Nodes to move to; frames that are there already stay. 0: any, and every frame moves. */
 	uint64_t nodemask;
-	/* Or exactly these frames, zeroed, which the owner has granted to this VM for it. What is
-	 * left over of them goes back to the owner, also on failure. */
-	const struct frame_run *to;
-	unsigned int nr_to;
 
 	/* Called in this thread after each step; may be NULL. Returning false gives up. */
 	vm_memory_progress_fn progress;
@@ -267,7 +263,7 @@ int64_t vm_memory_move_frames(struct vm_memory *mem, const struct vm_memory_move
 			      struct error *err);
 
 /*
- * The same in a thread of its own, one at a time (-EBUSY), for guest frames and nodes: from, to and
+ * The same in a thread of its own, one at a time (-EBUSY), for guest frames and nodes: from and
  * progress are not used. Loop's thread, like the two below.
  */
 int vm_memory_move_start(struct vm_memory *mem, const struct vm_memory_move *move,

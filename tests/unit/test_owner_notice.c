@@ -185,6 +185,9 @@ static void test_reports(void **state)
 	make(NOTICE_STATUS, sizeof(packet.status));
 	packet.status.stats_age_ms = NOTICE_AGE_MAX_MS + 1;
 	assert_int_equal(report(), -EPROTO);
+	make(NOTICE_STATUS, sizeof(packet.status));
+	packet.status.reserved = 1;
+	assert_int_equal(report(), -EPROTO);
 }
 
 /* --- both ends in one loop --- */

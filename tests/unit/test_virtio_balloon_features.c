@@ -114,7 +114,7 @@ static void features_can_be_left_out(void **state)
 	struct driver drv;
 
 	(void)state;
-	balloon = virtio_balloon_create_with(&th->host, th->set.pci, &options, NULL);
+	balloon = virtio_balloon_create(&th->host, th->set.pci, &options, NULL);
 	assert_non_null(balloon);
 	virtio_balloon_device(balloon)->next = th->set.last;
 	th->set.last = virtio_balloon_device(balloon);

@@ -69,23 +69,6 @@ static int select_frames(struct mover *m)
 	return 0;
 }
 
-/* Takes over the frames that the caller has for this. */
-static int use_targets(struct mover *m)
-{
-	const struct vm_memory_move *move = m->move;
-	unsigned int room = move->nr_to > MOVE_STEP ? move->nr_to : MOVE_STEP;
-
-	m->targets = malloc(room * sizeof(*m->targets));
-	if (!m->targets)
-		return -ENOMEM;
-	for (unsigned int i = 0; i < move->nr_to; i++) {
-		if (!stock_run_valid(m->mem, &move->to[i]))
-			return -EINVAL;
-		m->targets[m->nr_targets++] = move->to[i];
-	}
-	return 0;
-}
-
 static int return_old(struct mover *m)
 {
 	int ret = takeaway_return(m->mem, m->old, m->nr_old);
@@ -118,10 +101,10 @@ static int next_target(struct mover *m, struct frame_run *one)
 	struct frame_run *last;
 
 	if (m->nr_targets == 0) {
-		int ret = m->move->nr_to ? -ENOMEM : get_targets(m);
+		int ret = get_targets(m);
 
 		/* In a pool that is nearly full each frame's old place is the next one's new. */
-		if (ret == -ENOMEM && m->nr_old > 0 && !m->move->nr_to)
+		if (ret == -ENOMEM && m->nr_old > 0)
 			ret = return_old(m) < 0 ? -EPIPE : get_targets(m);
 		if (ret)
 			return ret;
@@ -259,14 +242,13 @@ static int move_all(struct mover *m)
 
 int mover_run(struct mover *m)
 {
-	struct frame_run old[MOVE_STEP];
+	struct frame_run targets[MOVE_STEP], old[MOVE_STEP];
 	int ret = -ENOTSUP, back;
 
+	m->targets = targets;
 	m->old = old;
 	pthread_rwlock_rdlock(&m->mem->hand_lock);
 	if (m->mem->guest.frame_ops)
-		ret = use_targets(m);
-	if (ret == 0)
 		ret = select_frames(m);
 	/* Frames of the stock may be among those that are to go. */
 	if (ret == 0 && m->move->nr_from)
@@ -274,10 +256,9 @@ int mover_run(struct mover *m)
 	if (ret == 0)
 		ret = move_all(m);
 	back = return_old(m);
-	if (m->nr_targets && m->targets && ret != -EINVAL)
+	if (m->nr_targets)
 		owner_client_return(m->mem->client, m->targets, m->nr_targets);
 	pthread_rwlock_unlock(&m->mem->hand_lock);
-	free(m->targets);
 	free(m->numbers);
 	m->targets = NULL;
 	m->numbers = NULL;

@@ -138,7 +138,6 @@ static void on_status(void *opaque, const struct notice_status *status)
 
 	client->status = *status;
 	client->status_ms = now_ms();
-	client->nr_statuses++;
 }
 
 /* Without its notice channel a VM cannot be told to give anything back: it has to leave. */

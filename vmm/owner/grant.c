@@ -148,13 +148,8 @@ static void free_run(struct pool *pool, const struct frame_run *run)
 	}
 }
 
-int pool_give(struct pool *pool, uint32_t id, const struct frame_run *runs, unsigned int nr_runs)
-{
-	return pool_give_checked(pool, id, runs, nr_runs, NULL);
-}
-
-int pool_give_checked(struct pool *pool, uint32_t id, const struct frame_run *runs,
-		      unsigned int nr_runs, struct map_check *check)
+int pool_give(struct pool *pool, uint32_t id, const struct frame_run *runs, unsigned int nr_runs,
+	      struct map_check *check)
 {
 	uint64_t total = 0, done;
 	int ret;
@@ -168,7 +163,7 @@ int pool_give_checked(struct pool *pool, uint32_t id, const struct frame_run *ru
 		return -EPERM;
 	}
 	/* They are nobody's now, so that none of them can be mapped any more; nor given on yet. */
-	ret = check ? map_check_returned(check, runs, nr_runs) : 0;
+	ret = map_check_returned(check, runs, nr_runs);
 	if (ret < 0) {
 		own_again(pool, id, runs, done);
 		return ret;

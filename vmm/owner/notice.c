@@ -10,14 +10,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "framevisor/clock.h"
-
 /* A VMM that does not read costs the kernel that much at most (it doubles the number). */
 #define NOTICE_BUFFER (64 * 1024)
 
 struct pending {
 	uint64_t id; /* 0: not used */
-	uint64_t sent_ms;
 	notice_done_fn done;
 	void *opaque;
 };
@@ -137,9 +134,8 @@ int notice_send(struct notice *notice, union notice_packet *packet, enum notice_
 	if (send(notice->fd, packet, len, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
 		return errno == EAGAIN || errno == ENOBUFS || errno == EINTR ? -EAGAIN : -EPIPE;
 	if (answered)
-		*pending = (struct pending){
-			.id = packet->resume.id, .sent_ms = now_ms(), .done = done, .opaque = opaque
-		};
+		*pending =
+			(struct pending){ .id = packet->resume.id, .done = done, .opaque = opaque };
 	return 0;
 }
 
@@ -150,15 +146,4 @@ unsigned int notice_pending(const struct notice *notice)
 	for (unsigned int i = 0; i < NOTICE_PENDING_MAX; i++)
 		nr += notice->pending[i].id != 0;
 	return nr;
-}
-
-uint64_t notice_oldest_ms(const struct notice *notice)
-{
-	uint64_t now = now_ms(), oldest = now;
-
-	for (unsigned int i = 0; i < NOTICE_PENDING_MAX; i++) {
-		if (notice->pending[i].id && notice->pending[i].sent_ms < oldest)
-			oldest = notice->pending[i].sent_ms;
-	}
-	return now - oldest;
 }

@@ -43,8 +43,7 @@ void notice_destroy(struct notice *notice);
 int notice_send(struct notice *notice, union notice_packet *packet, enum notice_type type,
 		size_t len, notice_done_fn done, void *opaque);
 
-/* Answers that are due, and for how long the oldest has been. */
+/* Answers that are due. */
 unsigned int notice_pending(const struct notice *notice);
-uint64_t notice_oldest_ms(const struct notice *notice);
 
 #endif

@@ -154,11 +154,12 @@ static int check_status(const struct notice_status *status, size_t len, const ch
 
 	if (ret < 0)
 		return ret;
-	if (status->header.status != 0 || (status->flags & ~(uint32_t)NOTICE_STATUS_FLAGS))
+	if (status->header.status != 0 || (status->flags & ~(uint32_t)NOTICE_STATUS_FLAGS) ||
+	    status->reserved != 0)
 		return bad(why, "STATUS has unknown flags");
 	if (status->idle_permille > 1000)
 		return bad(why, "STATUS has an impossible share");
-	if (status->stats_age_ms > NOTICE_AGE_MAX_MS || status->idle_age_ms > NOTICE_AGE_MAX_MS)
+	if (status->stats_age_ms > NOTICE_AGE_MAX_MS)
 		return bad(why, "STATUS has an impossible age");
 	for (size_t i = 0; ret == 0 && i < sizeof(frames) / sizeof(frames[0]); i++)
 		ret = check_frames(frames[i], why);

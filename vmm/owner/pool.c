@@ -470,7 +470,6 @@ void pool_info(const struct pool *pool, struct pool_info *info)
 		.hugetlb = pool->hugetlb,
 		.fixed = pool->config.size != 0,
 		.max_frames = pool->max_frames,
-		.limit = pool_limit(pool),
 		.movable = pool_present(pool, PART_MOVABLE),
 		.committed = pool->committed,
 		.guaranteed = pool->guaranteed,

@@ -212,13 +212,11 @@ uint64_t pool_take(struct pool *pool, const struct pool_want *want, struct frame
 		   unsigned int *nr_runs);
 
 /* Takes frames back from client id. All or nothing: -EPERM if it does not hold one of them, or
- * names one twice. The runs lie within the nodes' spans. */
-int pool_give(struct pool *pool, uint32_t id, const struct frame_run *runs, unsigned int nr_runs);
-/* The same when the client still has to show that it maps none of them (NULL: it has not). -EPERM
- * or -EBUSY, see map_check.h: it keeps them. */
+ * names one twice; -EPERM or -EBUSY if it maps one, see map_check.h: it keeps them. The runs lie
+ * within the nodes' spans. */
 struct map_check;
-int pool_give_checked(struct pool *pool, uint32_t id, const struct frame_run *runs,
-		      unsigned int nr_runs, struct map_check *check);
+int pool_give(struct pool *pool, uint32_t id, const struct frame_run *runs, unsigned int nr_runs,
+	      struct map_check *check);
 
 /* Takes back whatever client id holds; its process is gone. Returns the number of frames. */
 uint64_t pool_take_back(struct pool *pool, uint32_t id);
@@ -240,7 +238,6 @@ struct pool_info {
 	bool hugetlb;                  /* as it is */
 	bool fixed;
 	uint64_t max_frames; /* what it may grow to, by itself or by command */
-	uint64_t limit;      /* what VMs can be promised: of a fixed pool, what it has */
 	uint64_t movable;    /* frames present in ZONE_MOVABLE */
 	uint64_t committed;  /* frames of RAM of the admitted VMs */
 	uint64_t guaranteed; /* of these, their minimums */

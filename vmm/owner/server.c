@@ -212,7 +212,7 @@ void server_each(struct server *server,
 						   .pid = client->pid,
 						   .connected = client->fd >= 0 };
 
-		if (client->nr_statuses) {
+		if (client->status_ms) {
 			info.status = &client->status;
 			info.status_age_ms = now_ms() - client->status_ms;
 		}

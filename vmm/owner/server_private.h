@@ -18,8 +18,7 @@ struct client {
 	struct event_timer *grace;
 	struct notice *notice;       /* from WELCOME to the hang-up; NULL: it has none */
 	struct notice_status status; /* the last one it sent, */
-	uint64_t status_ms;          /* when that came (CLOCK_MONOTONIC), */
-	uint64_t nr_statuses;        /* and whether any came */
+	uint64_t status_ms;          /* and when that came (now_ms()); 0: none did */
 };
 
 /* Tells who wants to know; see server_set_traffic(). */

@@ -92,7 +92,7 @@ void session_begin_reply(struct session_reply *reply, enum owner_message_type ty
 void session_begin_welcome(struct session *session, struct session_reply *reply); /* no fds */
 uint64_t session_unclaimed(const struct session *session); /* guaranteed, and not held yet */
 uint64_t session_owed(const struct session *session, unsigned int nid);
-/* pool_give_checked(). */
+/* pool_give(). */
 int session_give(struct session *session, const struct frame_run *runs, unsigned int nr_runs);
 void session_count_returned(struct session *session, const struct frame_run *runs,
 			    unsigned int nr_runs);

@@ -89,7 +89,7 @@ int session_give(struct session *session, const struct frame_run *runs, unsigned
 {
 	session->maps.ledger = pool_ledger(session->pool);
 	session->maps.client = session->entry;
-	return pool_give_checked(session->pool, session->id, runs, nr_runs, &session->maps);
+	return pool_give(session->pool, session->id, runs, nr_runs, &session->maps);
 }
 
 static void end_declaration(struct session *session)
