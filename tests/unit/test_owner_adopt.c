@@ -204,6 +204,50 @@ static void test_frames_survive(void **state)
 	end_all(vmm, 2);
 }
 
+static int64_t vm_number(const char *name, const char *key)
+{
+	json_t *vms = fixture_qmp("query-vms", NULL), *vm;
+	int64_t value = -1;
+	size_t i;
+
+	json_array_foreach(vms, i, vm)
+	{
+		if (strcmp(json_string_value(json_object_get(vm, "name")), name) == 0)
+			value = json_integer_value(json_object_get(vm, key));
+	}
+	json_decref(vms);
+	return value;
+}
+
+/* What a VM was promised while it ran counts for the next owner, too. */
+static void test_limits_survive(void **state)
+{
+	struct vmm vmm;
+	json_t *reply;
+
+	(void)state;
+	fixture_start(pool_args);
+	vmm_start(&vmm, "a", 12);
+	assert_int_equal(vmm_do(&vmm, VMM_GRANT, 3), 3);
+	reply = fixture_qmp("vm-set", json_pack("{s:s, s:i, s:i, s:i, s:i}", "name", "a", "min", 7,
+						"max", 13, "shares", 3000, "oom-score-adj", -5));
+	assert_non_null(reply);
+	json_decref(reply);
+	for (int round = 0; round < 2; round++) {
+		assert_int_equal(vm_number("a", "min"), 7);
+		assert_int_equal(vm_number("a", "max"), 13);
+		assert_int_equal(vm_number("a", "shares"), 3000);
+		assert_int_equal(vm_number("a", "oom-score-adj"), -5);
+		if (round == 1)
+			break;
+		kill_owner();
+		fixture_start(pool_args);
+		assert_int_equal(vmm_do(&vmm, VMM_REJOIN, 0), 0);
+	}
+	fixture_validate();
+	end_all(&vmm, 1);
+}
+
 /* Nobody has to come back: frames belong to a process until it ends. */
 static void test_silent_and_ended(void **state)
 {
@@ -284,9 +328,8 @@ static void test_orderly_end(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		OWNER_TEST(test_frames_survive),
-		OWNER_TEST(test_silent_and_ended),
-		OWNER_TEST(test_liar),
+		OWNER_TEST(test_frames_survive),   OWNER_TEST(test_limits_survive),
+		OWNER_TEST(test_silent_and_ended), OWNER_TEST(test_liar),
 		OWNER_TEST(test_orderly_end),
 	};
 

@@ -172,11 +172,14 @@ static int add_notice(struct client *client, struct session_reply *reply)
 void client_reply(struct client *client, enum session_result result, struct session_reply *reply,
 		  const char *why)
 {
-	bool welcome = reply->packet.header.type == OWNER_WELCOME && result == SESSION_REPLY;
+	uint32_t type = reply->packet.header.type;
+	bool welcome = type == OWNER_WELCOME && result == SESSION_REPLY;
 	int uffd = -1, notice = -1;
 	bool failed;
 
-	session_note(&client->session, client->pid);
+	/* Others change nothing but who holds frames, which the ledger has from the pool. */
+	if (welcome || type == OWNER_RESIZED || type == OWNER_BOUND)
+		session_note(&client->session, client->pid);
 	if (welcome)
 		notice = add_notice(client, reply);
 	if (welcome && client->session.want_uffd)

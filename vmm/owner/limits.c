@@ -72,7 +72,9 @@ int server_set_limits(struct server *server, const char *name, const struct sess
 	if (!client)
 		return error_set(err, ENOENT, "the pool has no VM '%s'", name);
 	ret = session_set_limits(&client->session, limits, err);
-	if (ret == 0)
-		tell(client);
-	return ret;
+	if (ret < 0)
+		return ret;
+	session_note(&client->session, client->pid);
+	tell(client);
+	return 0;
 }

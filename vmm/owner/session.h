@@ -74,7 +74,8 @@ void session_init(struct session *session, struct pool *pool, uint32_t id);
 /* --- The ledger, and clients of an owner that died --- */
 /* A client that the ledger has: with its frames and promises, waiting for its HELLO. */
 void session_adopt(struct session *session, struct pool *pool, struct ledger_client *entry);
-/* Brings the client's entry in the ledger up to date; makes one when it has been admitted. */
+/* Brings what the client is promised up to date in its entry in the ledger; makes one when it has
+ * been admitted. */
 void session_note(struct session *session, pid_t pid);
 /* What the client's request is about to move (runs: of a RETURN, else NULL). */
 void session_in_flight(struct session *session, enum ledger_in_flight what,
