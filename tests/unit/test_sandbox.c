@@ -11,7 +11,9 @@
 #include <sched.h>
 #include <setjmp.h>
 #include <stdatomic.h>
+#include <sys/ioctl.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
@@ -153,6 +155,24 @@ static void try_others(struct villain *v)
 	refused(v, "perf_event_open", syscall(SYS_perf_event_open, NULL, 0, 0, 0, 0));
 }
 
+/* Harmless as they look: what no VM does need not be there for one that was taken over. */
+static void try_needless(struct villain *v)
+{
+	struct iovec iov = { .iov_base = v->log, .iov_len = 0 };
+	struct timespec ts;
+	struct rusage usage;
+	int off = 0;
+
+	refused(v, "readv", readv(v->socket[0], &iov, 1));
+	refused(v, "mlock", mlock(v->log, 1));
+	refused(v, "munlock", munlock(v->log, 1));
+	refused(v, "membarrier", syscall(SYS_membarrier, 0, 0, 0));
+	refused(v, "getcpu", syscall(SYS_getcpu, NULL, NULL, NULL));
+	refused(v, "getrusage", syscall(SYS_getrusage, 0, &usage));
+	refused(v, "clock_getres", syscall(SYS_clock_getres, CLOCK_MONOTONIC, &ts));
+	refused(v, "FIONBIO", ioctl(v->socket[0], FIONBIO, &off));
+}
+
 /* Through mappings that it has: growing one over the next frame, keeping a second one. */
 static void try_mappings(struct villain *v)
 {
@@ -282,6 +302,7 @@ static void be_curious(struct villain *v)
 	try_reopening(v);
 	try_passing_on(v);
 	try_others(v);
+	try_needless(v);
 	try_mappings(v);
 	try_foreign(v);
 	try_hiding(v);

@@ -47,25 +47,17 @@ static const struct entry entries[] = {
 	{ SCMP_SYS(eventfd2), ANY, "irqfds and doorbells of queues that a driver sets up" },
 	{ SCMP_SYS(timerfd_create), ANY, "timers of devices" },
 	{ SCMP_SYS(timerfd_settime), FD, "timers of devices" },
-	{ SCMP_SYS(timerfd_gettime), FD, "timers of devices" },
 	{ SCMP_SYS(clock_nanosleep), ANY, "retries" },
 	{ SCMP_SYS(nanosleep), ANY, "retries" },
 	{ SCMP_SYS(restart_syscall), ANY, "the kernel's own, after a signal" },
-	{ SCMP_SYS(sched_yield), ANY, "spinning threads" },
-	{ SCMP_SYS(membarrier), ANY, "per-CPU caches of the allocator library" },
-	/* Data over descriptors: sockets, console, eventfds, userfaultfd, kernel image, disks */
+	{ SCMP_SYS(sched_yield), ANY, "spinning threads, libjansson" },
+	/* Data over descriptors: sockets, console, eventfds, userfaultfd, kernel image, swap */
 	{ SCMP_SYS(read), FD, "events, console, control" },
 	{ SCMP_SYS(write), FD, "events, console, messages" },
-	{ SCMP_SYS(readv), FD, "devices" },
-	{ SCMP_SYS(writev), FD, "devices, messages" },
-	{ SCMP_SYS(pread64), FD, "kernel image at a reset, disks, swap" },
-	{ SCMP_SYS(pwrite64), FD, "disks, swap" },
-	{ SCMP_SYS(preadv), FD, "disks, swap" },
-	{ SCMP_SYS(pwritev), FD, "disks, swap" },
-	{ SCMP_SYS(lseek), FD, "disks" },
-	{ SCMP_SYS(fdatasync), FD, "disks" },
-	{ SCMP_SYS(fsync), FD, "disks" },
-	{ SCMP_SYS(fallocate), FD, "disks: discard; swap: giving space back" },
+	{ SCMP_SYS(writev), FD, "last words of the C library" },
+	{ SCMP_SYS(pread64), FD, "kernel image at a reset, swap" },
+	{ SCMP_SYS(pwrite64), FD, "swap" },
+	{ SCMP_SYS(lseek), FD, "streams of the C library" },
 	{ SCMP_SYS(close), FD, "connections, queues" },
 	{ SCMP_SYS(shutdown), FD, "connections" },
 	{ SCMP_SYS(accept4), FD, "control and console connections" },
@@ -77,8 +69,6 @@ static const struct entry entries[] = {
 	/* Memory; mmap, mremap, mprotect and madvise are further below */
 	{ SCMP_SYS(munmap), ANY, "guest memory that goes, the allocator" },
 	{ SCMP_SYS(brk), ANY, "the allocator" },
-	{ SCMP_SYS(mlock), ANY, "buffers of swap" },
-	{ SCMP_SYS(munlock), ANY, "buffers of swap" },
 	/* Threads and signals */
 	{ SCMP_SYS(rseq), ANY, "threads" },
 	{ SCMP_SYS(set_robust_list), ANY, "threads" },
@@ -96,12 +86,9 @@ static const struct entry entries[] = {
 	{ SCMP_SYS(tgkill), SELF, "kicking a vCPU out of KVM, abort()" },
 	/* Facts */
 	{ SCMP_SYS(clock_gettime), ANY, "time, where the vDSO does not tell" },
-	{ SCMP_SYS(clock_getres), ANY, "time" },
 	{ SCMP_SYS(gettimeofday), ANY, "time" },
 	{ SCMP_SYS(time), ANY, "the guest's RTC" },
 	{ SCMP_SYS(getrandom), ANY, "virtio-rng, the allocator" },
-	{ SCMP_SYS(getcpu), ANY, "per-CPU caches" },
-	{ SCMP_SYS(getrusage), ANY, "statistics" },
 	{ SCMP_SYS(fstat), FD, "files that are open" },
 };
 
@@ -113,7 +100,6 @@ static const unsigned long ioctls[] = {
 	KVM_IRQFD,
 	KVM_IOEVENTFD,
 	KVM_SET_GSI_ROUTING,
-	KVM_SIGNAL_MSI,
 	/* Plugging memory */
 	KVM_SET_USER_MEMORY_REGION,
 	/* Reset, pause, and the registers of a vCPU that stopped */
@@ -142,12 +128,7 @@ static const unsigned long ioctls[] = {
 	KVM_SET_PIT2,
 	KVM_KVMCLOCK_CTRL,
 	KVM_TRANSLATE,
-	KVM_SET_FPU,
-	KVM_GET_FPU,
-	KVM_GET_CLOCK,
-	KVM_SET_CLOCK,
 	KVM_CHECK_EXTENSION,
-	KVM_SET_SIGNAL_MASK,
 	/* Guest memory */
 	UFFDIO_REGISTER,
 	UFFDIO_UNREGISTER,
@@ -158,9 +139,7 @@ static const unsigned long ioctls[] = {
 	TCSETS,
 	TCSETSW,
 	TCSETSF,
-	TIOCGWINSZ,
 	FIONREAD,
-	FIONBIO,
 };
 
 #define NAMES_MAX 512
