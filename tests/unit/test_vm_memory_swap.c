@@ -5,6 +5,8 @@
  * frames than the guest has memory.
  */
 #include <dirent.h>
+#include <sched.h>
+#include <sys/mount.h>
 
 #include "kvm_counter.h"
 #include "tests/unit/skip.h"
@@ -573,6 +575,70 @@ static void test_guest(void **state)
 	assert_int_equal(held_frames("vm"), 0);
 }
 
+#define NO_RAMFS 77
+
+/* Reads back what it wrote. */
+static bool swap_file_works(const char *path)
+{
+	struct error err = { 0 };
+	struct swap_file *file = swap_file_open(path, 4 * FRAME_SIZE, &err);
+	uint64_t *buf = aligned_alloc(SWAP_ALIGN, SWAP_CLUSTER);
+	struct swap_io io = { .write = true, .buf = buf, .bytes = SWAP_CLUSTER, .cluster = 3 };
+	struct swap_queue queue;
+	bool good;
+
+	if (!file)
+		print_error("%s\n", err.message);
+	if (!file || !buf)
+		return false;
+	swap_queue_init(&queue, file);
+	buf[5] = 77;
+	swap_queue_submit(&queue, &io);
+	good = swap_queue_wait(&queue) == &io && io.result == 0;
+	buf[5] = 0;
+	io.write = false;
+	swap_queue_submit(&queue, &io);
+	good = good && swap_queue_wait(&queue) == &io && io.result == 0 && buf[5] == 77;
+	swap_queue_exit(&queue);
+	swap_file_close(file);
+	free(buf);
+	return good;
+}
+
+/* In a process of its own, on a file system without direct I/O. */
+static int swap_on_ramfs(const char *dir)
+{
+	char name[64];
+
+	log_set_level(LOG_LEVEL_ERROR);
+	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+	    mount("none", dir, "ramfs", 0, NULL) < 0)
+		return NO_RAMFS;
+	snprintf(name, sizeof(name), "%s/swap", dir);
+	if (!swap_file_works(name) || !swap_file_works(dir))
+		return 1;
+	return access(name, F_OK) == 0 ? 2 : 0;
+}
+
+static void test_no_direct_io(void **state)
+{
+	char dir[] = "/tmp/framevisor-ramfs-XXXXXX";
+	int status;
+	pid_t pid;
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	pid = fork();
+	if (pid == 0)
+		_exit(swap_on_ramfs(dir));
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(rmdir(dir), 0);
+	assert_true(WIFEXITED(status));
+	if (WEXITSTATUS(status) == NO_RAMFS)
+		skip_because("a ramfs cannot be mounted here");
+	assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 /* What a thread's status says: its name, and which signals it blocks. */
 static bool read_status(const char *tid, char *name, uint64_t *blocked)
 {
@@ -649,6 +715,7 @@ static int run_group(const char *name)
 		cmocka_unit_test(test_touched_without_frames),
 		cmocka_unit_test(test_guest),
 		cmocka_unit_test(test_signals),
+		cmocka_unit_test(test_no_direct_io),
 	};
 
 	return cmocka_run_group_tests_name(name, tests, setup, teardown);

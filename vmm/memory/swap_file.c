@@ -27,10 +27,10 @@ struct swap_file {
 /* --- opening --- */
 
 /* Some file systems (overlayfs, NFS) know no O_TMPFILE. */
-static int open_in_directory(const char *dir, int flags)
+static int open_in_directory(const char *dir)
 {
 	char path[PATH_MAX];
-	int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC | flags, 0600);
+	int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 
 	if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT))
 		return fd;
@@ -39,39 +39,47 @@ static int open_in_directory(const char *dir, int flags)
 		errno = ENAMETOOLONG;
 		return -1;
 	}
-	fd = mkostemp(path, O_CLOEXEC | flags);
+	fd = mkostemp(path, O_CLOEXEC);
 	if (fd >= 0)
 		unlink(path);
 	return fd;
 }
 
-static int open_new(const char *path, int flags)
+static int open_new(const char *path)
 {
-	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | flags, 0600);
+	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 
 	if (fd >= 0)
 		unlink(path);
 	return fd;
+}
+
+/* What leaves the guest's memory must not come back into the host's as its cache. Not by a flag of
+ * open(): where that is refused the file has been made all the same. */
+static void set_direct(int fd, const char *path)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	if (flags < 0 || fcntl(fd, F_SETFL, flags | O_DIRECT) < 0)
+		log_warn("swap: '%s' is on a file system without direct I/O: what is swapped out "
+			 "goes through the host's page cache",
+			 path);
 }
 
 static int open_unnamed(const char *path, struct error *err)
 {
 	struct stat st;
 	bool exists = stat(path, &st) == 0;
-	int fd = -1;
+	int fd;
 
 	if (exists && !S_ISDIR(st.st_mode))
 		return error_set(err, EEXIST,
 				 "swap: '%s' exists; name a directory, or a file that does not",
 				 path);
-	/* Direct: what leaves the guest's memory must not come back into the host's as its cache.
-	 */
-	for (int flags = O_DIRECT; fd < 0; flags = 0) {
-		fd = exists ? open_in_directory(path, flags) : open_new(path, flags);
-		if (fd < 0 && (flags == 0 || errno != EINVAL))
-			return error_set_errno(err, errno, "swap: cannot make a file in '%s'",
-					       path);
-	}
+	fd = exists ? open_in_directory(path) : open_new(path);
+	if (fd < 0)
+		return error_set_errno(err, errno, "swap: cannot make a file in '%s'", path);
+	set_direct(fd, path);
 	return fd;
 }
 
