@@ -14,6 +14,7 @@
 
 #include <cmocka.h>
 
+#include "framevisor/frame.h"
 #include "vmm/owner/balance_policy.h"
 
 #define NR_VMS    4
@@ -101,6 +102,21 @@ static void test_tax(void **state)
 	assert_int_equal(decide(), 1);
 	assert_int_equal(steps[0].kind, BALANCE_TAX);
 	assert_int_equal(steps[0].frames, 100 + 15); /* 5 % of 300 */
+}
+
+/* A guest of 10 GiB can give what it has to spare, also in frames of that size. */
+static void test_gigantic_frames(void **state)
+{
+	(void)state;
+	make_input(1);
+	vms[0].min = 1;
+	vms[0].held = vms[0].bound = vms[0].target = vms[0].total = 10;
+	vms[0].available = 6;
+	assert_int_equal(frame_use_shift(FRAME_SHIFT_1G), 0);
+	assert_int_equal(decide(), 1);
+	assert_int_equal(steps[0].kind, BALANCE_TAX);
+	assert_int_equal(steps[0].frames, 4);
+	assert_int_equal(frame_use_shift(FRAME_SHIFT_2M), 0);
 }
 
 static void expect_nothing(void)
@@ -431,11 +447,12 @@ static void test_all_back(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_cheapest_first), cmocka_unit_test(test_tax),
-		cmocka_unit_test(test_left_alone),     cmocka_unit_test(test_order),
-		cmocka_unit_test(test_relief),         cmocka_unit_test(test_oom),
-		cmocka_unit_test(test_any_input),      cmocka_unit_test(test_load_moves),
-		cmocka_unit_test(test_too_much),       cmocka_unit_test(test_all_back),
+		cmocka_unit_test(test_cheapest_first),  cmocka_unit_test(test_tax),
+		cmocka_unit_test(test_left_alone),      cmocka_unit_test(test_order),
+		cmocka_unit_test(test_relief),          cmocka_unit_test(test_oom),
+		cmocka_unit_test(test_any_input),       cmocka_unit_test(test_load_moves),
+		cmocka_unit_test(test_too_much),        cmocka_unit_test(test_all_back),
+		cmocka_unit_test(test_gigantic_frames),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -95,6 +95,20 @@ static void test_default(void **state)
 	session_release(&b);
 }
 
+/* The least that a VM is left by default is 128 MiB, whatever a frame has. */
+static void test_default_minimum(void **state)
+{
+	(void)state;
+	set("overcommit_memory", 0);
+	assert_int_equal(pool_default_min(pool, 512), 128);
+	assert_int_equal(pool_default_min(pool, 100), 64);
+	assert_int_equal(pool_default_min(pool, 10), 10);
+	assert_int_equal(frame_use_shift(FRAME_SHIFT_1G), 0);
+	assert_int_equal(pool_default_min(pool, 16), 4);
+	assert_int_equal(pool_default_min(pool, 2), 1);
+	assert_int_equal(frame_use_shift(FRAME_SHIFT_2M), 0);
+}
+
 static void test_overcommit(void **state)
 {
 	struct session a, b, c;
@@ -244,9 +258,9 @@ static void test_settings(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_default),  TEST(test_overcommit), TEST(test_ratio),
-		TEST(test_resize),   TEST(test_set_limits), TEST(test_guarantee_holds),
-		TEST(test_settings),
+		TEST(test_default),  TEST(test_overcommit),      TEST(test_ratio),
+		TEST(test_resize),   TEST(test_set_limits),      TEST(test_guarantee_holds),
+		TEST(test_settings), TEST(test_default_minimum),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

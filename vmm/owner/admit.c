@@ -19,8 +19,8 @@
 #include "framevisor/size.h"
 
 /* With overcommit, a VM that does not say what it needs at least is left that much. */
-#define MIN_SHARE  4
-#define MIN_FRAMES 64 /* 128 MiB: a stock kernel still runs */
+#define MIN_SHARE 4
+#define MIN_BYTES (UINT64_C(128) << 20) /* a stock kernel still runs */
 
 static uint64_t setting(struct pool *pool, const char *name)
 {
@@ -54,14 +54,14 @@ static uint64_t growable(struct pool *pool)
 
 uint64_t pool_default_min(struct pool *pool, uint64_t ram_frames)
 {
-	uint64_t min = ram_frames / MIN_SHARE;
+	uint64_t min = ram_frames / MIN_SHARE, least = bytes_to_frames_up(MIN_BYTES);
 
 	/* Nothing is promised twice: what it may hold it can be sure of. */
 	if (setting(pool, "overcommit_memory") == OVERCOMMIT_NEVER &&
 	    mm_vm_commit_limit(pool->mm) <= usable_frames(pool))
 		return ram_frames;
-	if (min < MIN_FRAMES)
-		min = MIN_FRAMES;
+	if (min < least)
+		min = least;
 	return min < ram_frames ? min : ram_frames;
 }
 

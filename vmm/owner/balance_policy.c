@@ -4,9 +4,11 @@
 
 #include <stddef.h>
 
+#include "framevisor/frame.h"
+
 /* Left to a guest beyond what it uses: a tenth, at least 16 MiB. */
-#define MARGIN_SHARE 10
-#define MARGIN_MIN   8
+#define MARGIN_SHARE     10
+#define MARGIN_MIN_BYTES (UINT64_C(16) << 20)
 /* Less is not worth a message and a guest's work. */
 #define DEAD_BAND 2
 #define STEP_MIN  4
@@ -36,7 +38,7 @@ static uint64_t larger(uint64_t a, uint64_t b)
 
 static uint64_t margin_of(const struct balance_vm *vm)
 {
-	return larger(vm->total / MARGIN_SHARE, MARGIN_MIN);
+	return larger(vm->total / MARGIN_SHARE, bytes_to_frames_up(MARGIN_MIN_BYTES));
 }
 
 static bool fresh(const struct balance_vm *vm, const struct balance_input *input)
