@@ -286,6 +286,7 @@ static void test_failing_device(void **state)
 	assert_int_equal(pthread_create(&thread, NULL, touch_one, &t), 0);
 	wait_event(VM_MEMORY_EVENT_SWAP_UNREADABLE);
 	assert_false(atomic_load(&t.done));
+	assert_true(vm_memory_starves(f.mem)); /* who ends the VM need not wait for it */
 	assert_true(stats_of(&f).swap_errors > 0);
 	/* Others are served: a zero frame needs no device, one that was given up neither. */
 	check_frame(&f, 3);
@@ -299,6 +300,7 @@ static void test_failing_device(void **state)
 	swap_file_fail(f.mem->swap->file, 0, 0);
 	vm_memory_swap_retry(f.mem);
 	pthread_join(thread, NULL);
+	assert_false(vm_memory_starves(f.mem));
 	assert_int_equal(frame_words(&f, 5)[3], 77);
 	frame_words(&f, 5)[3] = content(5, 3);
 	for (unsigned int i = 0; i < RAM_FRAMES; i++)
@@ -316,6 +318,7 @@ static void test_failing_device(void **state)
 	pthread_join(thread, NULL);
 	assert_int_equal(frame_words(&f, 5)[3], 77);
 	assert_int_equal(frame_words(&f, 5)[4], 0);
+	assert_false(vm_memory_starves(f.mem));
 	assert_conserved(&f, NULL);
 	close_memory(&f);
 	log_set_level(LOG_LEVEL_WARN);

@@ -41,7 +41,7 @@ enum frame_state {
 
 #define GUEST_FRAME_RELEASED  0x01 /* the guest gave it up and has not touched it since */
 #define GUEST_FRAME_WAITING   0x02 /* on the waiting list: somebody is blocked on it */
-#define GUEST_FRAME_STARVED   0x04 /* waiting, and counted as a wait for the pool */
+#define GUEST_FRAME_STARVED   0x04 /* somebody waits, and it cannot be had now */
 #define GUEST_FRAME_UNPLUGGED 0x08 /* of a pluggable range, and not plugged */
 #define GUEST_FRAME_LOOP      0x10 /* waiting, and the loop's thread is the one */
 #define GUEST_FRAME_DETACHED  0x20 /* parked with a hole in its place in the window */

@@ -118,8 +118,9 @@ static void fail(struct vm_memory *mem, const struct arrival *a, int ret)
 	mem->stats.swap_errors++;
 	if (!(frame->flags & GUEST_FRAME_WANTED))
 		return;
-	fault_served(mem, a->number); /* by the pool; the device is what it waits for now */
-	frame->flags |= GUEST_FRAME_UNREADABLE;
+	fault_served(mem, a->number); /* by the pool ... */
+	mem->starved++;               /* ... and has to wait all the same */
+	frame->flags |= GUEST_FRAME_UNREADABLE | GUEST_FRAME_STARVED;
 	fault_note_event(mem, VM_MEMORY_EVENT_SWAP_UNREADABLE, window_frame_gpa(mem, a->number));
 	log_error("a frame of the guest (at 0x%llx) cannot be read from the swap file: %s; it is "
 		  "kept there",
