@@ -185,7 +185,7 @@ struct vm_memory_node {
 };
 
 /* Fills nodes[] (room for max) in ascending order of their numbers. Returns how many there are. Any
- * thread; looks at every frame. */
+ * thread. */
 unsigned int vm_memory_nodes(struct vm_memory *mem, struct vm_memory_node *nodes, unsigned int max);
 
 /* Where range i begins in this process's address space: for tools that look at its pages. NULL:

@@ -5,6 +5,7 @@
  * there; in the integration tests there are two.
  */
 #include "vm_memory_fixture.h"
+#include "vmm/memory/internal.h"
 
 static uint64_t all_nodes(void)
 {
@@ -112,11 +113,109 @@ static void test_no_such_node(void **state)
 	assert_non_null(strstr(err.message, "node"));
 }
 
+#define HOTPLUG_GPA UINT64_C(0x108000000)
+
+/* The same as vm_memory_nodes(), frame by frame. */
+static void count_frames(struct vm_memory *mem, struct vm_memory_node *nodes)
+{
+	pthread_mutex_lock(&mem->lock);
+	for (uint32_t n = 0; n < mem->nr_frames; n++) {
+		const struct guest_frame *frame = &mem->frames[n];
+		struct vm_memory_node *node = &nodes[window_range_of(mem, n)->node];
+
+		if (frame_bound(frame) || frame->state == FRAME_TAKING)
+			node->bound[frame->node]++;
+		if (n < mem->nr_boot_frames)
+			node->ram++;
+		else if (!(frame->flags & GUEST_FRAME_UNPLUGGED))
+			node->plugged++;
+	}
+	pthread_mutex_unlock(&mem->lock);
+}
+
+static void compare_counts(struct fixture *f, uint64_t bound, uint64_t plugged)
+{
+	struct vm_memory_node counted[2] = { { .node = 0 }, { .node = 1 } }, nodes[2];
+
+	assert_int_equal(vm_memory_nodes(f->mem, nodes, 2), 2);
+	count_frames(f->mem, counted);
+	for (unsigned int i = 0; i < 2; i++) {
+		assert_int_equal(nodes[i].node, i);
+		assert_int_equal(nodes[i].ram, counted[i].ram);
+		assert_int_equal(nodes[i].plugged, counted[i].plugged);
+		assert_memory_equal(nodes[i].bound, counted[i].bound, sizeof(nodes[i].bound));
+	}
+	assert_int_equal(sum_bound(&nodes[0]) + sum_bound(&nodes[1]), bound);
+	assert_int_equal(nodes[1].plugged, plugged);
+}
+
+static void wait_swapped(struct fixture *f, uint64_t nr)
+{
+	struct vm_memory_stats stats;
+	uint64_t since = now_ms();
+
+	do {
+		assert_true(now_ms() - since < 60000);
+		sleep_ms(1);
+		vm_memory_stats(f->mem, &stats);
+	} while (stats.swapped < nr);
+}
+
+/* The counts are those of the frames, whatever becomes of these. */
+static void test_counts(void **state)
+{
+	const struct vm_memory_range ranges[] = {
+		{ .gpa = 0, .size = LOW_FRAMES * FRAME_SIZE },
+		{ .gpa = HIGH_GPA, .size = HIGH_FRAMES * FRAME_SIZE, .node = 1 },
+	};
+	const struct vm_memory_range hotplug = { .gpa = HOTPLUG_GPA,
+						 .size = VM_MEMORY_SLOT_SIZE,
+						 .node = 1 };
+	const struct vm_memory_config config = { .ranges = ranges,
+						 .nr_ranges = 2,
+						 .hotplug = &hotplug,
+						 .nr_hotplug = 1,
+						 .swap_path = "/tmp" };
+	const struct vm_memory_move all = { .nr_frames = UINT64_MAX };
+	const struct guest_frame_ops *ops;
+	struct fixture f;
+
+	(void)state;
+	assert_true(try_open_config(&f, client, config));
+	ops = f.gm->frame_ops;
+	compare_counts(&f, 0, 0);
+	touch_all(&f, 1000);
+	compare_counts(&f, RAM_FRAMES, 0);
+	assert_int_equal(ops->plug(f.gm->frame_opaque, HOTPLUG_GPA, 6), 0);
+	assert_int_equal(ops->back(f.gm->frame_opaque, HOTPLUG_GPA, 6), 0);
+	compare_counts(&f, RAM_FRAMES + 6, 6);
+	assert_int_equal(ops->unplug(f.gm->frame_opaque, HOTPLUG_GPA + FRAME_SIZE, 2), 0);
+	compare_counts(&f, RAM_FRAMES + 4, 4);
+	assert_int_equal(ops->release(f.gm->frame_opaque, 2 * FRAME_SIZE, 5), 5);
+	compare_counts(&f, RAM_FRAMES - 1, 4);
+	/* Parked ones count, and so do those that are touched then. */
+	assert_int_equal(ops->watch(f.gm->frame_opaque, 0, LOW_FRAMES), 0);
+	compare_counts(&f, RAM_FRAMES - 1, 4);
+	assert_int_equal(frame_words(&f, 0)[100], 1000);
+	compare_counts(&f, RAM_FRAMES - 1, 4);
+	assert_int_equal(vm_memory_move_frames(f.mem, &all, NULL), RAM_FRAMES - 1);
+	compare_counts(&f, RAM_FRAMES - 1, 4);
+	assert_int_equal(vm_memory_swap_out(f.mem, RAM_FRAMES - 1), 0);
+	wait_swapped(&f, RAM_FRAMES - 1);
+	compare_counts(&f, 0, 4);
+	for (unsigned int i = 7; i < RAM_FRAMES; i++)
+		assert_int_equal(frame_words(&f, i)[100], 1000 + i);
+	compare_counts(&f, RAM_FRAMES - 7, 4);
+	close_memory(&f);
+	assert_int_equal(held_frames("vm"), 0);
+}
+
 static int run_group(const char *name)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_policies),
 		cmocka_unit_test(test_no_such_node),
+		cmocka_unit_test(test_counts),
 	};
 
 	return cmocka_run_group_tests_name(name, tests, setup, teardown);

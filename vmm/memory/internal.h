@@ -98,6 +98,8 @@ struct window_range {
 	uint64_t *plugged; /* pluggable: the bitmap of its guest_region; else NULL */
 	uint16_t node;     /* the guest's */
 	struct stock *stock;
+	uint32_t usable;                 /* frames of it that the guest may have; lock */
+	uint32_t bound[OWNER_NODES_MAX]; /* frames bound in it, by the pool's nodes; lock */
 };
 
 #define SLOT_FRAMES ((uint32_t)(VM_MEMORY_SLOT_SIZE / FRAME_SIZE))
@@ -271,8 +273,8 @@ void *window_spare_hole(const struct vm_memory *mem, uint32_t first, uint32_t nr
  * HOLE. Lock held. Nobody is woken: window_continue() does that. Returns 0 or a negative errno.
  */
 int window_bind(struct vm_memory *mem, uint32_t first, const struct frame_run *run);
-/* nr frames of the range that holds number were bound (or, below 0, are not any more). All that
- * changes how many are goes through here. Lock held. */
+/* nr frames of the range that holds number were bound (or, below 0, are not any more), all of the
+ * pool's node that its record says. All that changes how many are goes through here. Lock held. */
 void window_count_bound(struct vm_memory *mem, uint32_t number, int nr);
 /*
  * Enters bound frames into the page tables and wakes who waits for them. Lock held. Returns 0, or

@@ -67,8 +67,11 @@ struct stock *stock_of(const struct vm_memory *mem, uint32_t number)
 
 void stock_count_usable(struct vm_memory *mem, uint32_t number, int nr)
 {
+	struct window_range *range = &mem->ranges[window_range_of(mem, number) - mem->ranges];
+
 	mem->usable += (uint32_t)nr;
-	stock_of(mem, number)->usable += (uint32_t)nr;
+	range->usable += (uint32_t)nr;
+	range->stock->usable += (uint32_t)nr;
 }
 
 /* A frame that the owner did not take back must not end under memory that is bound elsewhere. */

@@ -194,14 +194,10 @@ unsigned int vm_memory_nodes(struct vm_memory *mem, struct vm_memory_node *nodes
 			break;
 		if (range->first < mem->nr_boot_frames)
 			node->ram += range->nr_frames;
-		for (uint32_t n = range->first; n < range->first + range->nr_frames; n++) {
-			const struct guest_frame *frame = &mem->frames[n];
-
-			if (frame_bound(frame) || frame->state == FRAME_TAKING)
-				node->bound[frame->node]++;
-			if (range->plugged && !(frame->flags & GUEST_FRAME_UNPLUGGED))
-				node->plugged++;
-		}
+		else
+			node->plugged += range->usable;
+		for (unsigned int nid = 0; nid < OWNER_NODES_MAX; nid++)
+			node->bound[nid] += range->bound[nid];
 	}
 	pthread_mutex_unlock(&mem->lock);
 	return nr;

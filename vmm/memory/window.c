@@ -402,8 +402,11 @@ int window_bind(struct vm_memory *mem, uint32_t first, const struct frame_run *r
 
 void window_count_bound(struct vm_memory *mem, uint32_t number, int nr)
 {
+	struct window_range *range = &mem->ranges[window_range_of(mem, number) - mem->ranges];
+
 	mem->stats.bound += (uint64_t)(int64_t)nr;
-	stock_of(mem, number)->bound += (uint32_t)nr;
+	range->stock->bound += (uint32_t)nr;
+	range->bound[mem->frames[number].node] += (uint32_t)nr;
 }
 
 /* UFFDIO_CONTINUE found no page in the pool's file. The owner populates its files, so it must have
