@@ -23,12 +23,12 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 #include <jansson.h>
 
+#include "framevisor/clock.h"
 #include "framevisor/frame.h"
 #include "framevisor/owner_client.h"
 #include "framevisor/owner_notice.h"
@@ -40,14 +40,6 @@
 static char fixture_dir[64];
 static char fixture_program[PATH_MAX];
 static pid_t fixture_owner;
-
-static inline int64_t fixture_now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
 
 /* build/tests/unit/test_x -> build/framevisord; owners started on demand are found in PATH. */
 static inline int fixture_setup_group(void **state)
@@ -106,11 +98,11 @@ static inline void fixture_start(const char *const *args)
 /* The exit status of the owner, -1 if it does not end within 5 s, or -2 for a signal. */
 static inline int fixture_wait_owner(void)
 {
-	int64_t deadline = fixture_now_ms() + 5000;
+	uint64_t deadline = now_ms() + 5000;
 	int status;
 
 	while (waitpid(fixture_owner, &status, WNOHANG) == 0) {
-		if (fixture_now_ms() > deadline)
+		if (now_ms() > deadline)
 			return -1;
 		usleep(2000);
 	}
@@ -174,14 +166,14 @@ static inline void fixture_validate(void)
 /* Waits until that many frames are held; returns the ms it took, -1 after 5 s. */
 static inline int64_t fixture_wait_held(int64_t held)
 {
-	int64_t start = fixture_now_ms();
+	uint64_t start = now_ms();
 
 	while (fixture_pool("held") != held) {
-		if (fixture_now_ms() > start + 5000)
+		if (now_ms() > start + 5000)
 			return -1;
 		usleep(5000);
 	}
-	return fixture_now_ms() - start;
+	return (int64_t)(now_ms() - start);
 }
 
 /*
@@ -474,11 +466,11 @@ static inline int64_t peer_do(struct peer *peer, enum peer_order order, uint64_t
 /* The signal that ended it, 0 for a normal end, -1 if it still lives after that many ms. */
 static inline int peer_wait(struct peer *peer, int64_t ms)
 {
-	int64_t deadline = fixture_now_ms() + ms;
+	uint64_t deadline = now_ms() + ms;
 	int status;
 
 	while (waitpid(peer->pid, &status, WNOHANG) == 0) {
-		if (fixture_now_ms() > deadline)
+		if (now_ms() > deadline)
 			return -1;
 		usleep(2000);
 	}

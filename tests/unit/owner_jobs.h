@@ -8,7 +8,7 @@
 /* The last job's report when it is over. */
 static inline json_t *wait_for_job(void)
 {
-	int64_t deadline = fixture_now_ms() + 60000;
+	uint64_t deadline = now_ms() + 60000;
 
 	for (;;) {
 		json_t *job = fixture_qmp("query-pool-job", NULL);
@@ -18,7 +18,7 @@ static inline json_t *wait_for_job(void)
 		if (strcmp(state, "waiting") != 0 && strcmp(state, "running") != 0)
 			return job;
 		json_decref(job);
-		assert_true(fixture_now_ms() < deadline);
+		assert_true(now_ms() < deadline);
 		usleep(2000);
 	}
 }

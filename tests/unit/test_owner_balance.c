@@ -262,8 +262,8 @@ static void start_vm(struct vm *vm, const char *name, int adj)
 		me = vm->guest;
 		child_main(name, adj);
 	}
-	for (int64_t end = fixture_now_ms() + PATIENCE_MS; !get(vm->guest, ready);) {
-		assert_true(fixture_now_ms() < end);
+	for (uint64_t end = now_ms() + PATIENCE_MS; !get(vm->guest, ready);) {
+		assert_true(now_ms() < end);
 		usleep(2000);
 	}
 }
@@ -297,20 +297,20 @@ static int64_t counter(const char *name)
 
 static void wait_counter(const char *name, int64_t least)
 {
-	int64_t end = fixture_now_ms() + PATIENCE_MS;
+	uint64_t end = now_ms() + PATIENCE_MS;
 
 	while (counter(name) < least) {
-		assert_true(fixture_now_ms() < end);
+		assert_true(now_ms() < end);
 		usleep(20000);
 	}
 }
 
 static void wait_uses(struct vm *vm, uint64_t least)
 {
-	int64_t end = fixture_now_ms() + PATIENCE_MS;
+	uint64_t end = now_ms() + PATIENCE_MS;
 
 	while (get(vm->guest, uses) < least) {
-		if (fixture_now_ms() > end)
+		if (now_ms() > end)
 			fail_msg("uses %llu of %llu, bound %llu, tax %llu",
 				 (unsigned long long)get(vm->guest, uses),
 				 (unsigned long long)least,
@@ -359,8 +359,8 @@ static void test_load_moves(void **state)
 	for (int i = 0; i < 2; i++)
 		end_vm(&vms[i]);
 	put(vms[2].guest, wants, 20);
-	for (int64_t end = fixture_now_ms() + PATIENCE_MS; get(vms[2].guest, tax);) {
-		assert_true(fixture_now_ms() < end);
+	for (uint64_t end = now_ms() + PATIENCE_MS; get(vms[2].guest, tax);) {
+		assert_true(now_ms() < end);
 		usleep(20000);
 	}
 	end_vm(&vms[2]);
@@ -369,10 +369,10 @@ static void test_load_moves(void **state)
 
 static void wait_samples(struct vm *vm, uint32_t on)
 {
-	int64_t end = fixture_now_ms() + PATIENCE_MS;
+	uint64_t end = now_ms() + PATIENCE_MS;
 
 	while (get(vm->guest, samples) != on) {
-		assert_true(fixture_now_ms() < end);
+		assert_true(now_ms() < end);
 		usleep(5000);
 	}
 }
@@ -495,8 +495,8 @@ static void test_oom_pause(void **state)
 	}
 	wait_counter("oom_pause", 1);
 	assert_int_equal(counter("oom_kill"), 0);
-	for (int64_t end = fixture_now_ms() + PATIENCE_MS; !get(vms[1].guest, paused);) {
-		assert_true(fixture_now_ms() < end);
+	for (uint64_t end = now_ms() + PATIENCE_MS; !get(vms[1].guest, paused);) {
+		assert_true(now_ms() < end);
 		usleep(5000);
 	}
 	assert_true(get(vms[1].guest, bound) >= MIN);
@@ -545,8 +545,8 @@ static void change_owner(struct vm *vms, const char *oom_delay_ms)
 	assert_int_equal(fixture_wait_owner(), -2);
 	start_owner(oom_delay_ms);
 	for (int i = 0; i < 3; i++) {
-		for (int64_t end = fixture_now_ms() + PATIENCE_MS; !get(vms[i].guest, rejoined);) {
-			assert_true(fixture_now_ms() < end);
+		for (uint64_t end = now_ms() + PATIENCE_MS; !get(vms[i].guest, rejoined);) {
+			assert_true(now_ms() < end);
 			usleep(5000);
 		}
 	}
@@ -587,8 +587,8 @@ static void test_tax_after_another_owner(void **state)
 	change_owner(vms, "20000");
 	assert_int_equal(counter("tax_steps"), 0);
 	end_vm(&vms[2]);
-	for (int64_t end = fixture_now_ms() + PATIENCE_MS; get(vms[0].guest, tax);) {
-		if (fixture_now_ms() > end)
+	for (uint64_t end = now_ms() + PATIENCE_MS; get(vms[0].guest, tax);) {
+		if (now_ms() > end)
 			fail_msg("tax %llu, was %llu", (unsigned long long)get(vms[0].guest, tax),
 				 (unsigned long long)tax);
 		usleep(20000);
@@ -609,8 +609,8 @@ static void test_pause_after_another_owner(void **state)
 		start_vm(&vms[i], (const char *[]){ "a", "b", "c" }[i], i == 1 ? 300 : 0);
 		put(vms[i].guest, wants, RAM);
 	}
-	for (int64_t end = fixture_now_ms() + PATIENCE_MS; !get(vms[1].guest, paused);) {
-		assert_true(fixture_now_ms() < end);
+	for (uint64_t end = now_ms() + PATIENCE_MS; !get(vms[1].guest, paused);) {
+		assert_true(now_ms() < end);
 		usleep(5000);
 	}
 	change_owner(vms, "20000");

@@ -132,12 +132,12 @@ static void test_json(void **state)
 /* Waits until nobody holds the owner's lock. */
 static bool owner_ended(int64_t ms)
 {
-	int64_t deadline = fixture_now_ms() + ms;
+	uint64_t deadline = now_ms() + ms;
 	char lock[RUNDIR_PATH_MAX];
 
 	assert_int_equal(rundir_join(lock, "pool.lock", NULL), 0);
 	while (rundir_lock_pid(lock)) {
-		if (fixture_now_ms() > deadline)
+		if (now_ms() > deadline)
 			return false;
 		usleep(5000);
 	}

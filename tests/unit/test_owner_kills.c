@@ -193,10 +193,10 @@ static json_t *ask_owner(const char *command)
 /* An owner answers, and all its frames are where they should be. */
 static void check_pool(void)
 {
-	int64_t deadline = fixture_now_ms() + LIMIT_MS;
+	uint64_t deadline = now_ms() + LIMIT_MS;
 	json_t *reply = NULL;
 
-	while (!reply && fixture_now_ms() < deadline) {
+	while (!reply && now_ms() < deadline) {
 		reply = ask_owner("x-validate");
 		if (!reply)
 			usleep(5000);
@@ -223,10 +223,10 @@ static void check_seen(const struct seen *seen)
 static void wait_for_grants(const struct seen *seen, uint64_t nr)
 {
 	uint64_t target = __atomic_load_n(&seen->granted, __ATOMIC_RELAXED) + nr;
-	int64_t deadline = fixture_now_ms() + LIMIT_MS;
+	uint64_t deadline = now_ms() + LIMIT_MS;
 
 	while (__atomic_load_n(&seen->granted, __ATOMIC_RELAXED) < target) {
-		if (fixture_now_ms() > deadline)
+		if (now_ms() > deadline)
 			fail_msg("nobody gets frames any more");
 		usleep(1000);
 	}
@@ -249,7 +249,7 @@ static pid_t owner_pid(void)
 
 static void end_owner(int signum)
 {
-	int64_t deadline = fixture_now_ms() + LIMIT_MS;
+	uint64_t deadline = now_ms() + LIMIT_MS;
 	pid_t pid = owner_pid();
 
 	assert_true(pid > 0);
@@ -259,7 +259,7 @@ static void end_owner(int signum)
 		fixture_owner = 0;
 	}
 	while (owner_pid() == pid) {
-		assert_true(fixture_now_ms() < deadline);
+		assert_true(now_ms() < deadline);
 		usleep(1000);
 	}
 }
