@@ -7,19 +7,6 @@
 
 #include <cmocka.h>
 
-static int setup(void **state)
-{
-	(void)state;
-	return create_session_pool();
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	pool_destroy(pool);
-	return 0;
-}
-
 static void set(const char *name, uint64_t value)
 {
 	struct error err = { 0 };
@@ -39,26 +26,6 @@ static int come(struct session *session, uint32_t id, uint64_t ram, uint64_t min
 
 	session_init(session, pool, id);
 	handle(session, &packet);
-	return reply.packet.header.status;
-}
-
-static uint64_t grant(struct session *session, uint32_t nr)
-{
-	union owner_packet packet = { .grant = { .header = { .type = OWNER_GRANT,
-							     .length = sizeof(packet.grant) },
-						 .nr_frames = nr } };
-
-	assert_int_equal(handle(session, &packet), SESSION_REPLY);
-	return reply.packet.runs.nr_frames;
-}
-
-static int resize(struct session *session, uint64_t frames)
-{
-	union owner_packet packet = { .resize = { .header = { .type = OWNER_RESIZE,
-							      .length = sizeof(packet.resize) },
-						  .ram_frames = frames } };
-
-	assert_int_equal(handle(session, &packet), SESSION_REPLY);
 	return reply.packet.header.status;
 }
 
@@ -219,11 +186,11 @@ static void test_guarantee_holds(void **state)
 	set("watermark_scale_factor", 1);
 	assert_int_equal(come(&greedy, 1, 500, 64, 0), 0);
 	assert_int_equal(come(&quiet, 2, 300, 200, 0), 0);
-	while ((more = grant(&greedy, 50)))
+	while ((more = grant(&greedy, 50, 0)))
 		got += more;
 	assert_true(got >= 64 && got <= 2 * NODE_FRAMES - 200);
 	for (more = 0; more < 200;) {
-		uint64_t step = grant(&quiet, 50);
+		uint64_t step = grant(&quiet, 50, 0);
 
 		assert_true(step > 0);
 		more += step;
@@ -253,7 +220,7 @@ static void test_settings(void **state)
 	assert_int_equal(value, 20);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, session_setup, session_teardown)
 
 int main(void)
 {

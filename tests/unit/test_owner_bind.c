@@ -7,17 +7,6 @@
 
 static struct session bound, other;
 
-static uint32_t grant(struct session *session, uint32_t nr, uint64_t nodemask)
-{
-	union owner_packet packet = { .grant = { .header = { .type = OWNER_GRANT,
-							     .length = sizeof(packet.grant) },
-						 .nr_frames = nr,
-						 .nodemask = nodemask } };
-
-	assert_int_equal(handle(session, &packet), SESSION_REPLY);
-	return reply.packet.runs.nr_frames;
-}
-
 /* All that it can have, however many requests that takes. Returns how many frames. */
 static uint32_t grant_all(struct session *session, uint64_t nodemask)
 {

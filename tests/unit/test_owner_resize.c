@@ -5,19 +5,6 @@
  */
 #include "session_pool.h"
 
-static int setup(void **state)
-{
-	(void)state;
-	return create_session_pool();
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	pool_destroy(pool);
-	return 0;
-}
-
 static uint64_t committed(void)
 {
 	struct pool_info info;
@@ -26,40 +13,16 @@ static uint64_t committed(void)
 	return info.committed;
 }
 
-static uint32_t grant(struct session *session, uint32_t nr)
-{
-	union owner_packet packet = { .grant = { .header = { .type = OWNER_GRANT,
-							     .length = sizeof(packet.grant) },
-						 .nr_frames = nr } };
-
-	assert_int_equal(handle(session, &packet), SESSION_REPLY);
-	return reply.packet.runs.nr_frames;
-}
-
-/* Returns the status of the reply. */
-static int resize(struct session *session, uint64_t ram)
-{
-	union owner_packet packet = { .resize = { .header = { .type = OWNER_RESIZE,
-							      .length = sizeof(packet.resize) },
-						  .ram_frames = ram } };
-
-	assert_int_equal(handle(session, &packet), SESSION_REPLY);
-	assert_int_equal(reply.packet.header.type, OWNER_RESIZED);
-	assert_int_equal(reply.packet.header.length, sizeof(reply.packet.resized));
-	assert_int_equal(reply.packet.resized.ram_frames, session->ram_frames);
-	return reply.packet.header.status;
-}
-
 static void test_up_and_down(void **state)
 {
 	struct session session;
 
 	(void)state;
 	hello(&session, 1, 64);
-	assert_int_equal(grant(&session, 100), 64);
+	assert_int_equal(grant(&session, 100, 0), 64);
 	assert_int_equal(resize(&session, 100), 0);
 	assert_int_equal(committed(), 100);
-	assert_int_equal(grant(&session, 100), 36);
+	assert_int_equal(grant(&session, 100, 0), 36);
 
 	/* Not below what it holds. */
 	assert_int_equal(resize(&session, 99), -EBUSY);
@@ -86,7 +49,7 @@ static void test_refused(void **state)
 	assert_non_null(strstr(reply.packet.resized.message, "cannot grow from 400 MiB to 1 GiB"));
 	assert_int_equal(committed(), 400);
 	/* It goes on as before, and what the other one gives up is enough. */
-	assert_int_equal(grant(&second, 10), 10);
+	assert_int_equal(grant(&second, 10, 0), 10);
 	assert_int_equal(resize(&first, 50), 0);
 	assert_int_equal(resize(&second, 350), 0);
 	assert_int_equal(committed(), 400);
@@ -110,7 +73,7 @@ static void test_waits_for_growth(void **state)
 	assert_string_equal(reply.packet.resized.message, "no memory at all");
 	assert_int_equal(session.state, SESSION_READY);
 	assert_int_equal(session.ram_frames, 64);
-	assert_int_equal(grant(&session, 100), 64);
+	assert_int_equal(grant(&session, 100, 0), 64);
 	session_release(&session);
 }
 
@@ -195,10 +158,11 @@ static void test_real_owner(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(test_up_and_down, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_refused, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_waits_for_growth, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_bad_packets, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_up_and_down, session_setup, session_teardown),
+		cmocka_unit_test_setup_teardown(test_refused, session_setup, session_teardown),
+		cmocka_unit_test_setup_teardown(test_waits_for_growth, session_setup,
+						session_teardown),
+		cmocka_unit_test_setup_teardown(test_bad_packets, session_setup, session_teardown),
 		cmocka_unit_test_setup_teardown(test_real_owner, fixture_setup, fixture_teardown),
 	};
 
