@@ -21,6 +21,7 @@
 #include "framevisor/event_loop.h"
 #include "framevisor/log.h"
 #include "framevisor/vm_memory.h"
+#include "tests/bench/bench_owner.h"
 #include "vmm/memory/swap.h"
 
 #define WARM_S    4
@@ -308,26 +309,10 @@ static void measure_moves(struct bench *b)
 	close_memory(b);
 }
 
-/* framevisord lies in the build folder, two above this program. */
-static void set_path(void)
-{
-	char path[PATH_MAX];
-	ssize_t len = readlink("/proc/self/exe", path, sizeof(path) - 1);
-
-	path[len > 0 ? len : 0] = '\0';
-	for (unsigned int i = 0; i < 3; i++) {
-		char *slash = strrchr(path, '/');
-
-		if (slash)
-			*slash = '\0';
-	}
-	setenv("PATH", path, 1);
-}
-
 int main(int argc, char **argv)
 {
 	static struct bench b;
-	char dir[] = "/tmp/framevisor-bench-XXXXXX";
+	char dir[] = BENCH_RUNDIR;
 	const char *swap = argc > 2 ? argv[2] : "/var/tmp";
 	double coldest, random;
 
@@ -336,11 +321,8 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: bench_cold [FRAMES [DIR]], at least 16 frames\n");
 		return 2;
 	}
-	set_path();
+	bench_own_rundir(dir);
 	log_set_level(LOG_LEVEL_ERROR);
-	if (!mkdtemp(dir))
-		die("mkdtemp");
-	setenv("FRAMEVISOR_RUNDIR", dir, 1);
 	make_zipf(&b);
 	coldest = measure_swap(&b, swap, false);
 	random = measure_swap(&b, swap, true);

@@ -24,6 +24,7 @@
 #include "framevisor/event_loop.h"
 #include "framevisor/log.h"
 #include "framevisor/vm_memory.h"
+#include "tests/bench/bench_owner.h"
 #include "tests/unit/kvm_user_mode.h"
 
 #define TOUCHES     256 /* per round */
@@ -297,22 +298,6 @@ static void *run_loop(void *loop)
 	return NULL;
 }
 
-/* framevisord lies in the build folder, two above this program. */
-static void set_path(void)
-{
-	char path[PATH_MAX];
-	ssize_t len = readlink("/proc/self/exe", path, sizeof(path) - 1);
-
-	path[len > 0 ? len : 0] = '\0';
-	for (unsigned int i = 0; i < 3; i++) {
-		char *slash = strrchr(path, '/');
-
-		if (slash)
-			*slash = '\0';
-	}
-	setenv("PATH", path, 1);
-}
-
 static void open_memory(struct bench *b)
 {
 	const struct vm_memory_range ranges[] = {
@@ -384,13 +369,10 @@ static void measure(struct bench *b, const char *who, bool vcpu, bool kernel)
 int main(void)
 {
 	static struct bench b = { .kernel_fd = -1 };
-	char dir[] = "/tmp/framevisor-bench-XXXXXX";
+	char dir[] = BENCH_RUNDIR;
 	struct vm_memory_stats stats;
 
-	set_path();
-	if (!mkdtemp(dir))
-		die("mkdtemp");
-	setenv("FRAMEVISOR_RUNDIR", dir, 1);
+	bench_own_rundir(dir);
 	open_memory(&b);
 	if (owner_client_hugetlb(b.client))
 		open_kernel(&b);

@@ -15,6 +15,7 @@
 
 #include "framevisor/clock.h"
 #include "framevisor/log.h"
+#include "tests/bench/bench_owner.h"
 #include "vmm/sandbox/sandbox.h"
 
 #define FRAMES  64
@@ -125,26 +126,10 @@ static void reserve_span(struct bench *b)
 	b->span.end = b->span.window + VM_MEMORY_SPAN;
 }
 
-/* framevisord lies in the build folder, two above this program. */
-static void set_path(void)
-{
-	char path[PATH_MAX];
-	ssize_t len = readlink("/proc/self/exe", path, sizeof(path) - 1);
-
-	path[len > 0 ? len : 0] = '\0';
-	for (unsigned int i = 0; i < 3; i++) {
-		char *slash = strrchr(path, '/');
-
-		if (slash)
-			*slash = '\0';
-	}
-	setenv("PATH", path, 1);
-}
-
 int main(void)
 {
 	static struct bench b;
-	char dir[] = "/tmp/framevisor-bench-XXXXXX";
+	char dir[] = BENCH_RUNDIR;
 	struct owner_client_config config = { .vm_name = "bench",
 					      .ram_frames = FRAMES + 2,
 					      .hugepages = HUGEPAGES_NEVER };
@@ -153,10 +138,8 @@ int main(void)
 	unsigned int nr_runs = 1;
 	struct keeper keeper;
 
-	set_path();
+	bench_own_rundir(dir);
 	log_set_level(LOG_LEVEL_ERROR);
-	if (!mkdtemp(dir) || setenv("FRAMEVISOR_RUNDIR", dir, 1) < 0)
-		die("mkdtemp");
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	if (keeper_start(&keeper, "bench", &err) < 0)
 		die(err.message);

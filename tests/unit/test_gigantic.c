@@ -47,10 +47,7 @@ static void open_gigantic(struct fixture *f)
 
 static uint64_t bound(struct fixture *f)
 {
-	struct vm_memory_stats stats;
-
-	vm_memory_stats(f->mem, &stats);
-	return stats.bound;
+	return stats_of(f).bound;
 }
 
 /* The size of the page that backs an address of ours, in KiB, as the kernel tells it. */

@@ -27,14 +27,6 @@ static volatile uint64_t *hot_words(struct fixture *f, unsigned int frame)
 	return guest_ptr(f->gm, HOTPLUG_GPA + frame * FRAME_SIZE, FRAME_SIZE);
 }
 
-static struct vm_memory_stats stats_of(struct fixture *f)
-{
-	struct vm_memory_stats stats;
-
-	vm_memory_stats(f->mem, &stats);
-	return stats;
-}
-
 /* Touches that follow each other get their neighbours, others do not. */
 static void test_fault_around(void **state)
 {

@@ -63,14 +63,6 @@ static int unplug(struct fixture *f, unsigned int first, unsigned int nr)
 	return f->gm->frame_ops->unplug(f->gm->frame_opaque, hot_gpa(first), nr);
 }
 
-static struct vm_memory_stats stats_of(struct fixture *f)
-{
-	struct vm_memory_stats stats;
-
-	vm_memory_stats(f->mem, &stats);
-	return stats;
-}
-
 static void test_plug_and_unplug(void **state)
 {
 	struct vm_memory_stats stats;

@@ -10,14 +10,6 @@
 
 #define POOL_FRAMES 48
 
-static struct vm_memory_stats stats_of(struct fixture *f)
-{
-	struct vm_memory_stats stats;
-
-	vm_memory_stats(f->mem, &stats);
-	return stats;
-}
-
 static struct frame_run place_of(struct fixture *f, unsigned int frame)
 {
 	struct frame_run run;

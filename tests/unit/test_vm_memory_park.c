@@ -8,14 +8,6 @@
 
 #define ALL_FRAMES LOW_FRAMES
 
-static struct vm_memory_stats stats_of(struct fixture *f)
-{
-	struct vm_memory_stats stats;
-
-	vm_memory_stats(f->mem, &stats);
-	return stats;
-}
-
 static int watch(struct fixture *f, unsigned int frame, uint64_t nr)
 {
 	return f->gm->frame_ops->watch(f->gm->frame_opaque, frame_gpa(frame), nr);

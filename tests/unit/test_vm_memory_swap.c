@@ -33,14 +33,6 @@ static void open_swap(struct fixture *f, uint64_t bytes)
 							       .event = on_event }));
 }
 
-static struct vm_memory_stats stats_of(struct fixture *f)
-{
-	struct vm_memory_stats stats;
-
-	vm_memory_stats(f->mem, &stats);
-	return stats;
-}
-
 /* Some compress well, some not at all, some are zero. */
 static uint64_t content(unsigned int frame, unsigned int word)
 {

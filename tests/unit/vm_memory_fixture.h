@@ -35,6 +35,7 @@
 #include "framevisor/qmp_client.h"
 #include "framevisor/rundir.h"
 #include "framevisor/vm_memory.h"
+#include "tests/unit/owner_path.h"
 
 #define LOW_FRAMES  20
 #define HIGH_FRAMES 12
@@ -222,6 +223,14 @@ static inline void hoard_return(struct hoard *hoard)
 	hoard->nr_frames = 0;
 }
 
+static inline struct vm_memory_stats stats_of(struct fixture *f)
+{
+	struct vm_memory_stats stats;
+
+	vm_memory_stats(f->mem, &stats);
+	return stats;
+}
+
 /* What the owner says we have is what we say: bound and stock, and what a test holds; and that is
  * not more than the guest may have. A refill may be under way, so both get some time to agree. */
 static inline void assert_conserved(struct fixture *f, const struct hoard *hoard)
@@ -232,7 +241,7 @@ static inline void assert_conserved(struct fixture *f, const struct hoard *hoard
 	int64_t held;
 
 	do {
-		vm_memory_stats(f->mem, &stats);
+		stats = stats_of(f);
 		assert_int_equal(stats.ram, RAM_FRAMES);
 		assert_true(stats.bound + stats.stock <= stats.ram + stats.plugged);
 		ours = stats.bound + stats.stock + (hoard ? hoard->nr_frames : 0);
@@ -264,24 +273,6 @@ static inline void *touch_one(void *opaque)
 	frame_words(t->f, t->frame)[3] = 77;
 	atomic_store(&t->done, true);
 	return NULL;
-}
-
-/* framevisord lies in the build folder, two above this program. */
-static inline void set_path(void)
-{
-	char path[PATH_MAX + 32];
-	ssize_t len = readlink("/proc/self/exe", path, PATH_MAX);
-
-	if (len <= 0)
-		return;
-	path[len] = '\0';
-	for (unsigned int i = 0; i < 3; i++) {
-		char *slash = strrchr(path, '/');
-
-		if (slash)
-			*slash = '\0';
-	}
-	setenv("PATH", path, 1);
 }
 
 static inline int setup(void **state)
