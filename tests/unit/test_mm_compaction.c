@@ -2,12 +2,12 @@
 /* Compaction (mm/compaction.c, compaction_scan.c, migrate.c, kcompactd.c) with a holder of frames
  * that moves them, and the drain of idle caches (mm/pcp.c). */
 #include <errno.h>
-#include <time.h>
 
 #include "framevisor/compaction.h"
 #include "framevisor/vmscan.h"
 #include "framevisor/vmstat.h"
 #include "tests/unit/mm_pool.h"
+#include "tests/unit/sleep.h"
 
 #define FRAMES  1024
 #define MOVABLE (GFP_HIGHUSER_MOVABLE | __GFP_NOWARN)
@@ -400,13 +400,6 @@ static void test_unsuitable(void **state)
 	assert_int_equal(event(&holder, COMPACTSTALL), 0);
 	assert_int_equal(event(&holder, COMPACTMIGRATE_SCANNED), 0);
 	holder_end(&holder);
-}
-
-static void sleep_ms(long ms)
-{
-	struct timespec ts = { .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000 };
-
-	nanosleep(&ts, NULL);
 }
 
 /* The background thread works ahead when it is told to be eager, and not when it is told not to. */

@@ -3,12 +3,11 @@
  * 64 nodes, simulated: the walk over the zonelist, policies, kswapd and compaction behave as they
  * do with one. The distances are those of a ring, as of a large machine.
  */
-#include <time.h>
-
 #include "framevisor/compaction.h"
 #include "framevisor/mempolicy.h"
 #include "framevisor/vmscan.h"
 #include "tests/unit/mm_pool.h"
+#include "tests/unit/sleep.h"
 
 #define NODES    MAX_NUMNODES
 #define PER_NODE 128
@@ -126,7 +125,6 @@ static int take_away(void *opaque, struct page *page, gfp_t gfp)
 static void test_kswapd(void **state)
 {
 	static const struct mm_reclaim_ops ops = { .reclaim = take_away };
-	const struct timespec pause = { .tv_nsec = 2000000 };
 	unsigned int taken[NODES] = { 0 };
 	const struct zone *zone;
 	struct pool pool;
@@ -146,7 +144,7 @@ static void test_kswapd(void **state)
 	for (unsigned int i = 0; i < 30000; i++) {
 		if (zone_page_state(zone, NR_FREE_PAGES) > wmark_pages(zone, WMARK_HIGH))
 			break;
-		nanosleep(&pause, NULL);
+		sleep_ms(2);
 	}
 	assert_true(zone_page_state(zone, NR_FREE_PAGES) > wmark_pages(zone, WMARK_HIGH));
 	mm_stop_kswapd(pool.mm);

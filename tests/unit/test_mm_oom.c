@@ -2,12 +2,12 @@
 /* Out of memory (mm/oom.c) and allocations that never fail (mm/slowpath.c). */
 #include <errno.h>
 #include <pthread.h>
-#include <time.h>
 
 #include "framevisor/oom.h"
 #include "framevisor/vmscan.h"
 #include "framevisor/vmstat.h"
 #include "tests/unit/mm_pool.h"
+#include "tests/unit/sleep.h"
 
 #define MAX_HELD 256
 
@@ -155,13 +155,6 @@ static void test_kill(void **state)
 	guest_stop(&large);
 	guest_stop(&refusing);
 	pool_destroy(&pool);
-}
-
-static void sleep_ms(long ms)
-{
-	struct timespec ts = { .tv_nsec = ms * 1000000 };
-
-	nanosleep(&ts, NULL);
 }
 
 static void *give_up_later(void *arg)

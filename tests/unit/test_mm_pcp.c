@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Per-CPU caches (mm/pcp.c): batches, the tuning of their size, and the orders they hold. */
-#include <time.h>
-
 #include "framevisor/vmscan.h"
 #include "tests/unit/mm_pool.h"
+#include "tests/unit/sleep.h"
 
 #define FRAMES 16384
 #define MANY   3000
@@ -26,7 +25,6 @@ static void end(struct pool *pool)
 /* A burst makes refills larger and gives the cache room; rest takes the room away again. */
 static void test_auto_tuning(void **state)
 {
-	const struct timespec pause = { .tv_nsec = 20000000 };
 	static struct page *pages[MANY];
 	struct per_cpu_pages *pcp;
 	struct pool pool;
@@ -53,7 +51,7 @@ static void test_auto_tuning(void **state)
 	for (unsigned int i = 0; i < 3000; i++) {
 		if (__atomic_load_n(&pcp->count, __ATOMIC_RELAXED) == 0)
 			break;
-		nanosleep(&pause, NULL);
+		sleep_ms(20);
 	}
 	mm_stop_kswapd(pool.mm);
 	assert_int_equal(pcp->count, 0);

@@ -2,10 +2,10 @@
 /* Reclaim (mm/vmscan.c, lru.c, kswapd.c), with a reclaimer that stands for the VMM side, and the
  * settings (mm/settings.c). */
 #include <errno.h>
-#include <time.h>
 
 #include "framevisor/vmscan.h"
 #include "tests/unit/mm_pool.h"
+#include "tests/unit/sleep.h"
 
 #define MOVABLE GFP_HIGHUSER_MOVABLE
 
@@ -223,13 +223,6 @@ static void test_shrinker(void **state)
 	pool_validate(&pool);
 	mm_destroy(pool.mm);
 	free(pool.metadata);
-}
-
-static void sleep_ms(long ms)
-{
-	struct timespec ts = { .tv_nsec = ms * 1000000 };
-
-	nanosleep(&ts, NULL);
 }
 
 /* kswapd frees up to the high mark before anybody has to wait, and rests then. */

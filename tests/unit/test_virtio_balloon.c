@@ -1,36 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* The balloon, driven as a guest drives it: page numbers in rings, frames that leave and return. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
+#include "tests/unit/balloon_driver.h"
 
 #include "framevisor/clock.h"
-#include "tests/unit/virtio_driver.h"
 
-#define F_VERSION_1 (1ull << VIRTIO_F_VERSION_1)
-#define F_TELL      1ull
-#define INFLATE     0
 #define DEFLATE     1
 #define PER_MESSAGE 256 /* what a stock driver sends */
 #define PFN(frame)  ((uint32_t)(frame) * (1u << (FRAME_SHIFT_2M - GUEST_PAGE_SHIFT)))
 #define HIGH_PFN    (uint32_t)(HOST_HIGH_RAM >> GUEST_PAGE_SHIFT)
-
-static void start(struct driver *drv, uint64_t features)
-{
-	assert_true(driver_probe(drv, host_create(true), 1));
-	assert_int_equal(driver_start(drv, features, 128), S_ALL);
-	host_sync(drv->th);
-}
-
-static struct virtio_balloon_stats stats(struct driver *drv)
-{
-	struct virtio_balloon_stats s;
-
-	virtio_balloon_stats(drv->th->set.balloon, &s);
-	return s;
-}
 
 /* Each queue has a buffer of its own: one may wait while the other goes on. */
 static uint64_t buffer(unsigned int queue)

@@ -1,44 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /* The balloon's optional features, driven as a guest drives them: statistics, reports, hints. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
+#include "tests/unit/balloon_driver.h"
 
-#include <linux/virtio_balloon.h>
-
-#include "tests/unit/virtio_driver.h"
-
-#define F_VERSION_1 (1ull << VIRTIO_F_VERSION_1)
-#define F_TELL      (1ull << VIRTIO_BALLOON_F_MUST_TELL_HOST)
-#define F_STATS     (1ull << VIRTIO_BALLOON_F_STATS_VQ)
-#define F_HINT      (1ull << VIRTIO_BALLOON_F_FREE_PAGE_HINT)
-#define F_POISON    (1ull << VIRTIO_BALLOON_F_PAGE_POISON)
-#define F_REPORT    (1ull << VIRTIO_BALLOON_F_REPORTING)
-#define F_ALL       (F_VERSION_1 | VIRTIO_BALLOON_FEATURES_ALL)
-#define INFLATE     0
-#define STATS       2
-#define HINTS       3
-#define REPORTS     4
-#define FRAME(n)    ((uint64_t)(n)*FRAME_SIZE)
-#define CONFIG_CMD  8
-#define POISON_VAL  12
-
-static void start(struct driver *drv, uint64_t features)
-{
-	assert_true(driver_probe(drv, host_create(true), 1));
-	assert_int_equal(driver_start(drv, features, 128), S_ALL);
-	host_sync(drv->th);
-}
-
-static struct virtio_balloon_stats stats(struct driver *drv)
-{
-	struct virtio_balloon_stats s;
-
-	virtio_balloon_stats(drv->th->set.balloon, &s);
-	return s;
-}
+#define F_STATS    (1ull << VIRTIO_BALLOON_F_STATS_VQ)
+#define F_HINT     (1ull << VIRTIO_BALLOON_F_FREE_PAGE_HINT)
+#define F_POISON   (1ull << VIRTIO_BALLOON_F_PAGE_POISON)
+#define F_REPORT   (1ull << VIRTIO_BALLOON_F_REPORTING)
+#define F_ALL      (F_VERSION_1 | VIRTIO_BALLOON_FEATURES_ALL)
+#define STATS      2
+#define HINTS      3
+#define REPORTS    4
+#define FRAME(n)   ((uint64_t)(n)*FRAME_SIZE)
+#define CONFIG_CMD 8
+#define POISON_VAL 12
 
 static struct virtio_balloon_guest_stats guest_stats(struct driver *drv)
 {

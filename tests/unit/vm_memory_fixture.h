@@ -22,7 +22,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -36,6 +35,7 @@
 #include "framevisor/rundir.h"
 #include "framevisor/vm_memory.h"
 #include "tests/unit/owner_path.h"
+#include "tests/unit/sleep.h"
 
 #define LOW_FRAMES  20
 #define HIGH_FRAMES 12
@@ -157,13 +157,6 @@ static inline uint64_t frame_gpa(unsigned int frame)
 static inline uint64_t *frame_words(struct fixture *f, unsigned int frame)
 {
 	return guest_ptr(f->gm, frame_gpa(frame), FRAME_SIZE);
-}
-
-static inline void sleep_ms(unsigned int ms)
-{
-	struct timespec ts = { .tv_sec = ms / 1000, .tv_nsec = (ms % 1000) * 1000000L };
-
-	nanosleep(&ts, NULL);
 }
 
 /* Whether the owner finds its own counts right, and how many frames it says that a VM holds;
