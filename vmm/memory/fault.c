@@ -339,6 +339,7 @@ static void *fault_thread(void *opaque)
 	struct pace pace = { 0 };
 	int delay = RETRY_MS_MIN;
 
+	pthread_setname_np(pthread_self(), "fault");
 	while (!atomic_load(&mem->stop)) {
 		bool waiting;
 		uint64_t count;
@@ -398,7 +399,6 @@ int fault_start(struct vm_memory *mem, struct error *err)
 	ret = background_thread(&mem->fault_thread, fault_thread, mem);
 	if (ret)
 		return error_set_errno(err, ret, "cannot create the fault thread");
-	pthread_setname_np(mem->fault_thread, "fault");
 	mem->fault_thread_runs = true;
 	return 0;
 }
