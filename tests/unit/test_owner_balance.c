@@ -468,6 +468,35 @@ static void test_paying_takes_frames(void **state)
 	end_all(vms);
 }
 
+/* Who was taxed while it was idle and goes to work is no payer: the last frames are not for it,
+ * however much less it has than before. */
+static void test_taxed_goes_to_work(void **state)
+{
+	struct vm vms[3];
+
+	(void)state;
+	start_owner("20000");
+	for (int i = 0; i < 3; i++)
+		start_vm(&vms[i], (const char *[]){ "back", "clears", "other" }[i], 0);
+	put(vms[0].guest, wants, 58);
+	wait_uses(&vms[0], 58);
+	put(vms[0].guest, wants, 10);
+	put(vms[1].guest, wants, 58);
+	put(vms[2].guest, wants, 20);
+	wait_uses(&vms[1], 58);
+	wait_uses(&vms[2], 20);
+	assert_true(get(vms[0].guest, tax) > 0);
+	put(vms[1].guest, clears, 1);
+	put(vms[1].guest, wants, 10);
+	sleep(17); /* nobody counts as growing any more */
+	put(vms[0].guest, wants, 58);
+	wait_uses(&vms[0], 58);
+	assert_int_equal(get(vms[1].guest, clears), 0);
+	assert_int_equal(counter("oom_pause"), 0);
+	fixture_validate();
+	end_all(vms);
+}
+
 /* One that does not seem to move is stopped along with the one that waits; but it has what is
  * missing, so it goes on. */
 static void test_paused_payer(void **state)
@@ -651,6 +680,7 @@ int main(void)
 		OWNER_TEST(test_slow_guest),
 		OWNER_TEST(test_paused_payer),
 		OWNER_TEST(test_paying_takes_frames),
+		OWNER_TEST(test_taxed_goes_to_work),
 		OWNER_TEST(test_oom_pause),
 		OWNER_TEST(test_oom_kill),
 		OWNER_TEST(test_tax_after_another_owner),

@@ -158,6 +158,7 @@ static void fill_vm(struct balance_vm *vm, struct balance_entry *entry,
 	if (vm->stock > vm->held - vm->bound)
 		vm->stock = vm->held - vm->bound;
 	note_growth(entry, status, now);
+	balance_note_floor(entry, status->bound);
 	vm->growing = entry->growing;
 	if (vm->reports) {
 		note_available(entry, status, age, now);
@@ -172,7 +173,7 @@ static void take_over(struct balance_entry *entry, const struct session *session
 	if (!session->adopted)
 		return;
 	entry->tax = status->tax;
-	entry->bound_taxed = status->bound;
+	entry->floor = status->bound;
 	entry->paused = (status->flags & NOTICE_STATUS_PAUSED) != 0;
 }
 
@@ -341,8 +342,9 @@ static void take_step(struct balance *balance, const struct balance_step *step, 
 	case BALANCE_TAX:
 		balance->taxes++;
 		balance->asked_frames += step->frames - entry->tax;
-		if (!entry->tax)
-			entry->bound_taxed = entry->last.bound;
+		/* What it took of what it was given back is its own. */
+		if (!entry->tax || entry->relieved_at > entry->taxed_at)
+			entry->floor = entry->last.bound;
 		entry->tax = step->frames;
 		entry->taxed_at = now;
 		break;
@@ -403,25 +405,6 @@ static void set_active(struct balance *balance, uint64_t free, const struct pool
 	}
 }
 
-/*
- * What a balloon takes first is free memory that has no frames under it, and a guest that clears it
- * touches it: paying takes some frames itself. The last ones are for who pays, as a kernel keeps
- * its reserves for who reclaims.
- */
-static void keep_for_payers(struct balance *balance, bool twice, const struct pool_marks *marks)
-{
-	uint64_t reserve = twice && marks->low > marks->min ? (marks->low - marks->min) * 3 / 4 : 0;
-
-	for (unsigned int i = 0; i < balance->nr_vms; i++) {
-		const struct balance_entry *entry = balance->of_vm[i];
-		/* Paying takes a few at a time; who has got more than that uses them itself. */
-		bool pays = entry->tax && !entry->growing &&
-			    entry->last.bound <= entry->bound_taxed + reserve;
-
-		server_withhold(balance->config.server, entry->id, pays ? 0 : reserve);
-	}
-}
-
 static void work(struct balance *balance, uint64_t free, const struct pool_marks *marks)
 {
 	struct balance_input input = {
@@ -452,8 +435,8 @@ static void on_round(void *opaque)
 
 	balance->due_at = 0;
 	balance->rounds++;
-	pool_marks(balance->config.pool, &marks);
 	balance_refresh(balance);
+	balance_marks(balance, &marks);
 	balance_update_pressure(balance);
 	balance->watching &= twice || balance->active;
 	if (twice || balance->active) {
@@ -462,7 +445,7 @@ static void on_round(void *opaque)
 	}
 	set_pace(balance, balance->active ? PACE_ACTIVE : twice ? PACE_SLOW : PACE_REST);
 	work(balance, free, &marks);
-	keep_for_payers(balance, twice, &marks);
+	balance_keep_for_payers(balance, twice, &marks);
 	balance_oom(balance, free, &marks);
 	balance_resume(balance, free, &marks);
 	arm(balance, balance->active ? ROUND_MS : twice ? SLOW_MS : REST_MS);
@@ -491,7 +474,7 @@ void balance_traffic(void *opaque, uint64_t asked, uint64_t got, uint64_t return
 	}
 	if (balance->active)
 		return;
-	pool_marks(balance->config.pool, &marks);
+	balance_marks(balance, &marks);
 	if (balance_free(balance) < marks.low && overcommitted(balance))
 		arm(balance, 1);
 }

@@ -61,6 +61,27 @@ static int send_pause(struct balance *balance, const struct balance_vm *vm, uint
 			     sizeof(packet.pause), NULL, NULL);
 }
 
+/* Whose guest can still give memory has to run for that: it is paused only when all could. */
+static int who_stops(struct balance *balance)
+{
+	struct balance_vm *vms = balance->vms;
+	bool payer[BALANCE_VMS_MAX];
+	int victim;
+
+	if (balance->oom_policy == OOM_POLICY_KILL)
+		return balance_oom_victim(vms, balance->nr_vms, total_frames(balance));
+	for (unsigned int i = 0; i < balance->nr_vms; i++) {
+		payer[i] = vms[i].running && balance_can_pay(&vms[i]) > 0;
+		vms[i].running &= !payer[i];
+	}
+	victim = balance_oom_victim(vms, balance->nr_vms, total_frames(balance));
+	for (unsigned int i = 0; i < balance->nr_vms; i++)
+		vms[i].running |= payer[i];
+	if (victim < 0)
+		victim = balance_oom_victim(vms, balance->nr_vms, total_frames(balance));
+	return victim;
+}
+
 void balance_oom(struct balance *balance, uint64_t free, const struct pool_marks *marks)
 {
 	uint64_t now = now_ms();
@@ -77,7 +98,7 @@ void balance_oom(struct balance *balance, uint64_t free, const struct pool_marks
 	    now - balance->active_since < balance->oom_delay ||
 	    now - balance->last_oom < balance->oom_delay)
 		return;
-	victim = balance_oom_victim(balance->vms, balance->nr_vms, total_frames(balance));
+	victim = who_stops(balance);
 	if (victim < 0 || (balance->oom_policy == OOM_POLICY_PAUSE && nr_running(balance) < 2))
 		return;
 	vm = &balance->vms[victim];

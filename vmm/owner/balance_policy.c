@@ -97,7 +97,8 @@ struct plan {
 	const struct balance_input *input;
 	struct balance_step *steps;
 	unsigned int nr, max;
-	uint64_t need; /* frames that are still to be found */
+	uint64_t need;   /* frames that are still to be found */
+	uint64_t wanted; /* by taxes, of that: as it was before the first */
 };
 
 static void add_step(struct plan *plan, uint32_t id, enum balance_kind kind, uint64_t frames)
@@ -165,18 +166,35 @@ static const struct balance_vm *cheapest_of(const struct plan *plan, bool growin
 	return best;
 }
 
+/* Whether those that do not grow can give all that is needed, if not in this round. */
+static bool others_suffice(const struct plan *plan)
+{
+	uint64_t all = 0;
+
+	for (unsigned int i = 0; i < plan->input->nr_vms; i++) {
+		const struct balance_vm *vm = &plan->input->vms[i];
+
+		if (!vm->growing)
+			all += taxable(vm, plan->input) + coming(vm);
+	}
+	return all >= plan->wanted;
+}
+
 /* One that grows needs what it takes, although it may be page cache: the others first. */
 static const struct balance_vm *cheapest(const struct plan *plan)
 {
 	const struct balance_vm *vm = cheapest_of(plan, false);
 
-	return vm ? vm : cheapest_of(plan, true);
+	if (vm || others_suffice(plan))
+		return vm;
+	return cheapest_of(plan, true);
 }
 
 static void plan_taxes(struct plan *plan)
 {
 	const struct balance_vm *vm;
 
+	plan->wanted = plan->need;
 	for (unsigned int i = 0; i < plan->input->nr_vms; i++)
 		plan->need = less(plan->need, coming(&plan->input->vms[i]));
 	while (plan->need && (vm = cheapest(plan))) {

@@ -30,8 +30,8 @@ struct balance_entry {
 	uint64_t bound_at;               /* when that was */
 	uint64_t stalled_us, stalled_at; /* its stall time, and when that last grew */
 	bool growing;
-	uint64_t bound_taxed; /* what it had when it was taxed first */
-	uint64_t stats_at;    /* when its guest's numbers came */
+	uint64_t floor;    /* the least that its guest had since it was taxed */
+	uint64_t stats_at; /* when its guest's numbers came */
 	uint64_t available;
 	int64_t available_change;
 
@@ -79,6 +79,14 @@ struct balance {
 void balance_refresh(struct balance *balance);
 /* Frames that VMs above their minimums could still be granted. */
 uint64_t balance_free(struct balance *balance);
+
+/* balance_reserve.c */
+/* The pool's marks, with what guests need to pay added to low and high. */
+void balance_marks(struct balance *balance, struct pool_marks *marks);
+/* What a taxed guest has now. */
+void balance_note_floor(struct balance_entry *entry, uint64_t bound);
+/* Says whose the last frames are. twice: memory is promised twice. */
+void balance_keep_for_payers(struct balance *balance, bool twice, const struct pool_marks *marks);
 
 /* balance_oom.c */
 void balance_oom(struct balance *balance, uint64_t free, const struct pool_marks *marks);

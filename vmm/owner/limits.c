@@ -18,11 +18,13 @@ static struct client *find_vm(struct server *server, const char *name)
 	return client;
 }
 
-void server_withhold(struct server *server, uint32_t id, uint64_t frames)
+void server_withhold(struct server *server, uint32_t id, uint64_t frames, uint64_t from)
 {
 	for (struct client *client = server->clients; client; client = client->next) {
-		if (client->session.id == id)
-			client->session.withheld = frames;
+		if (client->session.id != id)
+			continue;
+		client->session.withheld = frames;
+		client->session.withheld_from = from;
 	}
 }
 

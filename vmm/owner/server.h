@@ -64,9 +64,9 @@ int server_get_limits(struct server *server, const char *name, struct session_li
 int server_set_limits(struct server *server, const char *name, const struct session_limits *limits,
 		      struct error *err);
 
-/* Leaves that many frames of the pool, above the minimum mark, to others than the VM with that id.
- */
-void server_withhold(struct server *server, uint32_t id, uint64_t frames);
+/* Leaves that many frames of the pool, above the minimum mark, to others than the VM with that id,
+ * once that one holds from frames. */
+void server_withhold(struct server *server, uint32_t id, uint64_t frames, uint64_t from);
 
 /*
  * Sends a notice to the VM with that id; see notice_send(), whose rules and results are these. Also

@@ -356,6 +356,13 @@ static uint64_t room_for(const struct session *session, const struct owner_grant
 	if (limit <= session->held)
 		return 0;
 	most = pool_grantable(session->pool, session_unclaimed(session), withheld);
+	if (withheld && session->held < session->withheld_from) {
+		uint64_t all = pool_grantable(session->pool, session_unclaimed(session), 0);
+		uint64_t allowed = session->withheld_from - session->held;
+
+		allowed = allowed < all ? allowed : all;
+		most = most > allowed ? most : allowed;
+	}
 	return most < limit - session->held ? most : limit - session->held;
 }
 

@@ -49,8 +49,9 @@ struct session {
 	uint8_t *declared[OWNER_NODES_MAX]; /* per frame, while declaring */
 	struct ledger_client *entry;        /* in the pool's ledger; NULL: none */
 	struct map_check maps;              /* whether it unmaps what it returns */
-	bool committed;    /* ram_frames are promised to it: from WELCOME to session_release() */
-	uint64_t withheld; /* the last so many of the pool are not for it (server_withhold()) */
+	bool committed; /* ram_frames are promised to it: from WELCOME to session_release() */
+	/* The last so many of the pool are not for it once it holds so many (server_withhold()). */
+	uint64_t withheld, withheld_from;
 	uint64_t held;
 	uint64_t nr_granted, nr_returned; /* frames, since the start */
 };
