@@ -109,6 +109,9 @@ class Vm:
         text = self._read(self._status).strip()
         return int(text) if text else None
 
+    def _console(self):
+        return self._read(self.log).replace("\r", "")
+
     def describe(self):
         """Console and messages, for a failed assertion."""
         return (f"VM {self.name}: exit status {self.status}\n--- console\n{self._read(self.log)[-3000:]}\n"
@@ -121,7 +124,7 @@ class Vm:
         deadline = time.monotonic() + timeout
         while True:
             ended = self.status is not None
-            text = self._read(self.log).replace("\r", "")
+            text = self._console()
             if whole_lines:
                 text = text[:text.rfind("\n") + 1]
             match = re.compile(pattern, re.MULTILINE).search(text, self.position)
@@ -145,10 +148,15 @@ class Vm:
 
     def verb(self, text, timeout=60):
         """Has the guest do something and waits until it did. Returns what follows 'ok'."""
+        self.position = len(self._console())  # what it said before is no answer
         self.type(text)
         match = self.wait_for(rf"^guest: {text.split()[0]} (ok|failed)(.*)$", timeout)
         assert match[1] == "ok", f"in the guest: {match[0]}\n{self.describe()}"
         return match[2].strip()
+
+    def hold(self, mib, timeout=60):
+        """Has the guest keep so much more memory, until drop. Random data to verify takes five times as long."""
+        self.verb(f"sh dd if=/dev/zero of=/data/held bs=1M count={mib} 2>/dev/null", timeout)
 
     def wait_until_ended(self, timeout=30):
         """Waits for the end of the VM's process. Returns its exit status."""
@@ -211,9 +219,9 @@ class Product:
         self.vms.append(vm)
         return vm.launch()
 
-    def linux(self, name, kernel=None, cpus=1, mem="512M", append="fv.test=lines", extra="--hugepages=require"):
-        """A stock kernel with the initramfs of guest-tests/linux."""
-        image, initrd = linux_files(kernel or kernel_versions()[0])
+    def linux(self, name, kernel=None, cpus=1, mem="512M", append="fv.test=lines", extra="--hugepages=require", modules=()):
+        """A stock kernel with the initramfs of guest-tests/linux, and with more modules."""
+        image, initrd = linux_files(kernel or kernel_versions()[0], modules)
         return self.start(name, f"--cpus {cpus} --mem {mem} --kernel {image} --initrd {initrd} "
                                 f"--append {shlex.quote('console=ttyS0 quiet ' + append)} {extra}")
 
@@ -275,11 +283,11 @@ class Product:
                            f"rm -rf {self.directory}")
 
 
-def linux_files(version):
-    """Kernel and initramfs; the latter made when it is missing. Without the kernel the test is skipped."""
+def linux_files(version, modules=()):
+    """Kernel and initramfs, with more modules; the latter made when it is missing. Without the kernel the test is skipped."""
     if not os.path.exists(f"{ROOT}/build/kernels/{version}/release"):
         pytest.skip(f"no stock kernel {version}: the configured package archive does not offer it")
-    done = subprocess.run([f"{ROOT}/guest-tests/linux/build", version], stdin=subprocess.DEVNULL, capture_output=True,
+    done = subprocess.run([f"{ROOT}/guest-tests/linux/build", version, *modules], stdin=subprocess.DEVNULL, capture_output=True,
                           text=True, check=False)
     assert done.returncode == 0, done.stderr
     return f"build/kernels/{version}/vmlinuz", done.stdout.strip()

@@ -20,7 +20,7 @@ def test_guest_on_a_gigantic_page(product):
     # One mapping of one page is behind all of it.
     smaps = product.run(f"grep -c 'KernelPageSize:  1048576 kB' /proc/{vm.pid}/smaps", check=True).out
     assert int(smaps) >= 1
-    vm.verb("fill 300", timeout=120)
+    vm.verb("fill 160", timeout=120)
     vm.verb("verify", timeout=120)
     # The second does not fit, and a guest of 2 MiB frames gets none of these.
     for options, word in (("--mem 1G --hugepages=1G", "does not fit"), ("--mem 512M", "1 GiB"),

@@ -70,13 +70,14 @@ def test_grow_use_shrink(product, kernel):
         assert state["virtio-mem"]["plugged"] == 512 * MIB, state
         assert total_mib(vm) > small + 480
         room(vm, 800)
-        vm.verb("fill 640", timeout=180)
-        vm.verb("verify", timeout=180)
+        vm.verb("fill 160", timeout=120)
+        vm.hold(480, timeout=120)
+        vm.verb("verify", timeout=120)
         full = all_frames_accounted(product)
         assert full["held"] >= 640 // FRAME_MIB, full
         vm.verb("drop")
 
-        vm.verb("fill 100", timeout=60)
+        vm.verb("fill 64", timeout=60)
         product.ok("balloon web 512M", timeout=120)
         state = wait_for_unplug(product)
         assert state["frames"]["plugged"] == 0, state
@@ -113,7 +114,7 @@ def test_elastic(product, kernel):
     assert state["frames"]["ram"] == 256 // FRAME_MIB, state
     assert state["frames"]["plugged"] == 768 // FRAME_MIB, state
     room(vm, 900)
-    vm.verb("fill 700", timeout=180)
+    vm.verb("fill 480", timeout=180)
     # Two of three files go: what stays is everywhere.
     vm.verb("sh cd /data && for f in [0-9]*; do [ $((f % 3)) = 0 ] || rm $f; done; "
             "for f in [0-9]*; do md5sum /data/$f; done >sums", timeout=120)
@@ -160,7 +161,8 @@ def test_guest_is_not_starved(product):
     how far it came and why."""
     vm = product.linux("web")
     vm.wait_until_up()
-    vm.verb("fill 200")
+    vm.verb("fill 48")
+    vm.hold(152)
     result = product.framevisor("balloon web 64M --timeout 5", timeout=90)
     assert result.rc == 1, result
     assert "needs the rest" in result.err, result
@@ -177,7 +179,7 @@ def test_guest_is_not_starved(product):
         assert time.monotonic() < deadline, memory(product)
         time.sleep(0.5)
     product.ok("balloon web 512M", timeout=90)
-    vm.verb("fill 300", timeout=60)
+    vm.verb("fill 160", timeout=60)
 
 
 def test_what_a_guest_frees_comes_back(product):
@@ -190,7 +192,7 @@ def test_what_a_guest_frees_comes_back(product):
         assert time.monotonic() < deadline, memory(product)
         time.sleep(1)
     assert memory(product)["balloon"]["frames-reported"] >= 100
-    vm.verb("fill 300", timeout=60)
+    vm.verb("fill 120", timeout=60)
     vm.verb("verify", timeout=60)
     all_frames_accounted(product)
     silent = product.linux("silent", extra="--hugepages=require --free-page-reporting=off")
