@@ -313,6 +313,14 @@ int virtio_mem_set_requested(struct virtio_mem *mem, uint64_t bytes, struct erro
 	return 0;
 }
 
+void virtio_mem_ask_again(struct virtio_mem *mem)
+{
+	pthread_mutex_lock(&mem->vdev.lock);
+	if (mem->nr_plugged * mem->block_size != mem->requested)
+		virtio_config_changed(&mem->vdev);
+	pthread_mutex_unlock(&mem->vdev.lock);
+}
+
 void virtio_mem_stats(struct virtio_mem *mem, struct virtio_mem_stats *stats)
 {
 	struct virtio_device *vdev = &mem->vdev;

@@ -56,6 +56,7 @@ struct target {
 	uint64_t last_actual; /* in the balloon, at the last look */
 
 	struct target_compact compact;
+	struct target_ask ask; /* virtio-mem, again */
 };
 
 /* All memory devices as one. */
@@ -186,6 +187,16 @@ static void tell_mem(const struct target_config *config, uint64_t requested)
 	}
 }
 
+/* The balloon stands in for blocks that a guest cannot unplug, so this goes on at the target, too.
+ */
+static void ask_again(struct target *target, const struct target_parts *parts)
+{
+	if (!target_ask_again(&target->ask, parts, now_ms()))
+		return;
+	for (unsigned int i = 0; i < target->config.nr_mem; i++)
+		virtio_mem_ask_again(target->config.mem[i]);
+}
+
 static void tell_devices(struct target *target, const struct target_parts *parts,
 			 const struct target_plan *plan)
 {
@@ -257,6 +268,7 @@ static void look(void *opaque)
 	decide(target, &parts, &plan);
 	tell_devices(target, &parts, &plan);
 	set_interval(target, false);
+	ask_again(target, &parts);
 	check_driver(target, &parts);
 	target->last_actual = parts.balloon.actual;
 
@@ -268,7 +280,8 @@ static void look(void *opaque)
 		event_timer_arm(target->timer, LOOK_COMPACTS_MS, 0);
 	else if (state == TARGET_MOVING || target->inflating)
 		event_timer_arm(target->timer, LOOK_MOVES_MS, 0);
-	else if (state != TARGET_REACHED || now_ms() < target->refresh_until_ms)
+	else if (state != TARGET_REACHED || target_mem_wanting(&parts) ||
+		 now_ms() < target->refresh_until_ms)
 		event_timer_arm(target->timer, LOOK_AGAIN_MS, 0);
 }
 

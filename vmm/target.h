@@ -82,6 +82,19 @@ struct target_plan {
 /* Pure functions: policy without devices. */
 void target_decide(const struct target_parts *parts, struct target_plan *plan);
 enum target_state target_judge(const struct target_parts *parts);
+/*
+ * Whether to tell a guest once more what is to be plugged: it has not moved for TARGET_STALL_MS and
+ * would wait for a minute and more. Again after TARGET_ASK_MIN_MS, then at intervals that double up
+ * to TARGET_ASK_MAX_MS, until it moves. All 0 is the state to begin with.
+ */
+#define TARGET_ASK_MIN_MS 5000
+#define TARGET_ASK_MAX_MS 60000
+struct target_ask {
+	uint64_t at_ms, interval_ms;
+};
+bool target_ask_again(struct target_ask *ask, const struct target_parts *parts, uint64_t now_ms);
+/* Blocks are still to be plugged or unplugged by a driver that works. */
+bool target_mem_wanting(const struct target_parts *parts);
 /* Shares bytes (in frames) out to nr devices in proportion to what each can have. */
 void target_share(uint64_t bytes, unsigned int nr, const uint64_t *max, uint64_t *share);
 /* The devices as one: what they have together, how the one that moved last stands still, and the

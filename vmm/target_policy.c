@@ -145,6 +145,27 @@ enum target_state target_judge(const struct target_parts *parts)
 	return judge_plug(parts);
 }
 
+bool target_mem_wanting(const struct target_parts *parts)
+{
+	return parts->has_mem && parts->running && parts->mem.driver_ready && !parts->mem.broken &&
+	       parts->mem.plugged != parts->mem.requested;
+}
+
+bool target_ask_again(struct target_ask *ask, const struct target_parts *parts, uint64_t now_ms)
+{
+	/* It has moved since it was asked. */
+	if (now_ms - ask->at_ms > parts->mem.idle_ms)
+		ask->interval_ms = 0;
+	if (!target_mem_wanting(parts) || parts->mem.idle_ms < TARGET_STALL_MS ||
+	    (ask->interval_ms && now_ms - ask->at_ms < ask->interval_ms))
+		return false;
+	ask->at_ms = now_ms;
+	ask->interval_ms = ask->interval_ms ? 2 * ask->interval_ms : TARGET_ASK_MIN_MS;
+	if (ask->interval_ms > TARGET_ASK_MAX_MS)
+		ask->interval_ms = TARGET_ASK_MAX_MS;
+	return true;
+}
+
 void target_share(uint64_t bytes, unsigned int nr, const uint64_t *max, uint64_t *share)
 {
 	uint64_t frames = bytes_to_frames(bytes), all = 0;

@@ -58,6 +58,9 @@ struct device *virtio_mem_device(struct virtio_mem *mem);
 
 /* Asks the guest to have bytes plugged: a multiple of the block size, at most the region's size. */
 int virtio_mem_set_requested(struct virtio_mem *mem, uint64_t bytes, struct error *err);
+/* Tells a guest that is not there yet once more: Linux waits 50 s and more after blocks that it
+ * could not plug or unplug, but tries again when the configuration changes. */
+void virtio_mem_ask_again(struct virtio_mem *mem);
 
 struct virtio_mem_stats {
 	bool driver_ready; /* DRIVER_OK was seen */

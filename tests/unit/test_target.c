@@ -208,6 +208,41 @@ static void expect_shares(uint64_t bytes, const uint64_t *max, uint64_t a, uint6
 }
 
 /* Memory devices of several nodes: in proportion, in whole frames, nothing lost, none too much. */
+/* A guest that stands still is asked again, less and less often, and from the start once it moved.
+ */
+static void test_asked_again(void **state)
+{
+	struct target_ask ask = { 0 };
+	struct target_parts parts = { .running = true, .has_mem = true };
+	uint64_t asked[4], nr = 0, now = 1000000, since = now;
+
+	(void)state;
+	parts.mem.driver_ready = true;
+	parts.mem.requested = MIB(256);
+	parts.mem.plugged = MIB(512);
+	for (; nr < 4; now += 1000) {
+		parts.mem.idle_ms = now - since;
+		if (target_ask_again(&ask, &parts, now))
+			asked[nr++] = now - since;
+	}
+	assert_int_equal(asked[0], TARGET_STALL_MS);
+	assert_int_equal(asked[1] - asked[0], TARGET_ASK_MIN_MS);
+	assert_int_equal(asked[2] - asked[1], 2 * TARGET_ASK_MIN_MS);
+	assert_int_equal(asked[3] - asked[2], 4 * TARGET_ASK_MIN_MS);
+	/* It moved: then it has the time that it had at first. */
+	parts.mem.idle_ms = 0;
+	assert_false(target_ask_again(&ask, &parts, now));
+	parts.mem.idle_ms = TARGET_STALL_MS;
+	assert_true(target_ask_again(&ask, &parts, now + TARGET_STALL_MS));
+	/* Nobody to ask, or nothing to ask for. */
+	ask = (struct target_ask){ 0 };
+	parts.mem.driver_ready = false;
+	assert_false(target_ask_again(&ask, &parts, now));
+	parts.mem.driver_ready = true;
+	parts.mem.plugged = parts.mem.requested;
+	assert_false(target_ask_again(&ask, &parts, now));
+}
+
 static void test_shares(void **state)
 {
 	const uint64_t max[] = { MIB(512), MIB(256), 0 };
@@ -264,6 +299,7 @@ int main(void)
 		cmocka_unit_test(test_reasons),
 		cmocka_unit_test(test_lies),
 		cmocka_unit_test(test_balloon_only),
+		cmocka_unit_test(test_asked_again),
 		cmocka_unit_test(test_shares),
 		cmocka_unit_test(test_sum),
 	};

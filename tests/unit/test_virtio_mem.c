@@ -231,6 +231,29 @@ static void never_beyond_the_request(void **state)
 	host_destroy(drv.th);
 }
 
+static void call_ask_again(void *opaque)
+{
+	virtio_mem_ask_again(opaque);
+}
+
+/* Who has not plugged what was asked for hears of it again; who has does not. */
+static void asked_again(void **state)
+{
+	struct driver drv;
+	uint32_t generation;
+
+	(void)state;
+	start(&drv, FRAME_SIZE);
+	generation = common_read(&drv, VIRTIO_PCI_COMMON_CFGGENERATION, 1);
+	host_call(drv.th, call_ask_again, drv.th->set.mem[0]);
+	assert_int_not_equal(common_read(&drv, VIRTIO_PCI_COMMON_CFGGENERATION, 1), generation);
+	assert_int_equal(plug(&drv, 0, 1), VIRTIO_MEM_RESP_ACK);
+	generation = common_read(&drv, VIRTIO_PCI_COMMON_CFGGENERATION, 1);
+	host_call(drv.th, call_ask_again, drv.th->set.mem[0]);
+	assert_int_equal(common_read(&drv, VIRTIO_PCI_COMMON_CFGGENERATION, 1), generation);
+	host_destroy(drv.th);
+}
+
 static void memory_is_short(void **state)
 {
 	struct driver drv;
@@ -586,6 +609,7 @@ int main(void)
 		cmocka_unit_test(requested_size),
 		cmocka_unit_test(plug_and_unplug),
 		cmocka_unit_test(never_beyond_the_request),
+		cmocka_unit_test(asked_again),
 		cmocka_unit_test(memory_is_short),
 		cmocka_unit_test(unplug_everything),
 		cmocka_unit_test(hostile_requests),
