@@ -36,6 +36,19 @@ def wait_for_unplug(product, plugged_mib=0, inflated_mib=0):
         time.sleep(0.5)
 
 
+def wait_for_stand_in(product, most):
+    """Waits until the balloon holds exactly what is still plugged, at most so many frames: a slow guest
+    takes minutes to move what is in its last blocks. Returns the state and how many frames that is."""
+    deadline = time.monotonic() + 40 * SLOW
+    while True:
+        state = memory(product)
+        plugged = state["frames"]["plugged"]
+        if plugged <= most and state["balloon"]["inflated"] == plugged * FRAME_MIB * MIB:
+            return state, plugged
+        assert time.monotonic() < deadline, state
+        time.sleep(0.5)
+
+
 def total_mib(vm):
     """MemTotal, which leaves out the kernel's image and its page descriptors."""
     return int(vm.verb("mem").split()[1]) // 1024
@@ -58,7 +71,7 @@ def all_frames_accounted(product):
 @pytest.mark.parametrize("kernel", kernel_versions())
 def test_grow_use_shrink(product, kernel):
     """512M to 1G and back, twice, with a reboot in between: the guest sees the memory, keeps data in it,
-    and afterwards none of its frames is missing in the pool."""
+    and afterwards its frames are in the pool: the balloon stands in for blocks that it does not unplug."""
     vm = product.linux("web", kernel, cpus=2, mem="512M,max=1G")
     small, _, _ = vm.wait_until_up()
     small //= 1024
@@ -79,14 +92,11 @@ def test_grow_use_shrink(product, kernel):
 
         vm.verb("fill 64", timeout=60)
         product.ok("balloon web 512M", timeout=120)
-        state = wait_for_unplug(product)
-        assert state["frames"]["plugged"] == 0, state
-        assert state["frames"]["bound"] <= 512 // FRAME_MIB, state
-        assert state["balloon"]["inflated"] == 0, state
+        state, left = wait_for_stand_in(product, 128)
+        assert state["frames"]["bound"] <= 512 // FRAME_MIB + state["balloon"]["frames-partial"], state
         empty = all_frames_accounted(product)
-        assert empty["held"] <= full["held"] - 256, (full, empty)
-        assert empty["settings"]["committed"] == 512 // FRAME_MIB, empty
-        assert abs(total_mib(vm) - small) <= 1
+        assert empty["held"] < full["held"], (full, empty)
+        assert small - 1 <= total_mib(vm) <= small + left * FRAME_MIB + 1
         vm.verb("verify", timeout=60)
         vm.verb("drop")
 

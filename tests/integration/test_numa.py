@@ -2,9 +2,9 @@
 """Guests with NUMA nodes: what they see, and that each node's frames come from the node of the host that
 was asked for, at boot and when memory is plugged. The kernel of the host is asked where the pages are."""
 import json
-import time
 
-from product import FRAME_MIB, SLOW
+from product import FRAME_MIB
+from test_memory_hotplug import wait_for_stand_in
 
 MIB = 1 << 20
 
@@ -33,19 +33,6 @@ def use(vm, node, mib):
     """Fills memory of that guest node."""
     vm.verb(f"sh mkdir -p /n{node} && mount -t tmpfs -o size={mib + 8}m,mpol=bind:{node} tmpfs /n{node} && "
             f"dd if=/dev/zero of=/n{node}/file bs=1M count={mib} 2>/dev/null", timeout=120)
-
-
-def wait_for_stand_in(product, most):
-    """Waits until the balloon holds exactly what is still plugged, at most so many frames: blocks may be
-    on their way out, and the balloon follows. Returns how many."""
-    deadline = time.monotonic() + 40 * SLOW
-    while True:
-        state = product.json("mem web")
-        plugged = state["frames"]["plugged"]
-        if plugged <= most and state["balloon"]["inflated"] == plugged * FRAME_MIB * MIB:
-            return plugged
-        assert time.monotonic() < deadline, state
-        time.sleep(0.5)
 
 
 def test_guest_nodes_from_host_nodes(product):
@@ -87,7 +74,7 @@ def test_guest_nodes_from_host_nodes(product):
     # what cannot move stays, and the balloon stands in for it.
     vm.verb("sh rm /n0/more /n1/more")
     product.ok("balloon web 512M", timeout=120)
-    plugged = wait_for_stand_in(product, 128)
+    _, plugged = wait_for_stand_in(product, 128)
     found = where(product, vm)
     for i, host in enumerate("1010"):
         assert set(found[i]) <= {host, "absent"}, found
