@@ -152,7 +152,7 @@ static void handle_exit(struct vcpu *vcpu)
 	case KVM_EXIT_IRQ_WINDOW_OPEN: /* asked for by nobody */
 		return;
 	case KVM_EXIT_SHUTDOWN: /* triple fault: a PC resets */
-		log_info("vCPU %u: triple fault", vcpu->id);
+		log_warn("vCPU %u: triple fault: the guest is reset", vcpu->id);
 		handle_power(vcpu, POWER_REQUEST_RESET);
 		return;
 	case KVM_EXIT_SYSTEM_EVENT:
