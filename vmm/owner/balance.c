@@ -158,7 +158,8 @@ static void fill_vm(struct balance_vm *vm, struct balance_entry *entry,
 	if (vm->stock > vm->held - vm->bound)
 		vm->stock = vm->held - vm->bound;
 	note_growth(entry, status, now);
-	balance_note_floor(entry, status->bound);
+	if (status->bound < entry->floor)
+		entry->floor = status->bound;
 	vm->growing = entry->growing;
 	if (vm->reports) {
 		note_available(entry, status, age, now);

@@ -83,8 +83,6 @@ uint64_t balance_free(struct balance *balance);
 /* balance_reserve.c */
 /* The pool's marks, with what guests need to pay added to low and high. */
 void balance_marks(struct balance *balance, struct pool_marks *marks);
-/* What a taxed guest has now. */
-void balance_note_floor(struct balance_entry *entry, uint64_t bound);
 /* Says whose the last frames are. twice: memory is promised twice. */
 void balance_keep_for_payers(struct balance *balance, bool twice, const struct pool_marks *marks);
 

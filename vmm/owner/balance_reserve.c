@@ -34,12 +34,6 @@ void balance_marks(struct balance *balance, struct pool_marks *marks)
 	marks->high += paying;
 }
 
-void balance_note_floor(struct balance_entry *entry, uint64_t bound)
-{
-	if (bound < entry->floor)
-		entry->floor = bound;
-}
-
 /* Nobody gets ahead: the one that can bring most may have all. */
 static const struct balance_entry *best_payer(const struct balance *balance)
 {
