@@ -74,7 +74,7 @@ def test_guest_nodes_from_host_nodes(product):
     # what cannot move stays, and the balloon stands in for it.
     vm.verb("sh rm /n0/more /n1/more")
     product.ok("balloon web 512M", timeout=120)
-    _, plugged = wait_for_stand_in(product, 256)
+    _, plugged = wait_for_stand_in(product, 128)
     found = where(product, vm)
     for i, host in enumerate("1010"):
         assert set(found[i]) <= {host, "absent"}, found
