@@ -56,7 +56,8 @@ struct target {
 	uint64_t last_actual; /* in the balloon, at the last look */
 
 	struct target_compact compact;
-	struct target_ask ask; /* virtio-mem, again */
+	struct target_pace pace; /* of virtio-mem */
+	struct target_ask ask;   /* it, again */
 };
 
 /* All memory devices as one. */
@@ -81,10 +82,12 @@ static void gather(struct target *target, struct target_parts *parts)
 		.balloon_limit = UINT64_MAX,
 		.taxed = target->tax != 0,
 		.has_mem = config->nr_mem != 0,
+		.give_way = target->ask.gives_way,
 	};
 	virtio_balloon_stats(config->balloon, &parts->balloon);
 	if (config->nr_mem)
 		gather_mem(config, &parts->mem);
+	parts->mem_stall_ms = target_pace(&target->pace, parts);
 	if (parts->balloon.actual != target->seen_actual ||
 	    parts->balloon.inflated != target->seen_inflated) {
 		target->seen_actual = parts->balloon.actual;
@@ -291,6 +294,16 @@ void target_changed(struct target *target)
 		event_timer_arm(target->timer, LOOK_SOON_MS, 0);
 }
 
+/* What is to be brought about is something else now: from the beginning, with fresh numbers. */
+static void begin_anew(struct target *target)
+{
+	target->balloon_moved_ms = now_ms();
+	target->inflating = false;
+	target->pace.idle_ms = 0;
+	target->ask = (struct target_ask){ 0 };
+	tell_holder(target, compact_restart(&target->compact));
+}
+
 int target_set(struct target *target, uint64_t bytes, struct error *err)
 {
 	const struct target_config *config = &target->config;
@@ -309,9 +322,7 @@ int target_set(struct target *target, uint64_t bytes, struct error *err)
 	if (ret < 0)
 		return ret;
 	target->size = bytes;
-	target->balloon_moved_ms = now_ms();
-	target->inflating = false; /* begin anew, with fresh numbers */
-	tell_holder(target, compact_restart(&target->compact));
+	begin_anew(target);
 	look(target);
 	return 0;
 }
@@ -321,9 +332,7 @@ void target_set_tax(struct target *target, uint64_t bytes)
 	if (bytes == target->tax)
 		return;
 	target->tax = bytes;
-	tell_holder(target, compact_restart(&target->compact));
-	target->balloon_moved_ms = now_ms();
-	target->inflating = false; /* begin anew, with fresh numbers */
+	begin_anew(target);
 	target_changed(target);
 }
 

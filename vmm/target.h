@@ -5,8 +5,10 @@
  *
  * Shrinking: virtio-mem first. The guest migrates for it, so that whole blocks come back even when
  * its memory is fragmented. The balloon takes the rest, and stands in for blocks that the guest
- * cannot give up: when virtio-mem has not moved for TARGET_STALL_MS, or has no driver, the balloon
- * takes what is still too much, and gives it back when blocks go later.
+ * cannot give up: when virtio-mem has not moved for a while (struct target_pace), or has no driver,
+ * the balloon takes what is still too much. Its pages come from just those blocks, and Linux moves
+ * the pages of a balloon one by one: so it gives way, all of it, when blocks begin to go again, and
+ * once before the guest is asked again (struct target_ask).
  *
  * A guest with several nodes has a virtio-mem device for each: what is to be plugged in all is
  * shared out in proportion to what each of them can have.
@@ -68,6 +70,8 @@ struct target_parts {
 
 	bool has_mem;
 	struct virtio_mem_stats mem;
+	uint64_t mem_stall_ms; /* from target_pace() */
+	bool give_way;         /* from target_ask: the balloon stands in for no block now */
 };
 
 /* Memory devices: one per guest node. */
@@ -83,14 +87,30 @@ struct target_plan {
 void target_decide(const struct target_parts *parts, struct target_plan *plan);
 enum target_state target_judge(const struct target_parts *parts);
 /*
- * Whether to tell a guest once more what is to be plugged: it has not moved for TARGET_STALL_MS and
- * would wait for a minute and more. Again after TARGET_ASK_MIN_MS, then at intervals that double up
- * to TARGET_ASK_MAX_MS, until it moves. All 0 is the state to begin with.
+ * After how long without a move a guest is taken for one that does not get further:
+ * TARGET_STALL_MS, and TARGET_PACE_FACTOR times the longest that this one paused and then went on,
+ * up to TARGET_STALL_MAX_MS. To be called at each look; all 0 is the state to begin with.
+ */
+#define TARGET_STALL_MAX_MS 15000
+#define TARGET_PACE_FACTOR  2
+struct target_pace {
+	uint64_t idle_ms; /* at the last look, while there was something to do */
+	uint64_t longest_ms;
+};
+uint64_t target_pace(struct target_pace *pace, const struct target_parts *parts);
+/*
+ * Whether to tell a guest once more what is to be plugged: it has stalled and would wait for a
+ * minute and more. Again after TARGET_ASK_MIN_MS, then at intervals that double up to
+ * TARGET_ASK_MAX_MS, until it moves. A balloon that stands in for blocks gives way before, but not
+ * again until that has helped. All 0 is the state to begin with.
  */
 #define TARGET_ASK_MIN_MS 5000
 #define TARGET_ASK_MAX_MS 60000
 struct target_ask {
 	uint64_t at_ms, interval_ms;
+	bool gives_way; /* the balloon stands in for nothing, from before the guest is asked */
+	bool asked;     /* since it gives way */
+	bool in_vain;   /* it gave way, and no block went */
 };
 bool target_ask_again(struct target_ask *ask, const struct target_parts *parts, uint64_t now_ms);
 /* Blocks are still to be plugged or unplugged by a driver that works. */

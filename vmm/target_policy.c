@@ -56,7 +56,13 @@ static bool balloon_works(const struct target_parts *parts)
 static bool mem_moves(const struct target_parts *parts)
 {
 	return parts->has_mem && parts->mem.driver_ready && !parts->mem.broken &&
-	       parts->mem.idle_ms < TARGET_STALL_MS;
+	       parts->mem.idle_ms < parts->mem_stall_ms;
+}
+
+/* What is to be in the balloon when all blocks have gone that shall. */
+static uint64_t balloon_in_the_end(const struct target_parts *parts)
+{
+	return less(parts->boot, parts->size);
 }
 
 /* The balloon is giving memory back that the target leaves to the guest. */
@@ -81,9 +87,14 @@ static uint64_t decide_balloon(const struct target_parts *parts)
 	uint64_t excess = less(parts->boot + parts->mem.plugged, parts->size);
 	uint64_t balloon = excess, limit = parts->balloon_limit;
 
-	/* Blocks are still going: hold what is there, and give back what they make superfluous. */
-	if (parts->mem.plugged > want_plugged && mem_moves(parts) && parts->balloon.target < excess)
-		balloon = parts->balloon.target;
+	/* Blocks are still going: no more than there is, and nothing that stands in their way.
+	 * While the pool is short, it gives back only what blocks that went make superfluous. */
+	if (parts->mem.plugged > want_plugged && (mem_moves(parts) || parts->give_way)) {
+		if (balloon > parts->balloon.target)
+			balloon = parts->balloon.target;
+		if (!parts->taxed && balloon > balloon_in_the_end(parts))
+			balloon = balloon_in_the_end(parts);
+	}
 	/* What is in it already does not come out because the guest is short: that is the guest's
 	 * to do (deflate on OOM). */
 	if (limit < parts->balloon.actual)
@@ -105,7 +116,7 @@ static enum target_state judge_plug(const struct target_parts *parts)
 		return TARGET_NO_MEM;
 	if (parts->mem.last_error == -ENOMEM)
 		return TARGET_POOL;
-	return parts->mem.idle_ms < TARGET_STALL_MS ? TARGET_MOVING : TARGET_BUSY;
+	return parts->mem.idle_ms < parts->mem_stall_ms ? TARGET_MOVING : TARGET_BUSY;
 }
 
 static enum target_state judge_balloon(const struct target_parts *parts)
@@ -133,7 +144,8 @@ enum target_state target_judge(const struct target_parts *parts)
 	if (!parts->running)
 		return TARGET_PAUSED;
 	if (actual > parts->size) {
-		if (parts->mem.plugged > less(parts->size, parts->boot) && mem_moves(parts))
+		if (parts->mem.plugged > less(parts->size, parts->boot) &&
+		    (mem_moves(parts) || parts->give_way))
 			return TARGET_MOVING;
 		return judge_balloon(parts);
 	}
@@ -151,19 +163,77 @@ bool target_mem_wanting(const struct target_parts *parts)
 	       parts->mem.plugged != parts->mem.requested;
 }
 
-bool target_ask_again(struct target_ask *ask, const struct target_parts *parts, uint64_t now_ms)
+uint64_t target_pace(struct target_pace *pace, const struct target_parts *parts)
 {
-	/* It has moved since it was asked. */
-	if (now_ms - ask->at_ms > parts->mem.idle_ms)
-		ask->interval_ms = 0;
-	if (!target_mem_wanting(parts) || parts->mem.idle_ms < TARGET_STALL_MS ||
-	    (ask->interval_ms && now_ms - ask->at_ms < ask->interval_ms))
-		return false;
+	uint64_t idle = target_mem_wanting(parts) ? parts->mem.idle_ms : 0, stall;
+
+	if (idle < pace->idle_ms && pace->longest_ms < pace->idle_ms)
+		pace->longest_ms = pace->idle_ms;
+	pace->idle_ms = idle;
+	stall = TARGET_PACE_FACTOR * pace->longest_ms;
+	if (stall < TARGET_STALL_MS)
+		return TARGET_STALL_MS;
+	return stall < TARGET_STALL_MAX_MS ? stall : TARGET_STALL_MAX_MS;
+}
+
+static bool stands_in(const struct target_parts *parts)
+{
+	return balloon_works(parts) && parts->mem.plugged > less(parts->size, parts->boot) &&
+	       parts->balloon.actual > balloon_in_the_end(parts);
+}
+
+static bool ask_now(struct target_ask *ask, uint64_t now_ms)
+{
 	ask->at_ms = now_ms;
 	ask->interval_ms = ask->interval_ms ? 2 * ask->interval_ms : TARGET_ASK_MIN_MS;
 	if (ask->interval_ms > TARGET_ASK_MAX_MS)
 		ask->interval_ms = TARGET_ASK_MAX_MS;
 	return true;
+}
+
+/* First the balloon lets go, then the guest is asked, then it has the time that it needs. */
+static bool ask_while_giving_way(struct target_ask *ask, const struct target_parts *parts,
+				 uint64_t now_ms)
+{
+	if (!ask->asked) {
+		bool told = parts->balloon.target <= balloon_in_the_end(parts);
+
+		if (stands_in(parts) && (!told || parts->balloon_idle_ms < TARGET_STALL_MS))
+			return false;
+		ask->asked = true;
+		ask->in_vain = true;
+		return ask_now(ask, now_ms);
+	}
+	if (mem_moves(parts) || now_ms - ask->at_ms < parts->mem_stall_ms)
+		return false;
+	ask->gives_way = false;
+	ask->at_ms = now_ms;
+	if (!ask->interval_ms)
+		ask->interval_ms = TARGET_ASK_MIN_MS;
+	return false;
+}
+
+bool target_ask_again(struct target_ask *ask, const struct target_parts *parts, uint64_t now_ms)
+{
+	if (!target_mem_wanting(parts)) {
+		*ask = (struct target_ask){ 0 };
+		return false;
+	}
+	/* It has moved since it was asked. */
+	if (now_ms - ask->at_ms > parts->mem.idle_ms) {
+		ask->interval_ms = 0;
+		ask->in_vain = false;
+	}
+	if (ask->gives_way)
+		return ask_while_giving_way(ask, parts, now_ms);
+	if (mem_moves(parts) || (ask->interval_ms && now_ms - ask->at_ms < ask->interval_ms))
+		return false;
+	if (stands_in(parts) && !ask->in_vain && !parts->taxed) {
+		ask->gives_way = true;
+		ask->asked = false;
+		return false;
+	}
+	return ask_now(ask, now_ms);
 }
 
 void target_share(uint64_t bytes, unsigned int nr, const uint64_t *max, uint64_t *share)

@@ -31,6 +31,7 @@ static struct target_parts guest(unsigned int size, unsigned int plugged, unsign
 			 .requested = MIB(plugged),
 			 .plugged = MIB(plugged),
 			 .idle_ms = 10 * TARGET_STALL_MS },
+		.mem_stall_ms = TARGET_STALL_MS,
 	};
 
 	return parts;
@@ -75,7 +76,8 @@ static void test_shrink(void **state)
 	expect(&parts, 256, 0);
 }
 
-/* Blocks that do not go: the balloon stands in, and gives back when they go later. */
+/* Blocks that do not go: the balloon stands in, and is not in their way when they go later. While
+ * the pool is short, it gives back only what they make superfluous. */
 static void test_shrink_stalls(void **state)
 {
 	struct target_parts parts = guest(512, 512, 0);
@@ -88,9 +90,17 @@ static void test_shrink_stalls(void **state)
 	assert_int_equal(target_judge(&parts), TARGET_REACHED);
 	parts.mem.plugged = MIB(64);
 	parts.mem.idle_ms = 0;
+	expect(&parts, 0, 0);
+	parts.taxed = true;
 	expect(&parts, 64, 0);
 	parts.mem.plugged = 0;
 	expect(&parts, 0, 0);
+	/* Beside what it is to hold anyway. */
+	parts = guest(400, 64, 112 + 64);
+	parts.mem.requested = 0;
+	expect(&parts, 112 + 64, 0);
+	parts.give_way = true;
+	expect(&parts, 112, 0);
 }
 
 /* The same at once when nothing can be expected of virtio-mem. */
@@ -207,19 +217,16 @@ static void expect_shares(uint64_t bytes, const uint64_t *max, uint64_t a, uint6
 	assert_int_equal(share[2], c);
 }
 
-/* Memory devices of several nodes: in proportion, in whole frames, nothing lost, none too much. */
 /* A guest that stands still is asked again, less and less often, and from the start once it moved.
  */
 static void test_asked_again(void **state)
 {
 	struct target_ask ask = { 0 };
-	struct target_parts parts = { .running = true, .has_mem = true };
+	struct target_parts parts = guest(512 + 256, 512, 0);
 	uint64_t asked[4], nr = 0, now = 1000000, since = now;
 
 	(void)state;
-	parts.mem.driver_ready = true;
 	parts.mem.requested = MIB(256);
-	parts.mem.plugged = MIB(512);
 	for (; nr < 4; now += 1000) {
 		parts.mem.idle_ms = now - since;
 		if (target_ask_again(&ask, &parts, now))
@@ -243,6 +250,99 @@ static void test_asked_again(void **state)
 	assert_false(target_ask_again(&ask, &parts, now));
 }
 
+/* A guest whose blocks do not go, with a balloon that does at once what it is told. Counts how
+ * often the guest was asked, and how often while the balloon stood in for blocks. */
+struct stalled {
+	struct target_ask ask;
+	struct target_parts parts;
+	uint64_t now, moved;
+	unsigned int asked, in_the_way, gave_way;
+};
+
+static void stalled_for(struct stalled *guest, uint64_t ms)
+{
+	struct target_parts *parts = &guest->parts;
+
+	for (uint64_t end = guest->now + ms; guest->now < end; guest->now += 200) {
+		bool gave_way = parts->give_way;
+		struct target_plan plan;
+
+		parts->mem.idle_ms = guest->now - guest->moved;
+		target_decide(parts, &plan);
+		if (target_ask_again(&guest->ask, parts, guest->now)) {
+			guest->asked++;
+			guest->in_the_way += parts->balloon.actual > 0;
+		}
+		parts->balloon_idle_ms =
+			plan.balloon == parts->balloon.target ? parts->balloon_idle_ms + 200 : 0;
+		parts->balloon.target = parts->balloon.actual = plan.balloon;
+		parts->give_way = guest->ask.gives_way;
+		guest->gave_way += parts->give_way && !gave_way;
+	}
+}
+
+/* The balloon lets go of what it stands in for before the guest is asked again; once, until blocks
+ * have gone; and in the end it stands in. */
+static void test_gives_way(void **state)
+{
+	struct stalled guest_of = { .parts = guest(512, 512, 0), .now = 1000000, .moved = 1000000 };
+	struct stalled *stalled = &guest_of;
+	unsigned int asked;
+
+	(void)state;
+	stalled->parts.mem.requested = 0;
+	stalled->parts.mem.plugged = MIB(128);
+	stalled_for(stalled, TARGET_STALL_MS + 400);
+	assert_int_equal(stalled->parts.balloon.target, MIB(128));
+	stalled_for(stalled, 300000);
+	assert_int_equal(stalled->gave_way, 1);
+	assert_true(stalled->asked > 5 && stalled->asked < 12);
+	/* Not in the way when it was asked first, nor when it had given way. */
+	assert_int_equal(stalled->in_the_way, stalled->asked - 2);
+	assert_int_equal(stalled->parts.balloon.target, MIB(128));
+
+	/* Blocks went: it is worth another try. */
+	stalled->parts.mem.plugged = MIB(64);
+	stalled->moved = stalled->now;
+	asked = stalled->asked;
+	stalled_for(stalled, 200);
+	assert_int_equal(stalled->parts.balloon.target, 0);
+	stalled_for(stalled, 60000);
+	assert_true(stalled->asked > asked);
+	assert_int_equal(stalled->gave_way, 2);
+	assert_int_equal(stalled->parts.balloon.target, MIB(64));
+
+	/* Not while the pool is short. */
+	stalled->parts.taxed = true;
+	stalled->moved = stalled->now;
+	stalled_for(stalled, 60000);
+	assert_int_equal(stalled->gave_way, 2);
+	assert_int_equal(stalled->parts.balloon.target, MIB(64));
+}
+
+/* A guest that pauses and goes on is waited for longer the next time. */
+static void test_pace(void **state)
+{
+	struct target_parts parts = guest(512, 512, 0);
+	struct target_pace pace = { 0 };
+
+	(void)state;
+	/* Nothing to do is not a pause. */
+	assert_int_equal(target_pace(&pace, &parts), TARGET_STALL_MS);
+	parts.mem.requested = 0;
+	parts.mem.idle_ms = 0;
+	assert_int_equal(target_pace(&pace, &parts), TARGET_STALL_MS);
+	parts.mem.idle_ms = 4000;
+	assert_int_equal(target_pace(&pace, &parts), TARGET_STALL_MS);
+	parts.mem.idle_ms = 100;
+	assert_int_equal(target_pace(&pace, &parts), 4000 * TARGET_PACE_FACTOR);
+	parts.mem.idle_ms = 100000;
+	target_pace(&pace, &parts);
+	parts.mem.idle_ms = 0;
+	assert_int_equal(target_pace(&pace, &parts), TARGET_STALL_MAX_MS);
+}
+
+/* Memory devices of several nodes: in proportion, in whole frames, nothing lost, none too much. */
 static void test_shares(void **state)
 {
 	const uint64_t max[] = { MIB(512), MIB(256), 0 };
@@ -300,6 +400,8 @@ int main(void)
 		cmocka_unit_test(test_lies),
 		cmocka_unit_test(test_balloon_only),
 		cmocka_unit_test(test_asked_again),
+		cmocka_unit_test(test_gives_way),
+		cmocka_unit_test(test_pace),
 		cmocka_unit_test(test_shares),
 		cmocka_unit_test(test_sum),
 	};
