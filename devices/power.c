@@ -18,6 +18,7 @@
 #include <stdlib.h>
 
 #include "framevisor/clock.h"
+#include "framevisor/log.h"
 
 #define PM_PORTS 12
 #define PM1_STS  0
@@ -151,8 +152,10 @@ static void reset_write(void *opaque, uint64_t offset, uint64_t value, unsigned 
 
 	(void)offset;
 	(void)size;
-	if ((value & 0xff) == POWER_RESET_VALUE)
-		host->ops->power(host->machine, POWER_REQUEST_RESET);
+	if ((value & 0xff) != POWER_RESET_VALUE)
+		return;
+	log_info("the guest asks for a reset by the ACPI reset register");
+	host->ops->power(host->machine, POWER_REQUEST_RESET);
 }
 
 static uint64_t i8042_read(void *opaque, uint64_t offset, unsigned int size)
@@ -170,8 +173,10 @@ static void i8042_write(void *opaque, uint64_t offset, uint64_t value, unsigned 
 
 	(void)offset;
 	(void)size;
-	if ((value & 0xff) == I8042_CMD_RESET)
-		host->ops->power(host->machine, POWER_REQUEST_RESET);
+	if ((value & 0xff) != I8042_CMD_RESET)
+		return;
+	log_info("the guest asks for a reset by the keyboard controller");
+	host->ops->power(host->machine, POWER_REQUEST_RESET);
 }
 
 static const struct bus_ops pm_bus_ops = { .read = pm_read, .write = pm_write };

@@ -196,6 +196,20 @@ static void end_session(struct virtio_balloon *balloon)
 	changed_signal(&balloon->changed);
 }
 
+/*
+ * Linux sends the id in one buffer, which it does not wait for: by the time that the device reads
+ * what was sent for the session before, the buffer may hold the id of this one. The pages that
+ * follow it would pass for untouched since they were watched, although they were hinted, freed and
+ * written before that.
+ */
+static bool take_stale(struct virtio_balloon *balloon)
+{
+	if (!balloon->hints.nr_stale)
+		return false;
+	balloon->hints.nr_stale--;
+	return true;
+}
+
 /* A command id: that of the session begins it, STOP after that ends it. Any other one belongs to a
  * session that is over, and so does what follows it. */
 static int read_command(struct virtio_balloon *balloon)
@@ -227,6 +241,10 @@ void balloon_hints_notify(struct virtio_balloon *balloon, unsigned int queue)
 	for (unsigned int nr = 0; nr < HINT_ROUND; nr++) {
 		if (virtqueue_get_chain(vq, &balloon->chain) <= 0)
 			break;
+		if (take_stale(balloon)) {
+			virtqueue_push_used(vq, balloon->chain.head, 0);
+			continue;
+		}
 		if (balloon->chain.nr_readable && read_command(balloon) < 0) {
 			virtio_broken(&balloon->vdev, "command id of a wrong length");
 			return;
@@ -301,6 +319,8 @@ static void start_session(struct virtio_balloon *balloon, bool hold)
 static int open_session(struct virtio_balloon *balloon, struct error *err)
 {
 	const struct guest_frame_ops *ops = balloon->dev.host->mem->frame_ops;
+	struct virtqueue *vq;
+	unsigned int queue;
 	int ret;
 
 	if (!ops || !ops->watch || !ops->release_clean)
@@ -313,6 +333,8 @@ static int open_session(struct virtio_balloon *balloon, struct error *err)
 	ret = watch_all(balloon);
 	if (ret < 0)
 		return error_set_errno(err, -ret, "free page hints: cannot watch the memory");
+	vq = balloon_queue(balloon, BALLOON_HINTS, &queue);
+	balloon->hints.nr_stale = vq ? virtqueue_nr_chains(vq) : 0;
 	start_session(balloon, false);
 	return 0;
 }
@@ -374,5 +396,6 @@ void balloon_hints_reset(struct virtio_balloon *balloon)
 	balloon->hints.open = false;
 	balloon->hints.started = false;
 	balloon->hints.hold = false;
+	balloon->hints.nr_stale = 0;
 	balloon->config.free_page_hint_cmd_id = htole32(VIRTIO_BALLOON_CMD_ID_STOP);
 }

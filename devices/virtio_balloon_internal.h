@@ -57,6 +57,7 @@ struct balloon_statistics {
 struct balloon_hints {
 	struct event_timer *timeout;
 	uint32_t last_id;       /* the last command id that was issued */
+	uint16_t nr_stale;      /* chains still to come that are older than the session */
 	bool open;              /* it is the current one */
 	bool started;           /* the driver has sent it: pages that follow belong to it */
 	bool hold;              /* the pages are to be held, not released */

@@ -85,6 +85,14 @@ bool virtqueue_has_chains(struct virtqueue *vq)
 	return !avail || pending_chains(vq, avail) != 0;
 }
 
+uint16_t virtqueue_nr_chains(struct virtqueue *vq)
+{
+	struct vring_avail *avail = vq->enabled && !vq->error ? avail_ring(vq) : NULL;
+	int pending = avail ? pending_chains(vq, avail) : 0;
+
+	return pending > 0 ? (uint16_t)pending : 0;
+}
+
 /* One descriptor, copied once. */
 static int read_desc(struct virtqueue *vq, uint16_t index, struct vring_desc *desc)
 {

@@ -33,6 +33,9 @@ struct vcpus {
 	bool want_run;
 	bool want_exit;
 	unsigned int nr_parked;
+	/* Under lock, too: a triple fault nobody was told about yet, and that one was. */
+	const struct vcpu *triple_fault;
+	bool told_triple_fault;
 };
 
 /* Its delivery is all that is wanted: it ends KVM_RUN with EINTR. */
@@ -153,6 +156,9 @@ static void handle_exit(struct vcpu *vcpu)
 		return;
 	case KVM_EXIT_SHUTDOWN: /* triple fault: a PC resets */
 		log_warn("vCPU %u: triple fault: the guest is reset", vcpu->id);
+		pthread_mutex_lock(&vcpu->vcpus->lock);
+		vcpu->vcpus->triple_fault = vcpu;
+		pthread_mutex_unlock(&vcpu->vcpus->lock);
 		handle_power(vcpu, POWER_REQUEST_RESET);
 		return;
 	case KVM_EXIT_SYSTEM_EVENT:
@@ -288,6 +294,22 @@ bool vcpus_pause(struct vcpus *vcpus)
 	}
 	pthread_mutex_unlock(&vcpus->lock);
 	return parked;
+}
+
+/* KVM on AMD has put the one that faulted back to its beginnings; the others stand in the same page
+ * tables. Once for a VM: some guests reboot like that. */
+void vcpus_tell_triple_fault(struct vcpus *vcpus)
+{
+	const struct vcpu *faulted;
+
+	pthread_mutex_lock(&vcpus->lock);
+	faulted = vcpus->told_triple_fault ? NULL : vcpus->triple_fault;
+	vcpus->told_triple_fault |= faulted != NULL;
+	pthread_mutex_unlock(&vcpus->lock);
+	for (unsigned int i = 0; faulted && i < vcpus->nr; i++)
+		if (&vcpus->vcpu[i] != faulted)
+			vcpu_dump(&vcpus->vcpu[i], vcpus->host.memory,
+				  "as it was when another one had a triple fault");
 }
 
 int vcpus_pause_within(struct vcpus *vcpus, unsigned int ms)

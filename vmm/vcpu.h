@@ -64,6 +64,8 @@ void vcpus_pause_begin(struct vcpus *vcpus);
  * until vcpus_resume(), but its state must not be touched.
  */
 bool vcpus_pause(struct vcpus *vcpus);
+/* After a triple fault: writes the state of the other vCPUs to stderr. They are all parked. */
+void vcpus_tell_triple_fault(struct vcpus *vcpus);
 /* The same, but waits only so long, and then lets all go on. Returns 0, or -EAGAIN: all run on as
  * before. */
 int vcpus_pause_within(struct vcpus *vcpus, unsigned int ms);

@@ -348,6 +348,7 @@ int vm_reset(struct vm *vm, struct error *err)
 		return error_set(err, EBUSY, "VM %s cannot be reset now: a vCPU waits for memory",
 				 vm->config.name);
 	}
+	vcpus_tell_triple_fault(vm->vcpus);
 	/* What the vCPUs asked for before they stopped was the old guest's wish. */
 	__atomic_store_n(&vm->requests, 0, __ATOMIC_SEQ_CST);
 	ret = machine_reset(vm, err);

@@ -80,6 +80,9 @@ int virtqueue_enable(struct virtqueue *vq);
 /* Whether get_chain would return a chain, or find the queue broken. */
 bool virtqueue_has_chains(struct virtqueue *vq);
 
+/* How many chains there are to take now; 0 as well for a broken queue. */
+uint16_t virtqueue_nr_chains(struct virtqueue *vq);
+
 /*
  * Takes the next available chain. Each descriptor is read once. Returns 1, 0 when there is none, or
  * -EINVAL with vq->error set: available index ahead by more than the queue's size, head or next out

@@ -56,8 +56,10 @@ def why_again(reports):
         if int(flags, 16) & EFLAGS_RESERVED:
             return [f"a guest's kernel oopsed with flags that no processor has ({flags})"]
     # Seen of stock guests on the emulated machine only, without a word of their kernels before.
-    if HOSTS.host is not None and any(re.search(r"vCPU \d+: triple fault: the guest is reset", text) for text in failed):
-        return ["a guest was reset by a triple fault"]
+    for text in failed if HOSTS.host is not None else []:
+        _, found, after = text.partition("triple fault: the guest is reset")
+        if found:
+            return ["a guest was reset by a triple fault", *after.splitlines()[1:40]]
     return []
 
 
@@ -74,7 +76,7 @@ def pytest_runtest_protocol(item, nextitem):
             break
         reason, *last_words = again
         remark = f"{item.name}: {reason.partition(';')[0]}; the test runs again on a new one"
-        write_result("", "\n     | ".join([remark, *last_words[-12:]]), "note")
+        write_result("", "\n     | ".join([remark, *last_words[-40:]]), "note")
         try:
             # What other tests share lived on that machine too.
             item.session._setupstate.teardown_exact(None)  # pylint: disable=protected-access

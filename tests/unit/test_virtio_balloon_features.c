@@ -479,6 +479,37 @@ static void hints(void **state)
 	host_destroy(drv.th);
 }
 
+/* Linux's buffer for the id: what was sent in the last session is read when it holds the next one's
+ * id. The page that came with it is older than the watch. */
+static void hints_of_the_last_session(void **state)
+{
+	struct driver drv;
+	uint32_t id;
+
+	(void)state;
+	start(&drv, F_ALL);
+	assert_int_equal(start_hint(&drv), 0);
+	host_call(drv.th, call_stop_hint, drv.th->set.balloon);
+	driver_set_desc(&drv, HINTS, 0, (struct vring_desc){ .addr = DRIVER_BUFFERS, .len = 4 });
+	driver_set_desc(&drv, HINTS, 1,
+			(struct vring_desc){ FRAME(7), FRAME_SIZE, VRING_DESC_F_WRITE, 0 });
+	driver_publish(&drv, HINTS, 0);
+	driver_publish(&drv, HINTS, 1);
+	assert_int_equal(start_hint(&drv), 0);
+	id = command(&drv);
+	memcpy(guest_ptr(&drv.th->mem, DRIVER_BUFFERS, 4), &id, 4);
+	driver_kick(&drv, HINTS);
+	host_sync(drv.th);
+	assert_int_equal(driver_used_idx(&drv, HINTS), 2);
+	assert_true(drv.th->present[7]);
+	assert_true(stats(&drv).hinting);
+	/* And then what belongs to this one. */
+	send_command(&drv, id);
+	hint(&drv, FRAME(7), FRAME_SIZE);
+	assert_false(drv.th->present[7]);
+	host_destroy(drv.th);
+}
+
 static void call_hold(void *opaque)
 {
 	struct hint_call *call = opaque;
@@ -607,6 +638,7 @@ int main(void)
 		cmocka_unit_test(poisoned_pages_stay),
 		cmocka_unit_test(reports_without_release),
 		cmocka_unit_test(hints),
+		cmocka_unit_test(hints_of_the_last_session),
 		cmocka_unit_test(holding),
 		cmocka_unit_test(endless_hints),
 		cmocka_unit_test(hints_that_cannot_be),

@@ -111,21 +111,29 @@ int slots_make(struct vm_memory *mem, uint32_t first, uint32_t nr)
 	return ret;
 }
 
+/* What the guest touched in a slot in which nothing is plugged. */
+static void take_strays(struct vm_memory *mem, uint32_t s)
+{
+	int64_t strays = takeaway_take(mem, slot_frame(mem, s), SLOT_FRAMES);
+
+	if (strays > 0)
+		log_info("took back %lld frames that the guest used without having them",
+			 (long long)strays);
+}
+
 void slots_prune(struct vm_memory *mem, uint32_t first, uint32_t nr)
 {
 	uint32_t last = slot_of(mem, first + nr - 1);
 
 	for (uint32_t s = slot_of(mem, first); s <= last; s++) {
-		int64_t strays;
-
 		if (mem->slots[s].plugged > 0)
 			continue;
+		/* Before the slot goes, because KVM waits for vCPUs then, and one of them may wait
+		 * for just such a frame; after it, because the guest cannot come back then. */
+		if (mem->slots[s].present)
+			take_strays(mem, s);
 		remove_slot(mem, s);
-		/* The guest cannot come back for what it touched here after it was unplugged. */
-		strays = takeaway_take(mem, slot_frame(mem, s), SLOT_FRAMES);
-		if (strays > 0)
-			log_info("took back %lld frames that the guest used without having them",
-				 (long long)strays);
+		take_strays(mem, s);
 	}
 }
 
