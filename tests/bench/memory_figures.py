@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 
-from vm_figures import APPEND, MIB, Guest, Qmp, framevisor_json, hugetlb
+from vm_figures import APPEND, MIB, Guest, Qmp, framevisor, framevisor_json, hugetlb
 
 FRAME = 2 * MIB
 # 9000 files of 32 KiB, of which two of three go: what stays is everywhere.
@@ -26,7 +26,10 @@ FRAGMENT = ("sh mkdir /data/d && cd /data/d && "
 VERIFY = "sh cd /data/d && [ \"$(cat [0-9]* | md5sum)\" = \"$(cat /tmp/sum)\" ]"
 # What a background thread still has to do for an operation (zeroing) counts as part of it.
 SETTLE_S = 1.0
-POLL_S = 0.05
+# Looking costs time, too: not often, but soon enough for what is over soon.
+POLL_S, POLL_MIN_S, POLL_PART = 0.05, 0.004, 16
+# As clock_getcpuclockid() makes a clock of a process.
+CPUCLOCK_SCHED = 2
 
 
 def qemu(options, directory, guest):
@@ -38,8 +41,9 @@ def qemu(options, directory, guest):
     if guest["max"] == guest["boot"]:
         return [*command, "-device", "virtio-balloon-pci" + (",free-page-reporting=on" if "reporting" in options.name else "")]
     size = guest["max"] - guest["boot"]
+    prealloc = ",prealloc=on" if options.name == "qemu-prealloc" else ""
     return [*command, "-object", f"{memory},id=hot,reserve=off,size={size}M",
-            "-device", f"virtio-mem-pci,id=mem0,memdev=hot,requested-size={guest['size'] - guest['boot']}M"]
+            "-device", f"virtio-mem-pci,id=mem0,memdev=hot,requested-size={guest['size'] - guest['boot']}M{prealloc}"]
 
 
 def ours(options, guest):
@@ -58,6 +62,9 @@ class Subject:
         self.ours = options.name.startswith("framevisor")
         self.rundir = f"{directory}/run"
         self.boot = guest["boot"] * MIB
+        self.ready = options.name == "framevisor-ready"
+        if self.ready:
+            framevisor(directory, "pool", "start", "--hugepages=require", "--size", f"{guest['max'] + 64}M")
         command = ours(options, guest) if self.ours else qemu(options, directory, guest)
         append = f"{APPEND} memhp_default_state=online_movable {options.append} fv.test=lines".replace("  ", " ")
         self.guest = Guest(options, directory, "", [*command, "--append" if self.ours else "-append", append])
@@ -80,17 +87,15 @@ class Subject:
         return found
 
     def cpu(self):
-        """(ms on a CPU, ms of them in guest mode) of all threads."""
+        """(ms on a CPU, ms of them in guest mode) of all threads, also of those that ended: the pool grows in one."""
         total, guest = 0, 0
         for pid in self.pids():
-            for task in os.listdir(f"/proc/{pid}/task"):
-                try:
-                    with open(f"/proc/{pid}/task/{task}/schedstat", encoding="ascii") as file:
-                        total += int(file.read().split()[0]) / 1e6
-                    with open(f"/proc/{pid}/task/{task}/stat", encoding="ascii", errors="replace") as file:
-                        guest += 1000 * int(file.read().rsplit(")", 1)[1].split()[40]) / os.sysconf("SC_CLK_TCK")
-                except OSError:
-                    pass  # the thread ended just now
+            try:
+                total += 1000 * time.clock_gettime(~pid << 3 | CPUCLOCK_SCHED)
+                with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+                    guest += 1000 * int(file.read().rsplit(")", 1)[1].split()[40]) / os.sysconf("SC_CLK_TCK")
+            except OSError:
+                pass  # the process ended just now
         return total, guest
 
     def timed(self, action):
@@ -104,11 +109,12 @@ class Subject:
         return {"ms": 1000 * elapsed, "cpu-ms": after[0] - before[0] - guest, "guest-ms": guest}
 
     def wait(self, get, value, seconds=240):
-        deadline = time.monotonic() + seconds
+        start = time.monotonic()
         while (now := get()) != value:
-            if time.monotonic() > deadline:
+            elapsed = time.monotonic() - start
+            if elapsed > seconds:
                 return now
-            time.sleep(POLL_S)
+            time.sleep(min(max(elapsed / POLL_PART, POLL_MIN_S), POLL_S))
         return now
 
     def balloon(self, mib):
@@ -140,6 +146,8 @@ class Subject:
     def end(self):
         self.qmp.socket.close()
         self.guest.end()
+        if self.ready:
+            framevisor(os.path.dirname(self.rundir), "pool", "stop")
 
 
 def plain(mem):
@@ -236,7 +244,8 @@ def main():
     measures = {"balloon": measure_balloon, "plug": measure_plug, "fresh": measure_fresh, "fragmented": measure_fragmented}
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=measures)
-    parser.add_argument("name", choices=["framevisor", "framevisor-silent", "framevisor-elastic", "qemu", "qemu-reporting", "qemu-elastic"])
+    parser.add_argument("name", choices=["framevisor", "framevisor-ready", "framevisor-silent", "framevisor-elastic",
+                                         "qemu", "qemu-prealloc", "qemu-reporting", "qemu-elastic"])
     parser.add_argument("--kernel", required=True)
     parser.add_argument("--initrd", required=True)
     parser.add_argument("--mem", type=int, default=512)

@@ -10,9 +10,11 @@ MEM_MIB = 512
 HUGEPAGES = 768
 NAMES = {
     "framevisor": "framevisor",
+    "framevisor-ready": "framevisor, a pool of fixed size",
     "framevisor-silent": "framevisor, `--free-page-reporting=off`",
     "framevisor-elastic": "framevisor, `--mem 512M,boot=256M`",
     "qemu": "QEMU",
+    "qemu-prealloc": "QEMU, `prealloc=on`",
     "qemu-reporting": "QEMU, `free-page-reporting=on`",
     "qemu-elastic": "QEMU, 256 MiB and virtio-mem",
 }
@@ -23,7 +25,7 @@ OPERATIONS = {
 # What is measured of whom, with which kernels (None: the newest).
 PLAN = [
     ("balloon", ("framevisor", "qemu", "framevisor-silent"), False),
-    ("plug", ("framevisor", "qemu"), False),
+    ("plug", ("framevisor", "framevisor-ready", "qemu", "qemu-prealloc"), False),
     ("fragmented", ("framevisor-elastic", "qemu-elastic"), False),
     ("fragmented", ("framevisor",), True),
     ("fresh", ("framevisor", "qemu"), True),
@@ -100,7 +102,9 @@ def memory_tables(results):
         f"Stock guests of {MEM_MIB} MiB and one CPU on hugepages, in the test host, beside QEMU {results['qemu']}: ratios mean something, "
         "milliseconds do not. *Host CPU*: of all threads of the VMM and of the pool owner, without what they spent in guest mode, until a "
         "second after the operation, so that zeroing in the background is in it. *Inflate*: half of the memory, of which the guest had "
-        f"touched two thirds; *touch*: it writes two thirds again. Plug and unplug: {MEM_MIB} MiB.", "",
+        f"touched two thirds; *touch*: it writes two thirds again. Plug and unplug: {MEM_MIB} MiB. A plug includes that the "
+        "memory is there: a pool without a size of its own grows for it, and the host's kernel zeroes what it gives; a pool of fixed size has "
+        "it. QEMU's memory comes, or is missing, when the guest touches it, except with `prealloc=on`.", "",
         *cost_lines(figures), "",
         "Half of the memory asked back. *Came back*: complete frames in the balloon, and blocks unplugged, all of which are in the pool; of "
         "QEMU, the hugepages that its process no longer holds. *Fragmented*: 9000 files of 32 KiB in tmpfs, two of three deleted. framevisor's "
