@@ -21,7 +21,7 @@ import time
 import traceback
 import xml.etree.ElementTree as ET
 
-from libvirt_place import ENVIRONMENT, FRAME, HERE, HUGE, MIB, MORE_MEMORY, ORDINARY, ROOT, WAIT, Place, shell, wait_until
+from libvirt_place import CMDLINE, ENVIRONMENT, FRAME, HERE, HUGE, MIB, MORE_MEMORY, ORDINARY, ROOT, WAIT, Place, shell, wait_until
 
 
 class Life(Place):  # pylint: disable=too-many-public-methods
@@ -133,13 +133,17 @@ class Life(Place):  # pylint: disable=too-many-public-methods
             self.domain.setMemoryFlags(mib * 1024, self.virt.VIR_DOMAIN_AFFECT_LIVE)
             self.wait_for_event("life", "balloon", mib * 1024)
             self.agree(mib + self.half)
+        refused = self.virsh(f"setmem life {self.boot + self.quarter}M --live", check=False)
+        assert refused.returncode != 0 and "cannot set memory higher than max memory" in refused.stderr, refused
         refused = self.virsh("setmaxmem life 512M --live", check=False)
         assert refused.returncode != 0 and "cannot resize the maximum memory on an active domain" in refused.stderr, refused
 
     def memory_device(self):
         for mib in (self.boot, self.quarter) if self.stock else (self.boot, 0, self.quarter):
+            self.events.clear()
             self.virsh(f"update-memory-device life --requested-size {mib}M")
             wait_until(lambda size=mib: self.plugged() == [size], lambda size=mib: f"current {size} MiB, not {self.plugged()}")
+            self.wait_for_event("life", "size", "virtiomem0", mib * 1024)
             self.agree(self.boot + mib)
         refused = self.virsh(f"update-memory-device life --requested-size {2 * self.boot}M", check=False)
         assert refused.returncode != 0, "more than its size was accepted"
@@ -154,13 +158,19 @@ class Life(Place):  # pylint: disable=too-many-public-methods
             wait_until(lambda size=mib: asked() == size, "the guest follows")
             self.agree(self.boot + mib)
 
-    def attach_and_detach(self):
+    def attach(self):
+        """A second memory device, which stays until detach: it is there after all that happens in between."""
+        self.events.clear()
         self.domain.attachDeviceFlags(self.xml(MORE_MEMORY), self.virt.VIR_DOMAIN_AFFECT_LIVE)
-        self.agree(self.boot + self.quarter + self.attached)
+        self.wait_for_event("life", "added")  # libvirt 9.0 names the memory, not the device
+        self.as_before()
+
+    def detach(self):
         xml = [ET.tostring(memory).decode() for memory in ET.fromstring(self.domain.XMLDesc()).findall("devices/memory")]
         assert len(xml) == 2, xml
         self.domain.detachDeviceFlags(xml[1], self.virt.VIR_DOMAIN_AFFECT_LIVE)
-        wait_until(lambda: len(self.plugged()) == 1, "the device is gone")
+        self.wait_for_event("life", "removed", "virtiomem1")
+        assert len(self.plugged()) == 1, self.plugged()
         self.agree(self.boot + self.quarter)
 
     def allowed(self):
@@ -180,17 +190,24 @@ class Life(Place):  # pylint: disable=too-many-public-methods
         assert self.allowed() == ["0-1", "0"], self.allowed()
         self.domain.pinEmulator((False, True), self.virt.VIR_DOMAIN_AFFECT_LIVE)
         assert self.domain.emulatorPinInfo()[:2] == (False, True)
-        assert maps and self.domain.numaParameters() is not None
+        assert maps
+        memory = self.domain.numaParameters()
+        assert memory == {"numa_mode": self.virt.VIR_DOMAIN_NUMATUNE_MEM_STRICT, "numa_nodeset": self.hosts}, memory
 
     def suspend_and_resume(self):
+        """Who is suspended does not answer; who is resumed has heard what was said meanwhile."""
         self.events.clear()
         self.domain.suspend()
         assert self.state()[0] == self.virt.VIR_DOMAIN_PAUSED
         self.wait_for_event("life", self.virt.VIR_DOMAIN_EVENT_SUSPENDED)
+        before = self.console.text
+        self.console.ask()
+        assert "paused" in self.virsh("domstate life").stdout
+        assert self.console.text == before, self.console.text[len(before):]
         self.domain.resume()
         assert self.state()[0] == self.virt.VIR_DOMAIN_RUNNING
         self.wait_for_event("life", self.virt.VIR_DOMAIN_EVENT_RESUMED)
-        self.console.echo()
+        self.console.wait_for_answer()
 
     def monitor_command(self):
         reply = json.loads(self.virsh("qemu-monitor-command life '{\"execute\":\"query-framevisor-memory\"}'").stdout)
@@ -244,17 +261,16 @@ class Life(Place):  # pylint: disable=too-many-public-methods
             assert [vm["status"] for vm in self.framevisor("ps")] == ["running"]
             self.start_libvirtd()
             assert self.state()[0] == self.virt.VIR_DOMAIN_RUNNING, self.state()
-            self.agree(self.boot + self.quarter)
+            self.agree(self.boot + self.quarter + self.attached)
         self.domain.suspend()
         self.domain.resume()
         self.look_at()
-        self.console.echo()
+        self.as_before()
 
     def reset(self):
         self.domain.reset()
         self.console.wait_until_up()
-        assert self.state()[0] == self.virt.VIR_DOMAIN_RUNNING
-        self.agree(self.boot + self.quarter)
+        self.as_before()
 
     def reboot(self):
         """The power button, which a stock guest obeys, and a new start of the same VM."""
@@ -265,7 +281,7 @@ class Life(Place):  # pylint: disable=too-many-public-methods
         assert self.framevisor("ps")[0]["pid"] == pid
         self.wait_for_event("life", "reboot")
         self.wait_for_state(self.virt.VIR_DOMAIN_RUNNING)
-        self.agree(self.boot + self.quarter)
+        self.as_before()
 
     def guest_reboots(self):
         pid = self.framevisor("ps")[0]["pid"]
@@ -273,9 +289,8 @@ class Life(Place):  # pylint: disable=too-many-public-methods
         self.console.order("reboot")
         self.wait_for_event("life", "reboot")
         self.console.wait_until_up()
-        assert self.state()[0] == self.virt.VIR_DOMAIN_RUNNING
         assert self.framevisor("ps")[0]["pid"] == pid
-        self.agree(self.boot + self.quarter)
+        self.as_before()
 
     def has_shut_down(self, name="life"):
         """It switched itself off, was not stopped, and libvirt says so; its frames are the pool's again."""
@@ -308,16 +323,37 @@ class Life(Place):  # pylint: disable=too-many-public-methods
         self.start_libvirtd()
         self.wait_for_state(self.virt.VIR_DOMAIN_RUNNING)
         self.domain.setAutostart(0)
+        self.look_at()
+        self.console.wait_until_up()
 
     def crash(self):
-        os.kill(self.framevisor("ps")[0]["pid"], signal.SIGKILL)
-        self.wait_for_state(self.virt.VIR_DOMAIN_SHUTOFF)
-        assert self.state()[1] == self.virt.VIR_DOMAIN_SHUTOFF_CRASHED, self.state()
-        wait_until(lambda: self.framevisor("pool")["held"] == 0, "all frames are back")
+        """The VM's process is killed in each phase: while the guest gives memory up, while it starts, while it is
+        suspended, and while there is no libvirtd."""
+        def gives_memory_up():
+            self.domain.setMemoryFlags(self.half * 1024, self.virt.VIR_DOMAIN_AFFECT_LIVE)
+
+        def nobody_watches():
+            self.stop_daemon("libvirtd", signal.SIGKILL)
+
+        for phase in (gives_memory_up, lambda: None, self.domain.suspend, nobody_watches):
+            if not self.domain.isActive():
+                self.domain.create()
+            phase()
+            self.events.clear()
+            os.kill(self.framevisor("ps")[0]["pid"], signal.SIGKILL)
+            if phase == nobody_watches:
+                self.start_libvirtd()
+            else:
+                self.wait_for_event("life", self.virt.VIR_DOMAIN_EVENT_STOPPED, self.virt.VIR_DOMAIN_EVENT_STOPPED_FAILED)
+            self.wait_for_state(self.virt.VIR_DOMAIN_SHUTOFF)
+            assert self.state()[1] == self.virt.VIR_DOMAIN_SHUTOFF_CRASHED, self.state()
+            wait_until(lambda: self.framevisor("pool")["held"] == 0, "all frames are back")
 
     def destroy(self):
         self.domain.create()
+        self.events.clear()
         self.domain.destroy()
+        self.wait_for_event("life", self.virt.VIR_DOMAIN_EVENT_STOPPED, self.virt.VIR_DOMAIN_EVENT_STOPPED_DESTROYED)
         assert self.state() == (self.virt.VIR_DOMAIN_SHUTOFF, self.virt.VIR_DOMAIN_SHUTOFF_DESTROYED), self.state()
         wait_until(lambda: self.framevisor("pool")["held"] == 0, "all frames are back")
 
@@ -399,8 +435,9 @@ class Life(Place):  # pylint: disable=too-many-public-methods
             with open(f"{ROOT}/tests/data/libvirt/virt-install-4.1.0-{name}.xml", encoding="ascii") as file:
                 xml = file.read()
             # Smaller, and with the files and the run directory of this place.
-            for old, new in (("/var/lib/libvirt/images/vmlinuz", f"{self.dir}/kernel"), ("/usr/bin/framevisor", f"{self.dir}/bin/framevisor"),
-                             ("1048576", str(self.boot * 1024)), ("</domain>", f"{ENVIRONMENT.format(rundir=self.rundir)}</domain>"),
+            for old, new in (("<kernel>/var/lib/libvirt/images/vmlinuz</kernel>", self.kernel()), ("console=ttyS0", CMDLINE),
+                             ("/usr/bin/framevisor", f"{self.dir}/bin/framevisor"), ("1048576", str(self.boot * 1024)),
+                             ("</domain>", f"{ENVIRONMENT.format(rundir=self.rundir)}</domain>"),
                              ('type="kvm"', "type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'")):
                 assert old in xml, (name, old)
                 xml = xml.replace(old, new)
@@ -474,12 +511,15 @@ class Life(Place):  # pylint: disable=too-many-public-methods
         return f"{back} of {half} frames came back"
 
 
-OBEY = ["capabilities", "start", "virsh_console", "unprivileged", "sizes", "setmem", "memory_device", "asked_while_it_moves", "attach_and_detach", "processors",
-        "suspend_and_resume", "monitor_command", "other_clients", "not_there", "libvirtd_restarts", "reset", "reboot", "guest_reboots", "shutdown", "setmaxmem",
-        "guest_switches_off", "autostart", "crash", "destroy", "without_balloon", "attach_at_once", "refusals", "virt_install", "emulator_crashes", "session", "hugepages_come_back"]
-# With a stock kernel only what takes one.
-STOCK = ["start", "virsh_console", "unprivileged", "nodes", "random_numbers", "sizes", "statistics", "setmem", "memory_device", "attach_and_detach",
-         "reboot", "guest_reboots", "guest_switches_off", "hugepages_come_back"]
+OBEY = ["capabilities", "start", "virsh_console", "unprivileged", "sizes", "setmem", "memory_device", "asked_while_it_moves", "attach", "processors",
+        "suspend_and_resume", "monitor_command", "other_clients", "not_there", "libvirtd_restarts", "reset", "reboot", "guest_reboots", "detach", "shutdown",
+        "setmaxmem", "autostart", "crash", "guest_switches_off", "destroy", "without_balloon", "attach_at_once", "refusals", "virt_install",
+        "emulator_crashes", "session", "hugepages_come_back"]
+# With a stock kernel what has a guest that does something in it.
+STOCK = ["capabilities", "start", "virsh_console", "unprivileged", "nodes", "random_numbers", "sizes", "statistics", "setmem", "memory_device",
+         "asked_while_it_moves", "attach", "processors", "suspend_and_resume", "monitor_command", "other_clients", "not_there", "libvirtd_restarts",
+         "reset", "reboot", "guest_reboots", "detach", "shutdown", "setmaxmem", "autostart", "crash", "guest_switches_off", "destroy",
+         "without_balloon", "attach_at_once", "refusals", "virt_install", "emulator_crashes", "hugepages_come_back"]
 
 
 def attempt(life, name):

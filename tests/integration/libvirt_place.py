@@ -16,6 +16,8 @@ MIB = 1 << 20
 FRAME = 2 * MIB
 WAIT = int(os.environ.get("FRAMEVISOR_LIBVIRT_WAIT", "240"))  # for what a guest does; a slow machine may need much of it
 
+CMDLINE = "console=ttyS0 quiet panic=-1 fv.test=lines"
+
 ORDINARY = """<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>life</name>
   <maxMemory slots='3' unit='MiB'>{maximum}</maxMemory>
@@ -25,7 +27,7 @@ ORDINARY = """<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/q
   <numatune><memory mode='strict' nodeset='{hosts}'/><memnode cellid='0' mode='strict' nodeset='{host0}'/>
     <memnode cellid='1' mode='preferred' nodeset='{host1}'/></numatune>
   <os><type arch='x86_64' machine='framevisor'>hvm</type>{kernel}
-    <cmdline>console=ttyS0 quiet panic=-1 fv.test=lines</cmdline></os>
+    <cmdline>{cmdline}</cmdline></os>
   <features><acpi/></features>
   <cpu mode='host-passthrough'><numa>
     <cell id='0' cpus='0' memory='{cell0}' unit='MiB'><distances><sibling id='1' value='33'/></distances></cell>
@@ -46,7 +48,7 @@ HUGE = """<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/
   <name>huge</name><memory unit='MiB'>{huge}</memory><vcpu>1</vcpu>
   <memoryBacking><hugepages><page size='2' unit='MiB'/></hugepages></memoryBacking>
   <os><type arch='x86_64' machine='framevisor'>hvm</type>{kernel}
-    <cmdline>console=ttyS0 quiet panic=-1 fv.test=lines</cmdline></os>
+    <cmdline>{cmdline}</cmdline></os>
   <features><acpi/></features><cpu mode='host-passthrough'/>
   <devices><emulator>{dir}/bin/framevisor</emulator>
     <controller type='usb' model='none'/><controller type='pci' index='0' model='pci-root'/>
@@ -103,8 +105,10 @@ class Console:
             pass  # the domain has ended
 
     def wait_for(self, pattern):
+        """Whole lines: of one that is still arriving the end is not known."""
         def found():
-            return re.compile(pattern, re.MULTILINE).search(self.text, self.position)
+            text = self.text
+            return re.compile(pattern, re.MULTILINE).search(text, self.position, text.rfind("\n") + 1)
         match = wait_until(found, lambda: f"'{pattern}' on the console, which says:\n{self.text[-2000:]}")
         self.position = match.end()
         return match
@@ -117,13 +121,16 @@ class Console:
         self._stream.send(text.encode() + b"\n")
         return self.wait_for(rf"^guest: {text.split()[0]} ok(.*)$")[1].strip()
 
+    def ask(self):
+        self._stream.send(b"echo here\n" if self.stock else b"e")
+
+    def wait_for_answer(self):
+        self.wait_for("^guest: echo ok here$" if self.stock else "^guest: echo$")
+
     def echo(self):
         """The guest is there and answers."""
-        if self.stock:
-            self.verb("echo here")
-        else:
-            self._stream.send(b"e")
-            self.wait_for("^guest: echo$")
+        self.ask()
+        self.wait_for_answer()
 
     def order(self, word):
         """reboot or poweroff, from inside."""
@@ -146,6 +153,7 @@ class Place:
         self.cell1 = 96 if stock else 16
         self.pause = 0.5 if stock else 0.05
         self.host0, self.host1 = (1, 0) if stock else (0, 0)  # so that nothing comes right by itself
+        self.hosts = "0-1" if stock else "0"
         self.rundir = "/run/framevisor" if stock else f"{directory}/run"
 
     def set_up(self):
@@ -161,13 +169,15 @@ class Place:
         shell(f"{self.dir}/bin/framevisord --daemonize {pool}")
         self.start_libvirtd()
 
+    def kernel(self):
+        return f"<kernel>{self.dir}/kernel</kernel>" + (f"<initrd>{self.dir}/initrd</initrd>" if self.stock else "")
+
     def xml(self, template):
-        initrd = f"<initrd>{self.dir}/initrd</initrd>" if self.stock else ""
         return template.format(
             dir=self.dir, boot=self.boot, cell0=self.boot - self.cell1, cell1=self.cell1,
-            host0=self.host0, host1=self.host1, hosts="0-1" if self.host0 else "0",
+            host0=self.host0, host1=self.host1, hosts=self.hosts,
             half=self.half, attached=self.attached, maximum=4 * self.boot, huge=self.huge,
-            kernel=f"<kernel>{self.dir}/kernel</kernel>{initrd}",
+            kernel=self.kernel(), cmdline=CMDLINE,
             environment="" if self.stock else ENVIRONMENT.format(rundir=self.rundir))
 
     def look_at(self, name="life"):
@@ -189,9 +199,12 @@ class Place:
 
     def connect(self):
         self.connection = self.virt.open(self.uri)
-        self.connection.domainEventRegisterAny(None, self.virt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_life, None)
-        self.connection.domainEventRegisterAny(None, self.virt.VIR_DOMAIN_EVENT_ID_BALLOON_CHANGE, self._on_balloon, None)
-        self.connection.domainEventRegisterAny(None, self.virt.VIR_DOMAIN_EVENT_ID_REBOOT, self._on_reboot, None)
+        virt = self.virt
+        for number, callback in ((virt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_life), (virt.VIR_DOMAIN_EVENT_ID_BALLOON_CHANGE, self._on_balloon),
+                                 (virt.VIR_DOMAIN_EVENT_ID_REBOOT, self._on_reboot), (virt.VIR_DOMAIN_EVENT_ID_DEVICE_ADDED, self._on_added),
+                                 (virt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, self._on_removed),
+                                 (virt.VIR_DOMAIN_EVENT_ID_MEMORY_DEVICE_SIZE_CHANGE, self._on_size)):
+            self.connection.domainEventRegisterAny(None, number, callback, None)
         if self.domain is not None:
             self.domain = self.connection.lookupByName("life")
 
@@ -203,6 +216,15 @@ class Place:
 
     def _on_reboot(self, _connection, domain, _opaque):
         self.events.append((domain.name(), "reboot"))
+
+    def _on_added(self, _connection, domain, device, _opaque):
+        self.events.append((domain.name(), "added", device))
+
+    def _on_removed(self, _connection, domain, device, _opaque):
+        self.events.append((domain.name(), "removed", device))
+
+    def _on_size(self, _connection, domain, device, size, _opaque):
+        self.events.append((domain.name(), "size", device, size))
 
     def wait_for_event(self, *wanted):
         wait_until(lambda: wanted in [event[:len(wanted)] for event in self.events],
@@ -269,6 +291,23 @@ class Place:
         wait_until(all_agree, lambda: f"all say the same{f', {size_mib} MiB' if size_mib else ''}: {sizes()}", pause=self.pause)
         self.balanced()
         self.agreed = True
+
+    def as_before(self):
+        """The VM runs and its guest answers, and both memory devices have what they had."""
+        assert self.state()[0] == self.virt.VIR_DOMAIN_RUNNING, self.state()
+        self.agree(self.boot + self.quarter + self.attached)
+        assert self.plugged() == [self.quarter, self.attached], self.plugged()
+        self.console.echo()
+        if self.stock:
+            self.guest_counts(self.quarter + self.attached)
+
+    def guest_counts(self, plugged):
+        """A stock guest counts that much beside its boot memory, of which its kernel keeps less for itself than the
+        smallest device has."""
+        def counted():
+            return int(self.console.verb("mem").split()[1]) // 1024 - plugged
+        wait_until(lambda: self.boot - self.attached < counted() < self.boot,
+                   lambda: f"the guest counts less than its {self.boot} MiB, not {counted()}, and {plugged}", pause=self.pause)
 
     def balanced(self):
         shell(f"{self.dir}/bin/framevisor pool check")
