@@ -515,7 +515,7 @@ OBEY = ["capabilities", "start", "virsh_console", "unprivileged", "sizes", "setm
         "suspend_and_resume", "monitor_command", "other_clients", "not_there", "libvirtd_restarts", "reset", "reboot", "guest_reboots", "detach", "shutdown",
         "setmaxmem", "autostart", "crash", "guest_switches_off", "destroy", "without_balloon", "attach_at_once", "refusals", "virt_install",
         "emulator_crashes", "session", "hugepages_come_back"]
-# With a stock kernel what has a guest that does something in it.
+# With a stock kernel all but the session, whose guests are too small for one.
 STOCK = ["capabilities", "start", "virsh_console", "unprivileged", "nodes", "random_numbers", "sizes", "statistics", "setmem", "memory_device",
          "asked_while_it_moves", "attach", "processors", "suspend_and_resume", "monitor_command", "other_clients", "not_there", "libvirtd_restarts",
          "reset", "reboot", "guest_reboots", "detach", "shutdown", "setmaxmem", "autostart", "crash", "guest_switches_off", "destroy",
