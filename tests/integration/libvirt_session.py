@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 
-from libvirt_life import ROOT, WAIT, shell, wait_until
+from libvirt_place import ROOT, WAIT, shell, wait_until
 
 USER = 65534
 RAM_FRAMES = 32
