@@ -161,6 +161,7 @@ class Life(Place):  # pylint: disable=too-many-public-methods
     def attach(self):
         """A second memory device, which stays until detach: it is there after all that happens in between."""
         self.events.clear()
+        self.counted = self.guest_total() + self.attached if self.stock else 0
         self.domain.attachDeviceFlags(self.xml(MORE_MEMORY), self.virt.VIR_DOMAIN_AFFECT_LIVE)
         self.wait_for_event("life", "added")  # libvirt 9.0 names the memory, not the device
         self.as_before()
