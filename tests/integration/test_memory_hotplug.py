@@ -82,7 +82,7 @@ def test_grow_use_shrink(product, kernel):
 
         vm.verb("fill 64", timeout=60)
         product.ok("balloon web 512M", timeout=120)
-        state, left = wait_for_stand_in(product, 128)
+        state, left = wait_for_stand_in(product, 8)
         assert state["frames"]["bound"] <= 512 // FRAME_MIB + state["balloon"]["frames-partial"], state
         empty = all_frames_accounted(product)
         assert empty["held"] < full["held"], (full, empty)
