@@ -62,8 +62,11 @@ static int machine_doorbell(void *machine, const struct doorbell *bell, bool ass
 	return irq_doorbell(vm->irq, bell, assign);
 }
 
+/* What ends a guest is its last instruction: Linux goes on to the next way of resetting itself, at
+ * last by a triple fault, if it finds itself alive after the first. */
 static void machine_power(void *machine, enum power_request request)
 {
+	vcpu_halt_current();
 	vm_request(machine, request == POWER_REQUEST_OFF ? VM_REQUEST_POWER_OFF : VM_REQUEST_RESET);
 }
 

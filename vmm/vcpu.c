@@ -115,11 +115,30 @@ static void handle_mmio(const struct vcpu *vcpu)
 		     run->mmio.is_write != 0);
 }
 
+/* The one whose thread this is. */
+static _Thread_local struct vcpu *current_vcpu;
+
+void vcpu_halt_current(void)
+{
+	if (current_vcpu)
+		halt(current_vcpu);
+}
+
 /* A request to the machine after which this vCPU executes nothing more. */
 static void handle_power(struct vcpu *vcpu, enum power_request request)
 {
 	halt(vcpu);
 	vcpu->vcpus->host.power(vcpu->vcpus->host.machine, request);
+}
+
+/* The access by which a guest ended itself has to be over before its registers are replaced: KVM
+ * would go on with it in the next KVM_RUN. */
+static void complete_access(const struct vcpu *vcpu)
+{
+	if (vcpu->run->exit_reason != KVM_EXIT_IO && vcpu->run->exit_reason != KVM_EXIT_MMIO)
+		return;
+	__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_RELAXED);
+	(void)ioctl(vcpu->fd, KVM_RUN, 0);
 }
 
 static void handle_system_event(struct vcpu *vcpu)
@@ -158,6 +177,7 @@ static void handle_exit(struct vcpu *vcpu)
 		log_warn("vCPU %u: triple fault: the guest is reset", vcpu->id);
 		pthread_mutex_lock(&vcpu->vcpus->lock);
 		vcpu->vcpus->triple_fault = vcpu;
+		vcpu->tsc_lost = true;
 		pthread_mutex_unlock(&vcpu->vcpus->lock);
 		handle_power(vcpu, POWER_REQUEST_RESET);
 		return;
@@ -199,7 +219,10 @@ static bool run_once(struct vcpu *vcpu)
 
 	if (ioctl(vcpu->fd, KVM_RUN, 0) == 0) {
 		handle_exit(vcpu);
-		return !vcpu->halted; /* written by this thread, or by a reset while parked */
+		if (!vcpu->halted) /* written by this thread, or by a reset while parked */
+			return true;
+		complete_access(vcpu);
+		return false;
 	}
 	switch (errno) {
 	case EINTR:
@@ -226,6 +249,7 @@ static void *vcpu_thread(void *arg)
 	snprintf(name, sizeof(name), "vcpu/%u", vcpu->id);
 	pthread_setname_np(pthread_self(), name);
 	vcpu->tid = gettid();
+	current_vcpu = vcpu;
 	while (park(vcpu)) {
 		while (run_once(vcpu))
 			;
@@ -354,10 +378,14 @@ int vcpus_reset(struct vcpus *vcpus, uint64_t entry, struct error *err)
 		ret = vcpu_state_reset(&vcpus->vcpu[i], i == 0 ? entry : 0, err);
 		if (ret < 0)
 			return ret;
+		if (vcpus->vcpu[i].tsc_lost)
+			vcpu_state_restore_tsc(&vcpus->vcpu[i]);
 	}
 	pthread_mutex_lock(&vcpus->lock);
-	for (i = 0; i < vcpus->nr; i++)
+	for (i = 0; i < vcpus->nr; i++) {
 		vcpus->vcpu[i].halted = false;
+		vcpus->vcpu[i].tsc_lost = false;
+	}
 	pthread_cond_broadcast(&vcpus->changed);
 	pthread_mutex_unlock(&vcpus->lock);
 	return 0;

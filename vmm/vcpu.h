@@ -50,6 +50,10 @@ void vcpus_destroy(struct vcpus *vcpus);
  */
 int vcpus_reset(struct vcpus *vcpus, uint64_t entry, struct error *err);
 
+/* For devices: the vCPU whose access this thread handles executes nothing more until vcpus_reset().
+ * In any other thread nothing happens. */
+void vcpu_halt_current(void);
+
 /* Starts the threads and returns when all are parked. */
 int vcpus_start(struct vcpus *vcpus, struct error *err);
 

@@ -40,7 +40,8 @@
 /*
  * What a guest kernel changes and the next one must not find. The KVM ones make the host write into
  * guest memory, which belongs to the next kernel after a reset. The TSC and TSC_ADJUST go on: they
- * are in step between the vCPUs, and no kernel minds their value.
+ * are in step between the vCPUs (but for vcpu_state_restore_tsc()), and no kernel minds their
+ * value.
  */
 static const uint32_t reset_msrs[] = {
 	0x174,      0x175,      0x176,      /* SYSENTER_CS, _ESP, _EIP */
@@ -189,6 +190,19 @@ static int set_msrs(const struct vcpu *vcpu, struct error *err)
 		return error_set(err, EINVAL, "KVM refuses MSR %#x of vCPU %u",
 				 state->msrs.entries[done].index, vcpu->id);
 	return 0;
+}
+
+void vcpu_state_restore_tsc(const struct vcpu *vcpu)
+{
+	uint64_t offset;
+	struct kvm_device_attr attr = {
+		.group = KVM_VCPU_TSC_CTRL,
+		.attr = KVM_VCPU_TSC_OFFSET,
+		.addr = (uint64_t)(uintptr_t)&offset,
+	};
+
+	if (ioctl(vcpu->fd, KVM_GET_DEVICE_ATTR, &attr) == 0)
+		(void)ioctl(vcpu->fd, KVM_SET_DEVICE_ATTR, &attr);
 }
 
 int vcpu_state_reset(const struct vcpu *vcpu, uint64_t entry, struct error *err)

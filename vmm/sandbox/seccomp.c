@@ -127,6 +127,8 @@ static const unsigned long ioctls[] = {
 	KVM_GET_PIT2,
 	KVM_SET_PIT2,
 	KVM_KVMCLOCK_CTRL,
+	KVM_GET_DEVICE_ATTR,
+	KVM_SET_DEVICE_ATTR,
 	KVM_TRANSLATE,
 	KVM_CHECK_EXTENSION,
 	/* Guest memory */
