@@ -59,6 +59,18 @@ static bool mem_moves(const struct target_parts *parts)
 	       parts->mem.idle_ms < parts->mem_stall_ms;
 }
 
+/* Blocks are to go that are still there. */
+static bool mem_excess(const struct target_parts *parts)
+{
+	return parts->mem.plugged > less(parts->size, parts->boot);
+}
+
+/* They go, or are about to: the balloon does not stand in for them. */
+static bool mem_shrinks(const struct target_parts *parts)
+{
+	return mem_excess(parts) && (mem_moves(parts) || parts->give_way);
+}
+
 /* What is to be in the balloon when all blocks have gone that shall. */
 static uint64_t balloon_in_the_end(const struct target_parts *parts)
 {
@@ -83,13 +95,12 @@ static uint64_t decide_requested(const struct target_parts *parts)
 
 static uint64_t decide_balloon(const struct target_parts *parts)
 {
-	uint64_t want_plugged = less(parts->size, parts->boot);
 	uint64_t excess = less(parts->boot + parts->mem.plugged, parts->size);
 	uint64_t balloon = excess, limit = parts->balloon_limit;
 
 	/* Blocks are still going: no more than there is, and nothing that stands in their way.
 	 * While the pool is short, it gives back only what blocks that went make superfluous. */
-	if (parts->mem.plugged > want_plugged && (mem_moves(parts) || parts->give_way)) {
+	if (mem_shrinks(parts)) {
 		if (balloon > parts->balloon.target)
 			balloon = parts->balloon.target;
 		if (!parts->taxed && balloon > balloon_in_the_end(parts))
@@ -144,8 +155,7 @@ enum target_state target_judge(const struct target_parts *parts)
 	if (!parts->running)
 		return TARGET_PAUSED;
 	if (actual > parts->size) {
-		if (parts->mem.plugged > less(parts->size, parts->boot) &&
-		    (mem_moves(parts) || parts->give_way))
+		if (mem_shrinks(parts))
 			return TARGET_MOVING;
 		return judge_balloon(parts);
 	}
@@ -178,7 +188,7 @@ uint64_t target_pace(struct target_pace *pace, const struct target_parts *parts)
 
 static bool stands_in(const struct target_parts *parts)
 {
-	return balloon_works(parts) && parts->mem.plugged > less(parts->size, parts->boot) &&
+	return balloon_works(parts) && mem_excess(parts) &&
 	       parts->balloon.actual > balloon_in_the_end(parts);
 }
 

@@ -33,9 +33,7 @@ struct vcpus {
 	bool want_run;
 	bool want_exit;
 	unsigned int nr_parked;
-	/* Under lock, too: a triple fault nobody was told about yet, and that one was. */
-	const struct vcpu *triple_fault;
-	bool told_triple_fault;
+	bool told_triple_fault; /* under lock, too */
 };
 
 /* Its delivery is all that is wanted: it ends KVM_RUN with EINTR. */
@@ -124,10 +122,9 @@ void vcpu_halt_current(void)
 		halt(current_vcpu);
 }
 
-/* A request to the machine after which this vCPU executes nothing more. */
-static void handle_power(struct vcpu *vcpu, enum power_request request)
+/* A request to the machine, which halts this vCPU. */
+static void request_power(struct vcpu *vcpu, enum power_request request)
 {
-	halt(vcpu);
 	vcpu->vcpus->host.power(vcpu->vcpus->host.machine, request);
 }
 
@@ -145,11 +142,11 @@ static void handle_system_event(struct vcpu *vcpu)
 {
 	switch (vcpu->run->system_event.type) {
 	case KVM_SYSTEM_EVENT_SHUTDOWN:
-		handle_power(vcpu, POWER_REQUEST_OFF);
+		request_power(vcpu, POWER_REQUEST_OFF);
 		break;
 	case KVM_SYSTEM_EVENT_RESET:
 	case KVM_SYSTEM_EVENT_CRASH:
-		handle_power(vcpu, POWER_REQUEST_RESET);
+		request_power(vcpu, POWER_REQUEST_RESET);
 		break;
 	default:
 		fail(vcpu, "unknown KVM system event");
@@ -176,10 +173,9 @@ static void handle_exit(struct vcpu *vcpu)
 	case KVM_EXIT_SHUTDOWN: /* triple fault: a PC resets */
 		log_warn("vCPU %u: triple fault: the guest is reset", vcpu->id);
 		pthread_mutex_lock(&vcpu->vcpus->lock);
-		vcpu->vcpus->triple_fault = vcpu;
-		vcpu->tsc_lost = true;
+		vcpu->triple_fault = true;
 		pthread_mutex_unlock(&vcpu->vcpus->lock);
-		handle_power(vcpu, POWER_REQUEST_RESET);
+		request_power(vcpu, POWER_REQUEST_RESET);
 		return;
 	case KVM_EXIT_SYSTEM_EVENT:
 		handle_system_event(vcpu);
@@ -320,18 +316,28 @@ bool vcpus_pause(struct vcpus *vcpus)
 	return parked;
 }
 
-/* KVM on AMD has put the one that faulted back to its beginnings; the others stand in the same page
- * tables. Once for a VM: some guests reboot like that. */
-void vcpus_tell_triple_fault(struct vcpus *vcpus)
+/* Whether one had a triple fault, the first of this VM: some guests reboot like that. */
+static bool first_triple_fault(struct vcpus *vcpus)
 {
-	const struct vcpu *faulted;
+	bool faulted = false, told;
 
 	pthread_mutex_lock(&vcpus->lock);
-	faulted = vcpus->told_triple_fault ? NULL : vcpus->triple_fault;
-	vcpus->told_triple_fault |= faulted != NULL;
+	for (unsigned int i = 0; i < vcpus->nr; i++)
+		faulted |= vcpus->vcpu[i].triple_fault;
+	told = vcpus->told_triple_fault;
+	vcpus->told_triple_fault |= faulted;
 	pthread_mutex_unlock(&vcpus->lock);
-	for (unsigned int i = 0; faulted && i < vcpus->nr; i++)
-		if (&vcpus->vcpu[i] != faulted)
+	return faulted && !told;
+}
+
+/* KVM on AMD has put the one that faulted back to its beginnings; the others stand in the same page
+ * tables. */
+void vcpus_tell_triple_fault(struct vcpus *vcpus)
+{
+	if (!first_triple_fault(vcpus))
+		return;
+	for (unsigned int i = 0; i < vcpus->nr; i++)
+		if (!vcpus->vcpu[i].triple_fault) /* all are parked */
 			vcpu_dump(&vcpus->vcpu[i], vcpus->host.memory,
 				  "as it was when another one had a triple fault");
 }
@@ -378,13 +384,13 @@ int vcpus_reset(struct vcpus *vcpus, uint64_t entry, struct error *err)
 		ret = vcpu_state_reset(&vcpus->vcpu[i], i == 0 ? entry : 0, err);
 		if (ret < 0)
 			return ret;
-		if (vcpus->vcpu[i].tsc_lost)
+		if (vcpus->vcpu[i].triple_fault)
 			vcpu_state_restore_tsc(&vcpus->vcpu[i]);
 	}
 	pthread_mutex_lock(&vcpus->lock);
 	for (i = 0; i < vcpus->nr; i++) {
 		vcpus->vcpu[i].halted = false;
-		vcpus->vcpu[i].tsc_lost = false;
+		vcpus->vcpu[i].triple_fault = false;
 	}
 	pthread_cond_broadcast(&vcpus->changed);
 	pthread_mutex_unlock(&vcpus->lock);

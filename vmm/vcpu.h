@@ -29,7 +29,7 @@ struct vcpu_host {
 	struct vm_memory *memory; /* for the dump of an unhandled exit */
 	unsigned int cache_cpus;  /* see struct cpuid_config */
 	void *machine;
-	/* Triple fault and KVM's system events. The vCPU is parked until vcpus_reset(). */
+	/* Triple fault and KVM's system events. Calls vcpu_halt_current(). */
 	void (*power)(void *machine, enum power_request request);
 	/* An exit that nobody handles. It was dumped to stderr; the vCPU is parked. */
 	void (*failed)(void *machine);
@@ -50,8 +50,8 @@ void vcpus_destroy(struct vcpus *vcpus);
  */
 int vcpus_reset(struct vcpus *vcpus, uint64_t entry, struct error *err);
 
-/* For devices: the vCPU whose access this thread handles executes nothing more until vcpus_reset().
- * In any other thread nothing happens. */
+/* The vCPU whose exit this thread handles executes nothing more until vcpus_reset(). In any other
+ * thread nothing happens. */
 void vcpu_halt_current(void);
 
 /* Starts the threads and returns when all are parked. */
@@ -68,7 +68,8 @@ void vcpus_pause_begin(struct vcpus *vcpus);
  * until vcpus_resume(), but its state must not be touched.
  */
 bool vcpus_pause(struct vcpus *vcpus);
-/* After a triple fault: writes the state of the other vCPUs to stderr. They are all parked. */
+/* After the VM's first triple fault: writes the state of the other vCPUs to stderr. All are parked.
+ */
 void vcpus_tell_triple_fault(struct vcpus *vcpus);
 /* The same, but waits only so long, and then lets all go on. Returns 0, or -EAGAIN: all run on as
  * before. */

@@ -24,8 +24,8 @@ struct vcpu {
 	int tid; /* set before the thread parks for the first time */
 	/* Under vcpus->lock: */
 	bool parked;
-	bool halted;   /* by what ends a guest, or an unhandled exit: stays parked until a reset */
-	bool tsc_lost; /* triple fault since the last reset */
+	bool halted; /* by what ends a guest, or an unhandled exit: stays parked until a reset */
+	bool triple_fault; /* since the last reset */
 };
 
 /*

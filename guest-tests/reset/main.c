@@ -12,8 +12,7 @@ const char guest_name[] = "reset";
 #define MARK_ADDR   (LAYOUT_KERNEL + 4 * FRAME_SIZE)
 #define MARK        0x6672616d65766973ull
 #define I8042_RESET 0xfe
-/* Counted from the time stamp at the mark: far more than a reset takes, and less than any machine
- * that runs this has counted since its own start. */
+/* Far more than a reset takes. What is found by it is a machine that has been up for longer. */
 #define TSC_STEP_MAX 30000000000ull
 
 #define CMOS_INDEX 0x50 /* not used by the clock */

@@ -285,39 +285,38 @@ static void stalled_for(struct stalled *guest, uint64_t ms)
  * have gone; and in the end it stands in. */
 static void test_gives_way(void **state)
 {
-	struct stalled guest_of = { .parts = guest(512, 512, 0), .now = 1000000, .moved = 1000000 };
-	struct stalled *stalled = &guest_of;
+	struct stalled stalled = { .parts = guest(512, 512, 0), .now = 1000000, .moved = 1000000 };
 	unsigned int asked;
 
 	(void)state;
-	stalled->parts.mem.requested = 0;
-	stalled->parts.mem.plugged = MIB(128);
-	stalled_for(stalled, TARGET_STALL_MS + 400);
-	assert_int_equal(stalled->parts.balloon.target, MIB(128));
-	stalled_for(stalled, 300000);
-	assert_int_equal(stalled->gave_way, 1);
-	assert_true(stalled->asked > 5 && stalled->asked < 12);
+	stalled.parts.mem.requested = 0;
+	stalled.parts.mem.plugged = MIB(128);
+	stalled_for(&stalled, TARGET_STALL_MS + 400);
+	assert_int_equal(stalled.parts.balloon.target, MIB(128));
+	stalled_for(&stalled, 300000);
+	assert_int_equal(stalled.gave_way, 1);
+	assert_true(stalled.asked > 5 && stalled.asked < 12);
 	/* Not in the way when it was asked first, nor when it had given way. */
-	assert_int_equal(stalled->in_the_way, stalled->asked - 2);
-	assert_int_equal(stalled->parts.balloon.target, MIB(128));
+	assert_int_equal(stalled.in_the_way, stalled.asked - 2);
+	assert_int_equal(stalled.parts.balloon.target, MIB(128));
 
 	/* Blocks went: it is worth another try. */
-	stalled->parts.mem.plugged = MIB(64);
-	stalled->moved = stalled->now;
-	asked = stalled->asked;
-	stalled_for(stalled, 200);
-	assert_int_equal(stalled->parts.balloon.target, 0);
-	stalled_for(stalled, 60000);
-	assert_true(stalled->asked > asked);
-	assert_int_equal(stalled->gave_way, 2);
-	assert_int_equal(stalled->parts.balloon.target, MIB(64));
+	stalled.parts.mem.plugged = MIB(64);
+	stalled.moved = stalled.now;
+	asked = stalled.asked;
+	stalled_for(&stalled, 200);
+	assert_int_equal(stalled.parts.balloon.target, 0);
+	stalled_for(&stalled, 60000);
+	assert_true(stalled.asked > asked);
+	assert_int_equal(stalled.gave_way, 2);
+	assert_int_equal(stalled.parts.balloon.target, MIB(64));
 
 	/* Not while the pool is short. */
-	stalled->parts.taxed = true;
-	stalled->moved = stalled->now;
-	stalled_for(stalled, 60000);
-	assert_int_equal(stalled->gave_way, 2);
-	assert_int_equal(stalled->parts.balloon.target, MIB(64));
+	stalled.parts.taxed = true;
+	stalled.moved = stalled.now;
+	stalled_for(&stalled, 60000);
+	assert_int_equal(stalled.gave_way, 2);
+	assert_int_equal(stalled.parts.balloon.target, MIB(64));
 }
 
 /* A guest that pauses and goes on is waited for longer the next time. */
