@@ -55,6 +55,10 @@ def why_again(reports):
     for flags in re.findall(r"EFLAGS: ([0-9a-f]{8})", "\n".join(failed)):
         if int(flags, 16) & EFLAGS_RESERVED:
             return [f"a guest's kernel oopsed with flags that no processor has ({flags})"]
+    # RIP is behind the breakpoint that was executed, and the code there is what it was patched to before.
+    for before in re.findall(r"Oops: int3.*?Code: ([0-9a-f ]+) <", "\n".join(failed), re.DOTALL):
+        if before.split()[-1] != "cc":
+            return ["a guest's kernel executed a breakpoint that its code does not have any more"]
     # Seen of stock guests on the emulated machine only, without a word of their kernels before.
     for text in failed if HOSTS.host is not None else []:
         _, found, after = text.partition("triple fault: the guest is reset")
