@@ -86,6 +86,7 @@ struct mm {
 	uint16_t *cpu_node;
 
 	uint8_t distance[MAX_NUMNODES][MAX_NUMNODES];
+	uint64_t cpuless;     /* nodes without CPUs */
 	uint64_t dma_limit;   /* in frames */
 	uint64_t dma32_limit; /* in frames */
 	struct mm_settings settings;

@@ -213,6 +213,7 @@ struct mm *mm_init(const struct mm_config *config, void *metadata, size_t size)
 	}
 	layout(config, metadata, &mm);
 	init_distances(mm, config);
+	mm->cpuless = config->cpuless;
 	mm->settings = (struct mm_settings){
 		.user_min_free_kbytes = config->min_free_kbytes,
 		.watermark_scale_factor = 10,

@@ -219,6 +219,7 @@ void *kmem_cache_alloc_node(struct kmem_cache *cache, gfp_t gfp, int nid)
 					  __builtin_return_address(0));
 	else if (!slab_take(cache, gfp, nid, &object, 1))
 		return NULL;
+	slab_asan_alloc(cache, object);
 	if ((gfp & __GFP_ZERO) && object)
 		memset(object, 0, cache->object_size);
 	return object;
@@ -248,6 +249,8 @@ size_t kmem_cache_alloc_bulk(struct kmem_cache *cache, gfp_t gfp, size_t nr, voi
 			}
 		}
 	}
+	for (i = 0; i < nr; i++)
+		slab_asan_alloc(cache, objects[i]);
 	for (i = 0; (gfp & __GFP_ZERO) && i < nr; i++)
 		memset(objects[i], 0, cache->object_size);
 	return nr;
@@ -255,6 +258,8 @@ size_t kmem_cache_alloc_bulk(struct kmem_cache *cache, gfp_t gfp, size_t nr, voi
 
 void kmem_cache_free_bulk(struct kmem_cache *cache, size_t nr, void **objects)
 {
+	for (size_t i = 0; i < nr; i++)
+		slab_asan_free(cache, objects[i]);
 	slab_free_batch(cache, nr, objects, __builtin_return_address(0));
 }
 

@@ -51,6 +51,7 @@ static void frame_release(struct mm *mm, struct slab_frame *frame)
 {
 	struct page *page = frame->page;
 
+	slab_asan_blocks(frame, 0, SLAB_NR_BLOCKS);
 	frame->magic = 0;
 	page_test_and_clear(page, PAGE_FLAG(slab));
 	mm_free_pages(mm, page, 0);
@@ -174,6 +175,7 @@ bool slab_blocks_free(struct slab *slab)
 	bool was_full;
 	bool last;
 
+	slab_asan_blocks(frame, slab->first_block, slab->nr_blocks);
 	spin_lock(&pool->lock);
 	was_full = frame->free_blocks == 0;
 	slab->cache = NULL;
@@ -318,13 +320,6 @@ static int state_set_up(struct mm *mm)
 	return sheaves ? 0 : -ENOMEM;
 }
 
-int kmem_cache_init(struct mm *mm)
-{
-	if (__atomic_load_n(&mm->slab, __ATOMIC_ACQUIRE))
-		return 0;
-	return state_set_up(mm);
-}
-
 /* NULL with errno set when it cannot be set up. */
 struct slab_state *slab_state_get(struct mm *mm)
 {
@@ -332,13 +327,19 @@ struct slab_state *slab_state_get(struct mm *mm)
 
 	if (likely(state != NULL))
 		return state;
-	int err = FRAME_SHIFT == FRAME_SHIFT_2M ? state_set_up(mm) : -EOPNOTSUPP;
+	bool possible = FRAME_SHIFT == FRAME_SHIFT_2M || (mm->flags & MM_SLAB_SPARSE);
+	int err = possible ? state_set_up(mm) : -EOPNOTSUPP;
 
 	if (err) {
 		errno = -err;
 		return NULL;
 	}
 	return __atomic_load_n(&mm->slab, __ATOMIC_ACQUIRE);
+}
+
+int kmem_cache_init(struct mm *mm)
+{
+	return slab_state_get(mm) ? 0 : -errno;
 }
 
 static void pool_release(struct mm *mm, struct list_head *frames, const struct slab_frame *keep)

@@ -5,7 +5,7 @@
  */
 #include <string.h>
 
-#include "mm/slab_internal.h"
+#include "mm/slab_asan.h"
 
 /* Leftover bytes of a slab are used to start the objects of slab after slab at other cache lines.
  */
@@ -54,14 +54,13 @@ static void slab_init(struct slab *slab, uint32_t colour)
 	memset(slab->free_map, 0, (size_t)words * 2 * sizeof(uint64_t));
 	for (i = 0; i < slab->nr_objects; i++)
 		map_set(slab->free_map, i);
-	if (!cache->ctor && !cache->debug)
-		return;
-	for (i = 0; i < slab->nr_objects; i++) {
+	for (i = 0; (cache->ctor || cache->debug) && i < slab->nr_objects; i++) {
 		if (cache->debug)
 			slab_debug_init_object(cache, slab_object(slab, i));
 		if (cache->ctor)
 			cache->ctor(slab_object(slab, i));
 	}
+	slab_asan_slab(slab);
 }
 
 /* A new slab of the cache on node nid or, if that has no frame and gfp allows, on another. */

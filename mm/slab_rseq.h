@@ -20,6 +20,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "mm/slab_asan.h"
 #include "mm/slab_internal.h"
 
 /* ThreadSanitizer does not see what the assembly orders: it gets the locked sheaves. */
@@ -156,6 +157,7 @@ static inline void *slab_alloc(struct kmem_cache *cache, gfp_t gfp, size_t size,
 
 	if (unlikely(!object))
 		object = slab_alloc_slow(cache, gfp, size, caller);
+	slab_asan_alloc(cache, object);
 	if (unlikely(gfp & __GFP_ZERO) && object)
 		memset(object, 0, size);
 	return object;
@@ -163,6 +165,7 @@ static inline void *slab_alloc(struct kmem_cache *cache, gfp_t gfp, size_t size,
 
 static inline void slab_free(struct kmem_cache *cache, void *object, const void *caller)
 {
+	slab_asan_free(cache, object);
 	/* On several nodes, objects of another node than this CPU's stay out of its sheaf. */
 	if (unlikely(cache->numa) || unlikely(!sheaf_push(cache, object)))
 		slab_free_slow(cache, object, caller);

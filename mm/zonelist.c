@@ -21,9 +21,11 @@ static void add_node_zones(struct zonelist *zonelist, pg_data_t *pgdat)
 }
 
 /*
- * The nearest node not in used, or -1. Ties are broken by load: a node that is already another
- * node's first choice at the same distance comes later, so that neighbours do not all overflow
- * into the same one (kernel: find_next_best_node()).
+ * The nearest node not in used, or -1. A node with CPUs is a little further away than one without
+ * (kernel: PENALTY_FOR_NODE_WITH_CPUS), and one with a smaller number than the next ones, so that
+ * nodes overflow around a ring. Ties are broken by load: a node that is already another node's
+ * first choice at the same distance comes later, so that neighbours do not all overflow into the
+ * same one (kernel: find_next_best_node()).
  */
 static int find_next_best_node(const struct mm *mm, unsigned int nid, nodemask_t used,
 			       const uint32_t *load)
@@ -38,8 +40,8 @@ static int find_next_best_node(const struct mm *mm, unsigned int nid, nodemask_t
 
 		if (used >> n & 1)
 			continue;
-		value = ((uint64_t)mm->distance[nid][n] + (n < nid)) * MAX_NUMNODES * MAX_NUMNODES +
-			load[n];
+		value = (uint64_t)mm->distance[nid][n] + (n < nid) + !(mm->cpuless >> n & 1);
+		value = value * MAX_NUMNODES * MAX_NUMNODES + load[n];
 		if (value < best_value) {
 			best_value = value;
 			best = (int)n;

@@ -41,6 +41,9 @@ struct mm_config {
 	unsigned int nr_cpus; /* CPUs with page caches of their own; at least 1 */
 	struct mm_node_config node[MAX_NUMNODES];
 	uint8_t distance[MAX_NUMNODES][MAX_NUMNODES]; /* as SLIT: 10 local; all 0: 10 and 20 */
+	/* Bit n: node n has no CPUs. Of nodes equally far away these come first when another one
+	 * overflows: nobody is at home there. */
+	uint64_t cpuless;
 	/* Zone limits in host physical bytes; 0 takes the kernel's (16 MiB, 4 GiB). */
 	uint64_t dma_limit;
 	uint64_t dma32_limit;
@@ -53,6 +56,9 @@ struct mm_config {
 
 #define MM_DEBUG_POISON 0x1 /* fill on free, check on allocation */
 #define MM_PAGE_OWNER   0x2 /* keep each frame's last owners for error reports */
+/* Objects (slab.h) also where a frame has 1 GiB: in its first 2 MiB, the rest lies fallow. Only for
+ * memory that costs nothing until it is touched. */
+#define MM_SLAB_SPARSE 0x4
 
 /* Bytes of metadata that mm_init() will need for this configuration; 0 if the configuration is bad.
  */

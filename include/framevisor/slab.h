@@ -56,16 +56,16 @@ typedef uint32_t slab_flags_t;
 #define POISON_FREE  0x6b
 #define POISON_END   0xa5 /* last byte of a free object */
 
-/* Largest object of a cache: a frame less one block. */
-/* Frames of 1 GiB are not cut into objects: there is no slab of them (EOPNOTSUPP). */
+/* Largest object of a cache: 2 MiB less one block. Frames of 1 GiB are not cut into objects, there
+ * is no slab of them (EOPNOTSUPP), unless the instance has MM_SLAB_SPARSE. */
 #define KMEM_CACHE_MAX_SIZE ((size_t)(FRAME_SIZE_2M - 32768))
 #define KMEM_CACHE_NAME_MAX 32
 
 struct kmem_cache;
 
 /*
- * Sets up the slab part of an instance; the other calls do it when needed. Returns 0, -ENOMEM, or
- * -ENODEV for a pool without memory behind its frames.
+ * Sets up the slab part of an instance; the other calls do it when needed. Returns 0, -ENOMEM,
+ * -ENODEV for a pool without memory behind its frames, or -EOPNOTSUPP for frames of 1 GiB.
  */
 int kmem_cache_init(struct mm *mm);
 

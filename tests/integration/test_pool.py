@@ -151,6 +151,8 @@ def test_reports(product):
     assert abs(free - pool["free"]) <= 16, (free, pool)  # a running guest may take frames in between
     assert "Node 1" in product.ok("zoneinfo")
     assert product.ok("pool").strip()
+    caches = {line.split()[0]: line.split()[1:] for line in product.ok("pool slabinfo").splitlines()[2:]}
+    assert int(caches["client"][0]) == 5, caches["client"]  # one VM, four in reserve
 
 
 def test_no_hugepages_to_be_had(product):

@@ -40,6 +40,7 @@
 static char fixture_dir[64];
 static char fixture_program[PATH_MAX];
 static pid_t fixture_owner;
+static int fixture_stderr; /* what that owner says besides, or -1 */
 
 /* build/tests/unit/test_x -> build/framevisord; owners started on demand are found in PATH. */
 static inline int fixture_setup_group(void **state)
@@ -67,7 +68,26 @@ static inline int fixture_setup(void **state)
 	snprintf(fixture_dir, sizeof(fixture_dir), "/tmp/fv-owner-XXXXXX");
 	assert_non_null(mkdtemp(fixture_dir));
 	fixture_owner = 0;
+	fixture_stderr = -1;
 	return setenv("FRAMEVISOR_RUNDIR", fixture_dir, 1);
+}
+
+/* Passes on what the owner said. None may have lost objects of its own (vmm/owner/objects.h). */
+static inline void fixture_check_stderr(void)
+{
+	static char text[65536];
+	ssize_t len;
+
+	if (fixture_stderr < 0)
+		return;
+	len = pread(fixture_stderr, text, sizeof(text) - 1, 0);
+	close(fixture_stderr);
+	fixture_stderr = -1;
+	assert_true(len >= 0);
+	text[len] = '\0';
+	(void)fputs(text, stderr);
+	if (strstr(text, "never freed") || strstr(text, "objects of the pool owner:"))
+		fail_msg("the owner's own objects leaked or broke: see above");
 }
 
 /* Starts framevisord with the arguments (the last is NULL) and waits until it says it is ready. */
@@ -81,10 +101,14 @@ static inline void fixture_start(const char *const *args)
 	for (int i = 0; args[i]; i++)
 		argv[i + 1] = (char *)(uintptr_t)args[i];
 	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+	fixture_check_stderr(); /* of the one before */
+	fixture_stderr = memfd_create("stderr", MFD_CLOEXEC);
+	assert_true(fixture_stderr >= 0);
 	fixture_owner = fork();
 	if (fixture_owner == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		dup2(fds[1], STDOUT_FILENO);
+		dup2(fixture_stderr, STDERR_FILENO);
 		execv(fixture_program, argv);
 		_exit(127);
 	}
@@ -118,10 +142,12 @@ static inline int fixture_teardown(void **state)
 	if (fixture_owner) {
 		kill(fixture_owner, SIGTERM);
 		assert_int_equal(fixture_wait_owner(), 0);
+		fixture_check_stderr();
 		/* An owner that ended well leaves nothing behind. */
 		assert_int_equal(rmdir(fixture_dir), 0);
 		return 0;
 	}
+	fixture_check_stderr();
 	snprintf(command, sizeof(command), "rm -rf '%s'", fixture_dir);
 	return system(command) == 0 ? 0 : -1;
 }

@@ -113,6 +113,8 @@ static void test_host(void **state)
 	put_node(2, 0, 0, 0); /* CPUs only */
 	put_node(5, 1048576, 0, 0);
 	put(NODE(5) "distance", "40 41 42 10\n");
+	put(NODE(1) "cpulist", "0-3\n");
+	put(NODE(5) "cpulist", "\n");
 	assert_int_equal(host_read(&host, root, NULL), 0);
 	assert_int_equal(host.nr_nodes, 3);
 	assert_int_equal(host.node[2].nid, 5);
@@ -124,6 +126,8 @@ static void test_host(void **state)
 	assert_int_equal(host.distance[0][2], 20); /* node 0 does not say */
 	assert_int_equal(host.distance[2][1], 41); /* fourth online, third with memory */
 	assert_int_equal(host.distance[2][2], 10);
+	/* Node 0 does not say that either. */
+	assert_true(!host.node[0].cpuless && !host.node[1].cpuless && host.node[2].cpuless);
 }
 
 static void test_host_without_numa(void **state)

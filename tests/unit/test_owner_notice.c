@@ -320,6 +320,8 @@ static int setup_pair(void **state)
 
 	(void)state;
 	calls = nr_statuses = nr_done = nr_broken = 0;
+	if (objects_init(&err) < 0)
+		return -1;
 	loop = event_loop_create();
 	patience = event_timer_create(loop, on_impatience, NULL);
 	event_timer_arm(patience, PATIENCE_MS, 0);
@@ -336,6 +338,7 @@ static int teardown_pair(void **state)
 	close(peer_fd);
 	event_timer_destroy(patience);
 	event_loop_destroy(loop);
+	assert_int_equal(objects_exit(), 0);
 	return 0;
 }
 

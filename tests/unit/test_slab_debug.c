@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What goes wrong with objects is found, reported with its history, and not handed out again. */
 #include "slab_fixture.h"
+#include "tests/unit/skip.h"
 
 struct fixture {
 	struct pool *pool;
@@ -101,6 +102,9 @@ static void test_double_free_without_debug(void **state)
 	void *objects[400];
 
 	(void)state;
+#ifdef __SANITIZE_ADDRESS__
+	skip_because("AddressSanitizer is faster: test_slab_asan.c");
+#endif
 	set_up(&fixture, 0);
 	assert_int_equal(kmem_cache_alloc_bulk(fixture.cache, GFP_KERNEL, 400, objects), 400);
 	for (int i = 0; i < 400; i++)

@@ -281,6 +281,19 @@ static int show_settings(struct error *err)
 	return CLI_OK;
 }
 
+static int show_slabinfo(struct error *err)
+{
+	json_t *reply = cli_pool_query("query-slabinfo", err);
+
+	if (!reply)
+		return CLI_ERROR;
+	if (options.json)
+		return cli_print_json(reply, err);
+	fputs(cli_json_string(reply, "human-readable-text"), stdout);
+	json_decref(reply);
+	return CLI_OK;
+}
+
 static int check(struct error *err)
 {
 	json_t *verdict = cli_pool_query("x-validate", err);
@@ -430,6 +443,8 @@ static int run(const struct cli_args *args, struct error *err)
 		return show(err);
 	if (strcmp(what, "settings") == 0)
 		return show_settings(err);
+	if (strcmp(what, "slabinfo") == 0)
+		return show_slabinfo(err);
 	if (strcmp(what, "start") == 0)
 		return start(err);
 	if (strcmp(what, "stop") == 0)
@@ -449,7 +464,7 @@ static int run(const struct cli_args *args, struct error *err)
 	error_set(
 		err, EINVAL,
 		"unknown pool command '%s'; it is one of show, start, stop, grow, shrink, compact, "
-		"offline-frame, online-frame, check, settings",
+		"offline-frame, online-frame, check, settings, slabinfo",
 		what);
 	return CLI_ERROR;
 }
@@ -457,29 +472,33 @@ static int run(const struct cli_args *args, struct error *err)
 const struct cli_verb cli_pool = {
 	.name = "pool",
 	.operands =
-		"[show|start|stop|grow|shrink|compact|offline-frame|online-frame|check|settings] "
-		"[SIZE|FRAME]",
+		"[show|start|stop|grow|shrink|compact|offline-frame|online-frame|check|settings|"
+		"slabinfo] [SIZE|FRAME]",
 	.max_operands = 2,
 	.summary = "show the pool of frames, start or stop it, change its size, check it",
-	.details = "show   frames in all and per node, and who holds them (the default)\n"
-		   "start  start the pool owner; it stays until 'pool stop'\n"
-		   "stop   end the pool owner and give its memory back to the host\n"
-		   "grow   add SIZE of memory while VMs run, to all nodes alike\n"
-		   "shrink give SIZE of free memory back to the host, out of ZONE_MOVABLE first; "
-		   "what\n"
-		   "       VMs were promised and the reserve stay. With --node, what VMs hold "
-		   "there moves\n"
-		   "       to other nodes if need be\n"
-		   "compact  have VMs move their frames together, for large free blocks\n"
-		   "offline-frame NODE:INDEX  take a frame out of use, for example because its "
-		   "memory\n"
-		   "       fails; who holds it moves out. online-frame puts it back\n"
-		   "check  verify that no frame is lost or counted twice\n"
-		   "settings  show what --set can change\n\n"
-		   "By default the pool promises no more than it has (overcommit_memory=2 with\n"
-		   "overcommit_ratio=100). With overcommit_memory=0 VMs may together have more\n"
-		   "memory than the pool (1: also a single one), and only their minimums are\n"
-		   "guaranteed; what idle VMs have goes to busy ones.",
+	.details =
+		"show   frames in all and per node, and who holds them (the default)\n"
+		"start  start the pool owner; it stays until 'pool stop'\n"
+		"stop   end the pool owner and give its memory back to the host\n"
+		"grow   add SIZE of memory while VMs run, to all nodes alike\n"
+		"shrink give SIZE of free memory back to the host, out of ZONE_MOVABLE first; "
+		"what\n"
+		"       VMs were promised and the reserve stay. With --node, what VMs hold "
+		"there moves\n"
+		"       to other nodes if need be\n"
+		"compact  have VMs move their frames together, for large free blocks\n"
+		"offline-frame NODE:INDEX  take a frame out of use, for example because its "
+		"memory\n"
+		"       fails; who holds it moves out. online-frame puts it back\n"
+		"check  verify that no frame is lost or counted twice\n"
+		"settings  show what --set can change\n"
+		"slabinfo  show what the pool owner keeps about VMs and requests, and the memory "
+		"of\n"
+		"       its own that this takes, in the format of /proc/slabinfo\n\n"
+		"By default the pool promises no more than it has (overcommit_memory=2 with\n"
+		"overcommit_ratio=100). With overcommit_memory=0 VMs may together have more\n"
+		"memory than the pool (1: also a single one), and only their minimums are\n"
+		"guaranteed; what idle VMs have goes to busy ones.",
 	.examples = "  framevisor pool\n"
 		    "  framevisor pool start --size 4G --movable 50% --hugepages require\n"
 		    "  framevisor pool grow 1G\n  framevisor pool shrink 512M --node 1\n"

@@ -7,7 +7,6 @@
 #include "vmm/owner/server_private.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -68,7 +67,7 @@ static void reach(struct client *client)
 
 static int adopt(struct server *server, struct ledger_client *entry, struct error *err)
 {
-	struct client *client = calloc(1, sizeof(*client));
+	struct client *client = object_zalloc(&client_cache);
 
 	if (!client)
 		return error_set(err, ENOMEM, "no memory for the VMs of the owner that died");

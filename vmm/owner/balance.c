@@ -18,7 +18,6 @@
 #define SWAP_WAIT_MS 2000
 /* Longer than a VM that was given something back is left alone (balance_policy.c). */
 #define OOM_DELAY_MS 5000
-#define STEPS_PER_VM 4
 /* A VM that took a sixteenth of all it may have within that time is growing; so is it while it
  * waits for more. */
 #define GROWTH_MS    16000
@@ -31,53 +30,100 @@
 #define WATCH_FROM  3
 #define WATCH_UNTIL 4
 
+static uint64_t above(uint64_t value, uint64_t base)
+{
+	return value > base ? value - base : 0;
+}
+
 static uint64_t since(uint64_t then, uint64_t now)
 {
 	return then ? now - then : UINT64_MAX;
 }
 
-uint64_t balance_free(struct balance *balance)
+/*
+ * Counting the pool's frames and adding up its marks takes a walk over all zones of all nodes: too
+ * much for every grant. So it is done once in a round, and again when the pool has changed; what
+ * was granted and given back since is known (balance_traffic()).
+ */
+static void look_at_pool(struct balance *balance)
 {
+	struct pool_view *view = &balance->view;
 	struct mm_counts counts;
-	struct pool_info info;
-	uint64_t unused;
 
+	view->changes = pool_changes(balance->config.pool);
 	mm_counts(pool_mm(balance->config.pool), -1, &counts);
-	pool_info(balance->config.pool, &info);
-	unused = counts.free + counts.cached;
-	return unused > info.unclaimed ? unused - info.unclaimed : 0;
+	view->unused = counts.free + counts.cached;
+	view->present = counts.present;
+	pool_marks(balance->config.pool, &view->marks);
 }
 
-static bool overcommitted(struct balance *balance)
+/* What VMs above their minimums could still be granted, of what was seen last. */
+static uint64_t free_of_view(const struct balance *balance)
 {
-	struct mm_counts counts;
 	struct pool_info info;
 
-	mm_counts(pool_mm(balance->config.pool), -1, &counts);
 	pool_info(balance->config.pool, &info);
-	return info.committed + info.reserve > counts.present;
+	return above(balance->view.unused, info.unclaimed);
+}
+
+static bool overcommitted(const struct balance *balance)
+{
+	struct pool_info info;
+
+	pool_info(balance->config.pool, &info);
+	return info.committed + info.reserve > balance->view.present;
 }
 
 /* --- the table of VMs --- */
 
+struct object_cache balance_entry_cache = OBJECT_CACHE(balance_entry, CLIENTS_PROMISED);
+
 static struct balance_entry *find_entry(struct balance *balance, uint32_t id)
 {
-	struct balance_entry *unused = NULL;
+	struct balance_entry *entry = balance->entries;
 
-	for (unsigned int i = 0; i < BALANCE_VMS_MAX; i++) {
-		struct balance_entry *entry = &balance->entries[i];
+	while (entry && entry->id != id)
+		entry = entry->next;
+	return entry;
+}
 
-		if (entry->id == id)
-			return entry;
-		if (entry->id == 0 && !unused)
-			unused = entry;
-	}
-	if (unused) {
-		memset(unused, 0, sizeof(*unused));
-		unused->balance = balance;
-		unused->id = id;
-	}
-	return unused;
+/* A VM that is new here. NULL: no memory; it is left alone until there is some. */
+static struct balance_entry *add_entry(struct balance *balance, uint32_t id)
+{
+	struct balance_entry *entry = object_zalloc(&balance_entry_cache);
+
+	if (!entry)
+		return NULL;
+	entry->id = id;
+	entry->next = balance->entries;
+	balance->entries = entry;
+	return entry;
+}
+
+/* Room for one VM more in this round's tables: each is doubled, and a failure changes nothing that
+ * the next call does not do again. */
+static bool ensure_room(struct balance *balance)
+{
+	unsigned int room = balance->room ? 2 * balance->room : 8;
+	void *at;
+
+	if (balance->nr_vms < balance->room)
+		return true;
+	at = krealloc(balance->vms, room * sizeof(*balance->vms), GFP_OBJECTS);
+	if (!at)
+		return false;
+	balance->vms = at;
+	at = krealloc(balance->of_vm, room * sizeof(struct balance_entry *), GFP_OBJECTS);
+	if (!at)
+		return false;
+	balance->of_vm = at;
+	at = krealloc(balance->steps, (size_t)room * STEPS_PER_VM * sizeof(*balance->steps),
+		      GFP_OBJECTS);
+	if (!at)
+		return false;
+	balance->steps = at;
+	balance->room = room;
+	return true;
 }
 
 /* A new report of the guest: whether it is growing, as far as that is not our doing. */
@@ -187,10 +233,12 @@ static void see(void *opaque, const struct server_client_info *info)
 		return;
 	entry = find_entry(balance, info->session->id);
 	if (!entry)
+		entry = add_entry(balance, info->session->id);
+	if (!entry)
 		return;
 	entry->seen = true;
 	memcpy(entry->name, info->session->name, sizeof(entry->name));
-	if (!info->status)
+	if (!info->status || !ensure_room(balance))
 		return;
 	if (!entry->has_last)
 		take_over(entry, info->session, info->status);
@@ -226,17 +274,20 @@ static void add_gone(struct notice_status *gone, const struct notice_status *las
 
 void balance_refresh(struct balance *balance)
 {
-	balance->nr_vms = 0;
-	for (unsigned int i = 0; i < BALANCE_VMS_MAX; i++)
-		balance->entries[i].seen = false;
-	server_each(balance->config.server, see, balance);
-	for (unsigned int i = 0; i < BALANCE_VMS_MAX; i++) {
-		struct balance_entry *entry = &balance->entries[i];
+	struct balance_entry **link = &balance->entries, *entry;
 
-		if (entry->id == 0 || entry->seen)
+	balance->nr_vms = 0;
+	for (entry = balance->entries; entry; entry = entry->next)
+		entry->seen = false;
+	server_each(balance->config.server, see, balance);
+	while ((entry = *link)) {
+		if (entry->seen) {
+			link = &entry->next;
 			continue;
+		}
+		*link = entry->next;
 		add_gone(&balance->gone, &entry->last);
-		entry->id = 0;
+		object_free(&balance_entry_cache, entry);
 	}
 }
 
@@ -252,13 +303,12 @@ static void set_pace(struct balance *balance, uint32_t pace)
 {
 	uint32_t flags = balance->watching ? NOTICE_ASK_IDLE : 0;
 
-	for (unsigned int i = 0; i < BALANCE_VMS_MAX; i++) {
-		struct balance_entry *entry = &balance->entries[i];
+	for (struct balance_entry *entry = balance->entries; entry; entry = entry->next) {
 		union notice_packet packet = {
 			.ask = { .interval_ms = pace, .flags = flags },
 		};
 
-		if (entry->id == 0 || (entry->asked_ms == pace && entry->asked_flags == flags))
+		if (entry->asked_ms == pace && entry->asked_flags == flags)
 			continue;
 		if (server_notice(balance->config.server, entry->id, &packet, NOTICE_ASK,
 				  sizeof(packet.ask), NULL, NULL) < 0)
@@ -277,30 +327,29 @@ struct answer {
 	enum balance_kind kind;
 };
 
+/* So many requests can be under way however short memory is: they are what brings some back. */
+struct object_cache answer_cache = OBJECT_CACHE(answer, 16);
+
 static void on_done(void *opaque, int status, uint64_t frames)
 {
 	struct answer *answer = opaque;
-	struct balance_entry *entry = NULL;
+	struct balance_entry *entry = find_entry(answer->balance, answer->id);
 
 	(void)frames;
-	for (unsigned int i = 0; i < BALANCE_VMS_MAX && !entry; i++) {
-		if (answer->balance->entries[i].id == answer->id)
-			entry = &answer->balance->entries[i];
-	}
 	if (entry && answer->kind == BALANCE_STOCK)
 		entry->stock_asked = false;
 	if (entry && status == -EOPNOTSUPP) {
 		entry->no_hint |= answer->kind == BALANCE_HINT;
 		entry->no_swap |= answer->kind == BALANCE_SWAP;
 	}
-	free(answer);
+	object_free(&answer_cache, answer);
 }
 
 static int send_step(struct balance *balance, const struct balance_step *step)
 {
 	bool tax = step->kind == BALANCE_TAX || step->kind == BALANCE_RELIEF;
 	union notice_packet packet = { .header = { 0 } };
-	struct answer *answer = malloc(sizeof(*answer));
+	struct answer *answer = object_zalloc(&answer_cache);
 	int ret;
 
 	if (!answer)
@@ -319,7 +368,7 @@ static int send_step(struct balance *balance, const struct balance_step *step)
 				    sizeof(packet.reclaim), on_done, answer);
 	}
 	if (ret < 0)
-		free(answer);
+		object_free(&answer_cache, answer);
 	return ret;
 }
 
@@ -420,7 +469,7 @@ static void work(struct balance *balance, uint64_t free, const struct pool_marks
 		.vms = balance->vms,
 		.nr_vms = balance->nr_vms,
 	};
-	unsigned int nr = balance_decide(&input, balance->steps, BALANCE_VMS_MAX * STEPS_PER_VM);
+	unsigned int nr = balance_decide(&input, balance->steps, balance->room * STEPS_PER_VM);
 	uint64_t now = now_ms();
 
 	for (unsigned int i = 0; i < nr; i++)
@@ -430,12 +479,15 @@ static void work(struct balance *balance, uint64_t free, const struct pool_marks
 static void on_round(void *opaque)
 {
 	struct balance *balance = opaque;
-	bool twice = overcommitted(balance);
 	struct pool_marks marks;
-	uint64_t free = balance_free(balance);
+	uint64_t free;
+	bool twice;
 
 	balance->due_at = 0;
 	balance->rounds++;
+	look_at_pool(balance);
+	free = free_of_view(balance);
+	twice = overcommitted(balance);
 	balance_refresh(balance);
 	balance_marks(balance, &marks);
 	balance_update_pressure(balance);
@@ -452,12 +504,22 @@ static void on_round(void *opaque)
 	arm(balance, balance->active ? ROUND_MS : twice ? SLOW_MS : REST_MS);
 }
 
+/* Whether reclaim has to begin, by what was seen last. */
+static bool short_of_frames(const struct balance *balance)
+{
+	struct pool_marks marks;
+
+	balance_marks(balance, &marks);
+	return free_of_view(balance) < marks.low && overcommitted(balance);
+}
+
 void balance_traffic(void *opaque, uint64_t asked, uint64_t got, uint64_t returned)
 {
 	struct balance *balance = opaque;
+	struct pool_view *view = &balance->view;
 	uint64_t now = now_ms();
-	struct pool_marks marks;
 
+	view->unused = above(view->unused + returned, got);
 	if (returned) {
 		balance->last_return = now;
 		/* Stolen for somebody who waits already: that is direct reclaim. */
@@ -475,8 +537,12 @@ void balance_traffic(void *opaque, uint64_t asked, uint64_t got, uint64_t return
 	}
 	if (balance->active)
 		return;
-	balance_marks(balance, &marks);
-	if (balance_free(balance) < marks.low && overcommitted(balance))
+	if (view->changes != pool_changes(balance->config.pool))
+		look_at_pool(balance);
+	if (!short_of_frames(balance))
+		return;
+	look_at_pool(balance);
+	if (short_of_frames(balance))
 		arm(balance, 1);
 }
 
@@ -491,14 +557,10 @@ struct balance *balance_create(const struct balance_config *config, struct error
 	balance->step = 5;
 	balance->stats_age_max = 10000;
 	balance->oom_delay = OOM_DELAY_MS;
-	balance->entries = calloc(BALANCE_VMS_MAX, sizeof(*balance->entries));
-	balance->vms = calloc(BALANCE_VMS_MAX, sizeof(*balance->vms));
-	balance->of_vm = calloc(BALANCE_VMS_MAX, sizeof(struct balance_entry *));
-	balance->steps = calloc((size_t)BALANCE_VMS_MAX * STEPS_PER_VM, sizeof(*balance->steps));
 	balance->timer = event_timer_create(config->loop, on_round, balance);
-	if (!balance->entries || !balance->vms || !balance->of_vm || !balance->steps ||
-	    !balance->timer)
+	if (!balance->timer)
 		goto fail;
+	look_at_pool(balance);
 	arm(balance, SLOW_MS);
 	return balance;
 fail:
@@ -512,9 +574,14 @@ void balance_destroy(struct balance *balance)
 	if (!balance)
 		return;
 	event_timer_destroy(balance->timer);
-	free(balance->entries);
-	free(balance->vms);
-	free(balance->of_vm);
-	free(balance->steps);
+	while (balance->entries) {
+		struct balance_entry *entry = balance->entries;
+
+		balance->entries = entry->next;
+		object_free(&balance_entry_cache, entry);
+	}
+	kfree(balance->vms);
+	kfree(balance->of_vm);
+	kfree(balance->steps);
 	free(balance);
 }

@@ -12,12 +12,9 @@
 #include "framevisor/clock.h"
 #include "framevisor/log.h"
 
-static uint64_t total_frames(struct balance *balance)
+static uint64_t total_frames(const struct balance *balance)
 {
-	struct mm_counts counts;
-
-	mm_counts(pool_mm(balance->config.pool), -1, &counts);
-	return counts.present;
+	return balance->view.present;
 }
 
 static unsigned int nr_running(const struct balance *balance)

@@ -5,17 +5,19 @@
 
 #include "vmm/owner/balance.h"
 #include "vmm/owner/balance_policy.h"
+#include "vmm/owner/objects.h"
 
 #define BALANCE_VMS_MAX 1000
 #define EPISODES_MAX    1024
 #define BOUND_SAMPLES   4
+#define STEPS_PER_VM    4
 
 enum { OOM_POLICY_PAUSE, OOM_POLICY_KILL };
 
 /* What is remembered of a VM from one round to the next. */
 struct balance_entry {
-	struct balance *balance;
-	uint32_t id; /* 0: not used */
+	struct balance_entry *next;
+	uint32_t id;
 	bool seen;
 	char name[OWNER_NAME_MAX];
 	uint32_t asked_ms; /* pace of its STATUS; 0: not asked yet */
@@ -40,6 +42,13 @@ struct balance_entry {
 	uint64_t some_us, full_us; /* stalled since the last look of pressure */
 };
 
+/* The pool as it was seen last; unused is kept up with what was granted and given back since. */
+struct pool_view {
+	uint64_t changes; /* pool_changes() at that time */
+	uint64_t unused, present;
+	struct pool_marks marks;
+};
+
 struct pressure {
 	uint64_t total_us;
 	double avg10, avg60, avg300; /* percent */
@@ -56,9 +65,10 @@ struct balance {
 	struct balance_entry *entries;
 	struct balance_vm *vms;       /* this round's table, and ... */
 	struct balance_entry **of_vm; /* ... the entry of each */
-	unsigned int nr_vms;
-	struct balance_step *steps;
+	unsigned int nr_vms, room;    /* in both; never more than BALANCE_VMS_MAX */
+	struct balance_step *steps;   /* STEPS_PER_VM for each */
 
+	struct pool_view view;
 	bool active;
 	bool watching; /* VMs are asked which of their frames are idle */
 	uint64_t active_since, last_return, last_short, last_oom;
@@ -75,14 +85,14 @@ struct balance {
 	uint64_t pressure_at;
 };
 
+extern struct object_cache balance_entry_cache, answer_cache;
+
 /* Looks at all VMs anew. */
 void balance_refresh(struct balance *balance);
-/* Frames that VMs above their minimums could still be granted. */
-uint64_t balance_free(struct balance *balance);
 
 /* balance_reserve.c */
-/* The pool's marks, with what guests need to pay added to low and high. */
-void balance_marks(struct balance *balance, struct pool_marks *marks);
+/* The pool's marks as they were seen last, with what guests need to pay added to low and high. */
+void balance_marks(const struct balance *balance, struct pool_marks *marks);
 /* Says whose the last frames are. twice: memory is promised twice. */
 void balance_keep_for_payers(struct balance *balance, bool twice, const struct pool_marks *marks);
 

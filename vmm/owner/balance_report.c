@@ -115,13 +115,13 @@ static void add_lines(json_t *object, char *text)
 static void add_allocator(json_t *object, struct mm *mm)
 {
 	size_t size = (size_t)mm_report_vmstat(mm, NULL, 0) + 4096;
-	char *text = malloc(size);
+	char *text = kmalloc(size, GFP_OBJECTS);
 
 	if (!text)
 		return;
 	mm_report_vmstat(mm, text, size);
 	add_lines(object, text);
-	free(text);
+	kfree(text);
 }
 
 static int compare(const void *a, const void *b)

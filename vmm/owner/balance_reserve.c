@@ -22,14 +22,12 @@ static uint64_t smaller(uint64_t a, uint64_t b)
 	return a < b ? a : b;
 }
 
-void balance_marks(struct balance *balance, struct pool_marks *marks)
+void balance_marks(const struct balance *balance, struct pool_marks *marks)
 {
 	uint64_t paying = (uint64_t)balance->nr_vms * PAYING_FRAMES;
-	struct mm_counts counts;
 
-	pool_marks(balance->config.pool, marks);
-	mm_counts(pool_mm(balance->config.pool), -1, &counts);
-	paying = smaller(paying, counts.present / RESERVE_SHARE);
+	*marks = balance->view.marks;
+	paying = smaller(paying, balance->view.present / RESERVE_SHARE);
 	marks->low += paying;
 	marks->high += paying;
 }

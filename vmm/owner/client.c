@@ -13,7 +13,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -26,6 +25,8 @@
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77
 #endif
+
+struct object_cache client_cache = OBJECT_CACHE(client, CLIENTS_PROMISED);
 
 /* How long a process may live on without its connection: time to unmap and leave. */
 #define GRACE_MS 1000
@@ -274,7 +275,7 @@ static bool peer_allowed(const struct server *server, const struct ucred *peer)
 
 void client_create(struct server *server, int fd)
 {
-	struct client *client = calloc(1, sizeof(*client));
+	struct client *client = object_zalloc(&client_cache);
 	socklen_t len = sizeof(struct ucred);
 	struct ucred peer;
 
@@ -299,7 +300,7 @@ void client_create(struct server *server, int fd)
 	server_add(server, client);
 	return;
 fail:
-	free(client);
+	object_free(&client_cache, client);
 	close(fd);
 }
 
@@ -318,7 +319,7 @@ void client_forget(struct client *client)
 		close(client->pidfd);
 	session_forget(&client->session, false);
 	server_remove(client->server, client);
-	free(client);
+	object_free(&client_cache, client);
 }
 
 void client_destroy(struct client *client)

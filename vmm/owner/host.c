@@ -130,6 +130,22 @@ static void read_distances(struct host *host, const char *root)
 	}
 }
 
+/* A node whose list of CPUs is there and empty. */
+static bool without_cpus(const char *root, unsigned int nid)
+{
+	char path[PATH_MAX], line[16] = "";
+	bool empty;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "%s/sys/devices/system/node/node%u/cpulist", root, nid);
+	file = fopen(path, "re");
+	if (!file)
+		return false;
+	empty = !fgets(line, sizeof(line), file) || line[0] == '\n';
+	(void)fclose(file);
+	return empty;
+}
+
 static void read_nodes(struct host *host, const char *root)
 {
 	unsigned int rank = 0;
@@ -147,6 +163,7 @@ static void read_nodes(struct host *host, const char *root)
 			continue;
 		node->nid = nid;
 		node->available = node_available(path);
+		node->cpuless = without_cpus(root, nid);
 		host->nr_nodes++;
 	}
 }

@@ -14,6 +14,7 @@ struct host_node {
 	unsigned int rank;  /* place among the online nodes, with or without memory */
 	uint64_t total;     /* bytes, hugepages included */
 	uint64_t available; /* bytes that could be had without swapping; no hugepages */
+	bool cpuless;       /* it has memory only */
 };
 
 struct host {

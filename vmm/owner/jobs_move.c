@@ -10,7 +10,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <stdlib.h>
 
 #include "framevisor/frame.h"
 #include "framevisor/mmzone.h"
@@ -46,7 +45,7 @@ void jobs_stop_moving(struct jobs *jobs)
 
 		mm_unisolate_pages(mm_of(jobs), run->node, run->first, run->nr);
 	}
-	free(jobs->isolated);
+	kfree(jobs->isolated);
 	jobs->isolated = NULL;
 	jobs->nr_isolated = 0;
 }
@@ -128,7 +127,7 @@ static int isolate_for(struct jobs *jobs, const struct frame_run *run, uint64_t 
 	struct mm_counts counts;
 	uint64_t left, keep;
 
-	jobs->isolated = calloc(1, sizeof(*jobs->isolated));
+	jobs->isolated = kcalloc(1, sizeof(*jobs->isolated), GFP_OBJECTS);
 	if (!jobs->isolated)
 		return -ENOMEM;
 	mm_counts(mm_of(jobs), run->node, &counts);
@@ -170,7 +169,7 @@ int jobs_begin_compact(void *opaque)
 	jobs->state = JOB_RUNNING;
 	jobs->block = pool_block_frames(pool, jobs->order);
 	jobs->blocks_before = jobs->blocks_after = pool_free_blocks(pool, jobs->block);
-	jobs->tried = calloc(pool_blocks_max(pool, jobs->block) + 1, 1);
+	jobs->tried = kcalloc(pool_blocks_max(pool, jobs->block) + 1, 1, GFP_OBJECTS);
 	if (!jobs->tried)
 		return -ENOMEM;
 	return compact_next(jobs);
@@ -181,7 +180,7 @@ void jobs_end_compact(void *opaque, int result)
 	struct jobs *jobs = opaque;
 
 	jobs_stop_moving(jobs);
-	free(jobs->tried);
+	kfree(jobs->tried);
 	jobs->tried = NULL;
 	jobs->blocks_after = pool_free_blocks(jobs->config.pool, jobs->block);
 	jobs_conclude(jobs, result);
@@ -318,15 +317,15 @@ int jobs_make_room(struct jobs *jobs, unsigned int node, uint64_t frames)
 				 "another node",
 				 node);
 	if ((uint64_t)move > room) {
-		free(runs);
+		kfree(runs);
 		return error_set(&jobs->err, EBUSY,
 				 "%" PRId64 " frames of node %u would have to move, but the other "
 				 "nodes have only %" PRIu64 " free",
 				 move, node, room);
 	}
-	jobs->isolated = calloc(nr_runs, sizeof(*jobs->isolated));
+	jobs->isolated = kcalloc(nr_runs, sizeof(*jobs->isolated), GFP_OBJECTS);
 	if (!jobs->isolated) {
-		free(runs);
+		kfree(runs);
 		return -ENOMEM;
 	}
 	pool_quiesce(pool);
@@ -334,6 +333,6 @@ int jobs_make_room(struct jobs *jobs, unsigned int node, uint64_t frames)
 		isolate(jobs, &runs[i]);
 	pool_resume(pool);
 	ret = vacate(jobs, runs, nr_runs, others, NOTICE_MOVE_OFFLINE, on_room);
-	free(runs);
+	kfree(runs);
 	return ret;
 }

@@ -31,6 +31,7 @@
 #include "framevisor/size.h"
 #include "framevisor/version.h"
 #include "vmm/owner/daemon.h"
+#include "vmm/owner/objects.h"
 #include "vmm/owner/options.h"
 #include "vmm/owner/owner_qmp.h"
 #include "vmm/owner/pool.h"
@@ -344,6 +345,8 @@ static int start(struct owner *owner, struct error *err)
 	ret = owner->options.group ? rundir_share(owner->options.group, err) : 0;
 	if (ret == 0)
 		ret = create_pool(owner, err);
+	if (ret == 0) /* after the pool has decided how large a frame is */
+		ret = objects_init(err);
 	if (ret == 0)
 		ret = create_servers(owner, err);
 	if (ret < 0)
@@ -378,6 +381,7 @@ static void stop(struct owner *owner)
 	balance_destroy(owner->qmp.balance);
 	event_source_remove(owner->signal_source);
 	event_loop_destroy(owner->loop);
+	objects_exit();
 	pool_destroy(owner->pool);
 	if (owner->signal_fd >= 0)
 		close(owner->signal_fd);

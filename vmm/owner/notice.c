@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <stdbool.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -27,6 +26,9 @@ struct notice {
 	uint64_t last_id;
 	struct pending pending[NOTICE_PENDING_MAX];
 };
+
+/* As many as of clients. */
+struct object_cache notice_cache = OBJECT_CACHE(notice, CLIENTS_PROMISED);
 
 static struct pending *find_pending(struct notice *notice, uint64_t id)
 {
@@ -76,7 +78,7 @@ static void on_event(void *opaque, uint32_t events)
 struct notice *notice_create(struct event_loop *loop, const struct notice_ops *ops, void *opaque,
 			     int *peer_fd, struct error *err)
 {
-	struct notice *notice = calloc(1, sizeof(*notice));
+	struct notice *notice = object_zalloc(&notice_cache);
 	const int size = NOTICE_BUFFER;
 	int fds[2];
 
@@ -86,7 +88,7 @@ struct notice *notice_create(struct event_loop *loop, const struct notice_ops *o
 	}
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) < 0) {
 		error_set_errno(err, errno, "cannot create a notice channel");
-		free(notice);
+		object_free(&notice_cache, notice);
 		return NULL;
 	}
 	setsockopt(fds[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
@@ -99,7 +101,7 @@ struct notice *notice_create(struct event_loop *loop, const struct notice_ops *o
 		error_set_errno(err, errno, "cannot watch a notice channel");
 		close(fds[0]);
 		close(fds[1]);
-		free(notice);
+		object_free(&notice_cache, notice);
 		return NULL;
 	}
 	*peer_fd = fds[1];
@@ -118,7 +120,7 @@ void notice_destroy(struct notice *notice)
 		if (pending->id && pending->done)
 			pending->done(pending->opaque, -EPIPE, 0);
 	}
-	free(notice);
+	object_free(&notice_cache, notice);
 }
 
 int notice_send(struct notice *notice, union notice_packet *packet, enum notice_type type,

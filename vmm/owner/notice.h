@@ -11,11 +11,14 @@
 #include "framevisor/error.h"
 #include "framevisor/event_loop.h"
 #include "vmm/owner/notice_packet.h"
+#include "vmm/owner/objects.h"
 
 /* Requests of one VM that are not DONE yet. */
 #define NOTICE_PENDING_MAX 64
 
 struct notice;
+
+extern struct object_cache notice_cache;
 
 /*
  * A request is done. status is 0, what the VMM answered, or -EPIPE: the VM has gone. frames is what

@@ -7,6 +7,7 @@
  *   query-vms        the VMs alone
  *   query-buddyinfo  free blocks per order, as /proc/buddyinfo
  *   query-zoneinfo   marks and counts per zone, as /proc/zoneinfo
+ *   query-slabinfo   the owner's own objects, as /proc/slabinfo
  *   query-vmstat     counters of the allocator and of reclaim, by the kernel's names
  *   query-pressure   how long VMs waited for memory, as /proc/pressure/memory
  *   query-settings   the pool's settings, by name
@@ -30,6 +31,7 @@
 #include <limits.h>
 #include <stdlib.h>
 
+#include "vmm/owner/objects.h"
 #include "vmm/owner/owner_qmp_policy.h"
 
 static json_t *frames(uint64_t nr)
@@ -175,33 +177,43 @@ static int query_vms(void *opaque, json_t *args, json_t **reply, struct qmp_erro
 	return 0;
 }
 
-static int text_report(struct owner_qmp *owner, int (*report)(struct mm *, char *, size_t),
-		       json_t **reply, struct qmp_error *err)
+static int text_report(struct mm *mm, int (*report)(struct mm *, char *, size_t), json_t **reply,
+		       struct qmp_error *err)
 {
-	struct mm *mm = pool_mm(owner->pool);
 	int len = report(mm, NULL, 0);
 	/* Counts may grow a digit between the two calls: the zeroing thread is at work. */
 	size_t size = (size_t)len + 4096;
-	char *text = malloc(size);
+	char *text = kmalloc(size, GFP_OBJECTS);
 
 	if (!text)
 		return qmp_error_set(err, QMP_GENERIC_ERROR, "no memory for the report");
 	report(mm, text, size);
 	*reply = json_pack("{s:s}", "human-readable-text", text);
-	free(text);
+	kfree(text);
 	return 0;
 }
 
 static int query_buddyinfo(void *opaque, json_t *args, json_t **reply, struct qmp_error *err)
 {
+	struct owner_qmp *owner = opaque;
+
 	(void)args;
-	return text_report(opaque, mm_report_buddyinfo, reply, err);
+	return text_report(pool_mm(owner->pool), mm_report_buddyinfo, reply, err);
 }
 
 static int query_zoneinfo(void *opaque, json_t *args, json_t **reply, struct qmp_error *err)
 {
+	struct owner_qmp *owner = opaque;
+
 	(void)args;
-	return text_report(opaque, mm_report_zoneinfo, reply, err);
+	return text_report(pool_mm(owner->pool), mm_report_zoneinfo, reply, err);
+}
+
+static int query_slabinfo(void *opaque, json_t *args, json_t **reply, struct qmp_error *err)
+{
+	(void)opaque;
+	(void)args;
+	return text_report(objects_mm(), mm_report_slabinfo, reply, err);
 }
 
 static int x_validate(void *opaque, json_t *args, json_t **reply, struct qmp_error *err)
@@ -375,6 +387,7 @@ static const struct qmp_command commands[] = {
 	{ .name = "query-vms", .handler = query_vms },
 	{ .name = "query-buddyinfo", .handler = query_buddyinfo },
 	{ .name = "query-zoneinfo", .handler = query_zoneinfo },
+	{ .name = "query-slabinfo", .handler = query_slabinfo },
 	{ .name = "query-vmstat", .handler = owner_qmp_query_vmstat },
 	{ .name = "query-pressure", .handler = owner_qmp_query_pressure },
 	{ .name = "query-settings", .handler = owner_qmp_query_settings },

@@ -70,6 +70,7 @@ void pool_quiesce(struct pool *pool)
 
 void pool_resume(struct pool *pool)
 {
+	pool->changes++; /* what else would it have been brought to rest for */
 	pthread_mutex_unlock(&pool->zero_lock);
 	atomic_fetch_sub(&pool->zero_pause, 1);
 }
@@ -161,6 +162,8 @@ static int create_mm(struct pool *pool, struct error *err)
 		node->movable = pool->node[i].movable;
 		node->base = pool->node[i].backing ? backing_base(pool->node[i].backing) : NULL;
 		node->phys_pfn = pool->node[i].phys_pfn;
+		if (pool->node[i].cpuless)
+			config->cpuless |= UINT64_C(1) << i;
 	}
 	pool->metadata_size = mm_metadata_size(config);
 	if (pool->metadata_size)
@@ -303,6 +306,7 @@ static int set_limits(struct pool *pool, const struct host *host, struct error *
 		node->capacity = total < pool->max_frames ? total : pool->max_frames;
 		node->movable = pool_has_movable(pool) ? node->capacity : 0;
 		node->spanned = node->capacity + node->movable;
+		node->cpuless = host->node[i].cpuless;
 		memcpy(pool->distance[i], host->distance[i], sizeof(pool->distance[i]));
 	}
 	return 0;
@@ -451,6 +455,11 @@ int pool_host_node(const struct pool *pool, unsigned int nid)
 int pool_fd(const struct pool *pool, unsigned int nid)
 {
 	return pool->node[nid].backing ? backing_fd(pool->node[nid].backing) : -1;
+}
+
+uint64_t pool_changes(const struct pool *pool)
+{
+	return pool->changes;
 }
 
 bool pool_hugetlb(const struct pool *pool)

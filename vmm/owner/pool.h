@@ -114,6 +114,9 @@ struct pool_marks {
 	uint64_t min, low, high;
 };
 void pool_marks(struct pool *pool, struct pool_marks *marks);
+/* Another number after each change of the pool's size, or of its settings
+ * (and sometimes without); not after frames were granted or given back. */
+uint64_t pool_changes(const struct pool *pool);
 
 /*
  * Settings at run time: those of the allocator (framevisor/mm.h) under their names. A list has

@@ -177,6 +177,7 @@ static int restore_config(struct pool *pool, const struct host *host, struct err
 		node->capacity = about->node[i].capacity;
 		node->spanned = about->node[i].spanned;
 		node->movable = about->node[i].movable;
+		node->cpuless = host->node[i].cpuless;
 		memcpy(pool->distance[i], host->distance[i], sizeof(pool->distance[i]));
 	}
 	return 0;

@@ -3,8 +3,8 @@
 #include "vmm/owner/pool_pick.h"
 
 #include <errno.h>
-#include <stdlib.h>
 
+#include "vmm/owner/objects.h"
 #include "vmm/owner/pool_private.h"
 
 /* One block, or one pageblock. */
@@ -135,7 +135,7 @@ int64_t pool_pick_to_vacate(struct pool *pool, unsigned int nid, uint64_t frames
 	uint64_t found = 0, move = 0;
 
 	*nr_runs = 0;
-	*runs = calloc(end / grain + 1, sizeof(**runs));
+	*runs = kcalloc(end / grain + 1, sizeof(**runs), GFP_OBJECTS);
 	if (!*runs)
 		return -ENOMEM;
 	/* ZONE_MOVABLE is the end of the span, so this is its order of preference. */
@@ -156,7 +156,7 @@ int64_t pool_pick_to_vacate(struct pool *pool, unsigned int nid, uint64_t frames
 	}
 	if (found >= frames)
 		return (int64_t)move;
-	free(*runs);
+	kfree(*runs);
 	*runs = NULL;
 	return -EBUSY;
 }

@@ -27,8 +27,8 @@ bool pool_pick_block(const struct pool *pool, uint64_t block, const uint8_t *tri
 /*
  * Of node nid, pageblocks from the end of ZONE_MOVABLE down, then of the rest, until frames are
  * free in them or may move: all whose holder is not bound to the node (bound() says who is). *runs
- * (to be freed) are the pageblocks. Returns how many frames of them would have to move, or -EBUSY
- * when the node does not have that many.
+ * (to be freed: kfree()) are the pageblocks. Returns how many frames of them would have to move, or
+ * -EBUSY when the node does not have that many.
  */
 int64_t pool_pick_to_vacate(struct pool *pool, unsigned int nid, uint64_t frames,
 			    bool (*bound)(void *opaque, uint32_t id), void *opaque,

@@ -25,6 +25,7 @@ struct pool_node {
 	uint64_t present[NR_PARTS]; /* frames in the allocator */
 	uint8_t *present_map;       /* per frame: whether it is one of them */
 	uint32_t *owner;            /* per frame: id of the client that holds it, 0 for none */
+	bool cpuless;               /* the host's node has memory only */
 	uint64_t owed;              /* frames kept for clients, see pool_keep() */
 	uint64_t *phys_pfn;         /* per frame: host physical frame number, 0 if not known */
 };
@@ -68,6 +69,7 @@ struct pool {
 	atomic_bool cancel;
 	/* Memory is coming or going: the nodes' files and the allocator may differ. Main thread. */
 	bool changing;
+	uint64_t changes;                       /* see pool_changes() */
 	_Atomic uint64_t work_done, work_total; /* frames of that */
 
 	/* The zeroing thread works under zero_lock; zero_pause asks it to stay away from it. */

@@ -11,10 +11,10 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "framevisor/size.h"
+#include "vmm/owner/objects.h"
 
 /* Runs are released in pieces of this many frames, so that progress and an end can be seen. */
 #define RELEASE_STEP 512
@@ -54,7 +54,7 @@ static int add_run(struct pool_shrink *shrink, const struct frame_run *run)
 {
 	if (shrink->nr_runs == shrink->room) {
 		unsigned int room = shrink->room ? 2 * shrink->room : 64;
-		struct frame_run *runs = realloc(shrink->runs, room * sizeof(*runs));
+		struct frame_run *runs = krealloc(shrink->runs, room * sizeof(*runs), GFP_OBJECTS);
 
 		if (!runs)
 			return -ENOMEM;
@@ -131,7 +131,7 @@ static void take_back(struct pool *pool, struct pool_shrink *shrink)
 {
 	for (unsigned int i = shrink->released; i < shrink->nr_runs; i++)
 		pool_online_run(pool, &shrink->runs[i], false);
-	free(shrink->runs);
+	kfree(shrink->runs);
 	shrink->runs = NULL;
 	shrink->nr_runs = shrink->room = shrink->released = 0;
 }

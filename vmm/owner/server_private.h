@@ -6,6 +6,8 @@
 #include "vmm/owner/notice.h"
 #include "vmm/owner/server.h"
 
+extern struct object_cache client_cache;
+
 struct client {
 	struct server *server;
 	struct client *next;

@@ -100,6 +100,7 @@ int pool_setting_set(struct pool *pool, const char *name, unsigned int index, ui
 		return error_set(err, ENOENT, "there is no setting '%s'", name);
 	remember(pool, name, index, value);
 	fit_scale(pool);
+	pool->changes++;
 	return 0;
 }
 

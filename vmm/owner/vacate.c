@@ -9,7 +9,6 @@
 #include <inttypes.h>
 #include <stdbool.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "framevisor/log.h"
@@ -40,6 +39,9 @@ struct vacate {
 	bool late;
 };
 
+struct object_cache asked_cache = OBJECT_CACHE(asked, 8);
+struct object_cache vacate_cache = OBJECT_CACHE(vacate, 1);
+
 static struct asked *asked_of(struct vacate *vacate, uint32_t id)
 {
 	struct asked *asked = vacate->asked;
@@ -48,7 +50,7 @@ static struct asked *asked_of(struct vacate *vacate, uint32_t id)
 		asked = asked->next;
 	if (asked)
 		return asked;
-	asked = calloc(1, sizeof(*asked));
+	asked = object_zalloc(&asked_cache);
 	if (!asked)
 		return NULL;
 	asked->vacate = vacate;
@@ -105,7 +107,7 @@ static void on_done(void *opaque, int status, uint64_t frames)
 
 	(void)frames;
 	if (!asked->vacate) {
-		free(asked);
+		object_free(&asked_cache, asked);
 		return;
 	}
 	asked->waiting = false;
@@ -176,10 +178,10 @@ static void destroy(struct vacate *vacate)
 		next = asked->next;
 		asked->vacate = NULL;
 		if (!asked->waiting)
-			free(asked);
+			object_free(&asked_cache, asked);
 	}
-	free(vacate->runs);
-	free(vacate);
+	kfree(vacate->runs);
+	object_free(&vacate_cache, vacate);
 }
 
 static void conclude(struct vacate *vacate, int result, struct error *err)
@@ -258,12 +260,13 @@ static void on_deadline(void *opaque)
 
 struct vacate *vacate_start(const struct vacate_config *config)
 {
-	struct vacate *vacate = calloc(1, sizeof(*vacate));
+	struct vacate *vacate = object_zalloc(&vacate_cache);
 
 	if (!vacate)
 		return NULL;
 	vacate->config = *config;
-	vacate->runs = calloc(config->nr_runs ? config->nr_runs : 1, sizeof(*vacate->runs));
+	vacate->runs =
+		kcalloc(config->nr_runs ? config->nr_runs : 1, sizeof(*vacate->runs), GFP_OBJECTS);
 	vacate->look = event_timer_create(config->loop, on_look, vacate);
 	vacate->deadline = event_timer_create(config->loop, on_deadline, vacate);
 	if (!vacate->runs || !vacate->look || !vacate->deadline) {

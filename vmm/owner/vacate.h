@@ -16,9 +16,12 @@
 #include "framevisor/error.h"
 #include "framevisor/event_loop.h"
 #include "framevisor/owner_notice.h"
+#include "vmm/owner/objects.h"
 #include "vmm/owner/server.h"
 
 struct vacate;
+
+extern struct object_cache vacate_cache, asked_cache;
 
 struct vacate_config {
 	struct event_loop *loop;

@@ -15,6 +15,9 @@ struct piece {
 	int result;
 };
 
+/* The next ones are asked for while one ends. */
+struct object_cache piece_cache = OBJECT_CACHE(piece, 4);
+
 struct work_queue {
 	struct event_loop *loop;
 	struct piece *first; /* the one that runs, if running */
@@ -52,7 +55,7 @@ static void end_first(struct work_queue *queue, int result)
 	struct work work = piece->work;
 
 	queue->first = piece->next;
-	free(piece);
+	object_free(&piece_cache, piece);
 	work.end(work.opaque, result);
 }
 
@@ -114,11 +117,11 @@ void work_begun(struct work_queue *queue, int result)
 
 int work_submit(struct work_queue *queue, const struct work *work)
 {
-	struct piece *piece = calloc(1, sizeof(*piece));
+	struct piece *piece = object_zalloc(&piece_cache);
 	struct piece **tail = &queue->first;
 
 	if (!piece || post_turn(queue) < 0) {
-		free(piece);
+		object_free(&piece_cache, piece);
 		return -ENOMEM;
 	}
 	piece->work = *work;

@@ -11,6 +11,7 @@
 #include <stdbool.h>
 
 #include "framevisor/event_loop.h"
+#include "vmm/owner/objects.h"
 
 struct work {
 	/* Its turn has come. Loop's thread; NULL: nothing to do first. A negative errno goes to
@@ -26,6 +27,8 @@ struct work {
 #define WORK_LATER 1
 
 struct work_queue;
+
+extern struct object_cache piece_cache; /* a piece that was submitted */
 
 /* Returns NULL when there is no memory. */
 struct work_queue *work_queue_create(struct event_loop *loop);
