@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: MIT
 #
 # Builds an initramfs for one kernel of build/kernels/ (kernels.sh): static busybox with all its
-# applets, modules in the order they load (/modules/NN-name.ko), and the files of a directory.
+# applets, modules in the order they load (/modules/NN-name.ko), and the files of a directory, or of
+# several with colons between them.
 #
-#   initramfs.sh VERSION OUT DIRECTORY MODULE...
+#   initramfs.sh VERSION OUT DIRECTORY[:DIRECTORY...] MODULE...
 #
 # What the kernel has built in is left out. Uncompressed: a few MiB that nothing has to unpack while
 # the machine boots. Nothing is done when OUT is newer than what it is made of.
@@ -16,16 +17,17 @@ fail() {
 	exit 1
 }
 
-[ $# -ge 3 ] || fail "usage: initramfs.sh VERSION OUT DIRECTORY MODULE..."
+[ $# -ge 3 ] || fail "usage: initramfs.sh VERSION OUT DIRECTORY[:DIRECTORY...] MODULE..."
 root=$(cd "$(dirname "$0")/../.." && pwd)
-version=$1 out=$2 directory=$3
+version=$1 out=$2 directories=$(echo "$3" | tr : ' ')
 shift 3
 kernel=$root/build/kernels/$version
 busybox=/bin/busybox
 
 [ -e "$kernel/release" ] || fail "kernel $version is not there; tests/host/kernels.sh $version fetches it"
 [ -x "$busybox" ] || fail "$busybox is missing; tests/host/packages.sh installs it"
-[ -e "$out" ] && [ -z "$(find "$directory" "$0" "$kernel/release" "$busybox" -newer "$out")" ] && exit 0
+# shellcheck disable=SC2086 # the words of the list
+[ -e "$out" ] && [ -z "$(find $directories "$0" "$kernel/release" "$busybox" -newer "$out")" ] && exit 0
 
 release=$(cat "$kernel/release")
 mkdir -p "$(dirname "$out")"
@@ -38,7 +40,9 @@ cp "$busybox" "$tree/bin/busybox"
 for applet in $("$busybox" --list); do
 	[ "$applet" = busybox ] || ln -s busybox "$tree/bin/$applet"
 done
-cp -R "$directory/." "$tree/"
+for directory in $directories; do
+	cp -R "$directory/." "$tree/"
+done
 
 # modprobe says what to load, in order, as "insmod PATH" or "builtin NAME".
 number=10

@@ -42,7 +42,10 @@ WEDGED_S = 120
 # counter checked against slow timers, and features of the nested KVM that no guest of ours needs.
 CMDLINE = ("maxcpus=1 panic=-1 oops=panic rcupdate.rcu_cpu_stall_timeout=60 sysctl.kernel.panic_on_rcu_stall=1 nowatchdog mitigations=off "
            "nokaslr tsc=reliable no_timer_check random.trust_cpu=on rcupdate.rcu_expedited=1 "
-           "kvm.halt_poll_ns=0 kvm.nx_huge_pages=off kvm_amd.nested=0 kvm_amd.vls=0 kvm_amd.vgif=0 kvm_amd.avic=0")
+           "kvm.halt_poll_ns=0 kvm.nx_huge_pages=off kvm_amd.nested=0 kvm_amd.vls=0 kvm_amd.vgif=0 kvm_amd.avic=0 "
+           "hugepagesz=1G hugepages=0:1,1:1")
+# For these: later, no 1 GiB may be left in one piece. They cost nothing until they are used.
+GIGANTIC_MIB = 2048
 VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/virtiofsd")
 
 
@@ -83,7 +86,7 @@ class TestHost:  # pylint: disable=too-many-instance-attributes
     __test__ = False  # not a test class
 
     def __init__(self, memory_mib=5120, log_name="testhost"):
-        self.memory_mib = memory_mib
+        self.memory_mib = memory_mib + GIGANTIC_MIB
         self.serial_log = os.path.join(LOGS, f"{log_name}-serial.log")
         self.boot_seconds = None
         self.has_kvm = False

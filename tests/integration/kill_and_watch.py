@@ -27,8 +27,8 @@ class Qmp:
         self.file.readline()
         self.command("qmp_capabilities")
 
-    def command(self, name):
-        self.socket.sendall(json.dumps({"execute": name}).encode())
+    def command(self, name, **arguments):
+        self.socket.sendall(json.dumps({"execute": name, "arguments": arguments}).encode())
         while True:
             reply = json.loads(self.file.readline())
             if "error" in reply:
@@ -57,4 +57,5 @@ def main():
 
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,17 +1,32 @@
 # SPDX-License-Identifier: MIT
-"""A pool of hugepages of 1 GiB, and a stock guest on one of them."""
+"""A pool of hugepages of 1 GiB, and stock guests on one and two of them."""
+import time
+
 import pytest
+from product import SLOW
+from test_memory_hotplug import room, total_mib
 
 SYSFS = "/sys/kernel/mm/hugepages/hugepages-1048576kB"
 
 
-def test_guest_on_a_gigantic_page(product):
-    if not product.run(f"cat {SYSFS}/nr_hugepages").out.strip():
+def reserved(product):
+    """How many of these pages the host has. The test host has them from its boot: later no 1 GiB may be left in one piece."""
+    out = product.run(f"cat {SYSFS}/nr_hugepages").out.strip()
+    if not out:
         pytest.skip("the kernel has no hugepages of 1 GiB")
-    started = product.framevisor("pool start --hugepages=1G --size 1G")
+    return int(out)
+
+
+def start_pool(product, gib):
+    started = product.framevisor(f"pool start --hugepages=1G --size {gib}G")
     if started.rc and "too fragmented" in started.err:
-        pytest.skip("no 1 GiB of memory in one piece is left in this host")
+        pytest.skip(f"{gib} GiB of memory in pieces of 1 GiB are not left in this host")
     assert started.rc == 0, started
+
+
+def test_guest_on_a_gigantic_page(product):
+    before = reserved(product)
+    start_pool(product, 1)
     vm = product.linux("web", cpus=2, mem="1G", extra="--hugepages=1G")
     total, _, _ = vm.wait_until_up()
     assert total > 900 * 1024
@@ -35,4 +50,49 @@ def test_guest_on_a_gigantic_page(product):
     assert vm.wait_until_ended() == 0, vm.describe()
     assert product.check_conservation()["held"] == 0
     product.ok("pool stop")
-    assert product.run(f"cat {SYSFS}/nr_hugepages", check=True).out.strip() == "0"
+    assert reserved(product) == before
+
+
+def wait_for_plugged(product, frames):
+    """A guest takes its time to empty 1 GiB. Returns what framevisor says of the VM's memory."""
+    deadline = time.monotonic() + 60 * SLOW
+    while (state := product.json("mem web"))["frames"]["plugged"] != frames:
+        assert time.monotonic() < deadline, state
+        time.sleep(0.5)
+    return state
+
+
+def test_gigantic_blocks_come_and_go(product):
+    """virtio-mem with blocks of 1 GiB in a stock guest: one is plugged, used, and goes again, twice, and the
+    guest's data outside of it and moved out of it is what it was."""
+    before = reserved(product)
+    start_pool(product, 2)
+    vm = product.linux("web", cpus=2, mem="1G,max=2G", extra="--hugepages=1G")
+    small, _, _ = vm.wait_until_up()
+    small //= 1024
+    vm.verb("fill 60", timeout=120)
+    for once_more in (False, True):
+        product.ok("balloon web 2G --timeout 60", timeout=120)
+        state = wait_for_plugged(product, 1)
+        assert state["virtio-mem"]["plugged"] == 1 << 30, state
+        assert total_mib(vm) > small + 1000
+        room(vm, 1500)
+        if once_more:
+            vm.verb("touch 300", timeout=90)
+        else:
+            vm.hold(1050, timeout=180)  # more than the boot memory: the block is in use
+        pool = product.check_conservation()
+        assert pool["held"] == 2 and pool["free"] == 0, pool
+        vm.verb("verify", timeout=120)
+        vm.verb("sh rm -f /data/held")
+        product.ok("balloon web 1G --timeout 60", timeout=120)  # a block is empty or not, there is nothing between
+        wait_for_plugged(product, 0)
+        pool = product.check_conservation()
+        assert pool["held"] == 1 and pool["free"] == 1, pool
+        assert total_mib(vm) <= small + 1
+        vm.verb("verify", timeout=120)
+    vm.type("poweroff")
+    assert vm.wait_until_ended() == 0, vm.describe()
+    assert product.check_conservation()["held"] == 0
+    product.ok("pool stop")
+    assert reserved(product) == before
