@@ -100,8 +100,8 @@ static int on_move(void *opaque, const struct notice_move *move, uint64_t *frame
 	return 0;
 }
 
-/* A vCPU that waits for a frame cannot be parked: the VM stands still as it is, until there is one.
- */
+/* A vCPU that waits for a frame counts as stopped: it parks as soon as it has one. So this is for
+ * one that is busy outside its guest. */
 #define PAUSE_MS 500
 
 static int on_pause(void *opaque, const struct notice_pause *pause, uint64_t *frames)
