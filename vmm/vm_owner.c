@@ -232,6 +232,7 @@ static void on_status(void *opaque, struct notice_status *status)
 		(vm->state == VM_STATE_RUNNING ? NOTICE_STATUS_RUNNING : 0) |
 		(info.state == TARGET_REACHED || info.state == TARGET_TAXED ? NOTICE_STATUS_REACHED
 									    : 0) |
+		(info.state == TARGET_COMPACTING ? NOTICE_STATUS_COMPACTS : 0) |
 		(vm_memory_starves(vm->memory) ? NOTICE_STATUS_WAITS : 0) |
 		(vm->owner->paused ? NOTICE_STATUS_PAUSED : 0);
 	add_memory(vm, status);
