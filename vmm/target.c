@@ -95,8 +95,8 @@ static void gather(struct target *target, struct target_parts *parts)
 		target->balloon_moved_ms = now;
 	}
 	parts->balloon_idle_ms = now - target->balloon_moved_ms;
-	parts->compacting = compact_runs(&target->compact) ||
-			    (target->compact.phase == COMPACT_NOT_YET && compact_useful(parts));
+	parts->compacting =
+		compact_runs(&target->compact) || compact_due(&target->compact, parts, now);
 }
 
 /* ---- Statistics ---- */

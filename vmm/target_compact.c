@@ -11,6 +11,12 @@
 /* Nor is it when so many of ten frames are complete already. */
 #define GOOD_TENTHS 9
 
+/* A taxed guest gives its complete frames up to others: not more than one in so many of all that it
+ * gave may be taken back for a round. */
+#define TAXED_SHARE 8
+/* And the next round does not begin before that is over: its tax may change every second. */
+#define TAXED_REST_MS 60000
+
 /* A balloon that has not moved for so long does not give up more. */
 #define EMPTY_STALL_MS 2000
 /* The kernel looks every 500 ms whether to compact; then blocks come one after the other. */
@@ -34,14 +40,23 @@ bool compact_useful(const struct target_parts *parts)
 	if (!parts->running || !balloon->driver_ready || balloon->broken || balloon->hinting ||
 	    !has_feature(parts, VIRTIO_BALLOON_F_FREE_PAGE_HINT))
 		return false;
-	/* At rest, and for itself: not in the place of blocks that are still on their way, nor
-	 * because others are short of memory and would have to wait. */
-	if (parts->taxed || balloon->actual != balloon->target || balloon->actual < USEFUL_MIN ||
+	/* At rest, and for itself: not in the place of blocks that are still on their way. */
+	if (balloon->actual != balloon->target || balloon->actual < USEFUL_MIN ||
 	    balloon->inflated < balloon->actual)
 		return false;
 	if (parts->has_mem && parts->mem.plugged != parts->mem.requested)
 		return false;
+	if (parts->taxed)
+		return complete <= balloon->actual / TAXED_SHARE;
 	return complete < balloon->actual / 10 * GOOD_TENTHS;
+}
+
+bool compact_due(const struct target_compact *compact, const struct target_parts *parts,
+		 uint64_t now)
+{
+	if (compact->phase != COMPACT_NOT_YET || !compact_useful(parts))
+		return false;
+	return !parts->taxed || !compact->ended_ms || now - compact->ended_ms >= TAXED_REST_MS;
 }
 
 bool compact_runs(const struct target_compact *compact)
@@ -59,7 +74,7 @@ static void enter(struct target_compact *compact, enum compact_phase phase, uint
 void compact_consider(struct target_compact *compact, const struct target_parts *parts,
 		      uint64_t now)
 {
-	if (compact->phase != COMPACT_NOT_YET || !compact_useful(parts))
+	if (!compact_due(compact, parts, now))
 		return;
 	compact->before = parts->balloon.frames_released;
 	enter(compact, COMPACT_EMPTY, now);
@@ -108,6 +123,7 @@ enum compact_act compact_step(struct target_compact *compact, const struct targe
 	case COMPACT_SETTLE:
 		if (now - compact->since_ms >= SETTLE_MS) {
 			enter(compact, COMPACT_OVER, now);
+			compact->ended_ms = now;
 			compact->rounds++;
 		}
 		return COMPACT_LEAVE;

@@ -14,8 +14,10 @@
  *           does not stop before all are closed
  *   settle  the blocks are free again
  *
- * and then the balloon is filled a second time. Little is lost if the guest does not compact (its
- * administrator can switch that off): the balloon is as it was some seconds before.
+ * and then the balloon is filled a second time. A guest that is taxed does so only when hardly any
+ * frame came of its tax: those that did are needed elsewhere, and it would take them back. Little
+ * is lost if the guest does not compact (its administrator can switch that off): the balloon is as
+ * it was some seconds before.
  */
 #ifndef VMM_TARGET_COMPACT_H
 #define VMM_TARGET_COMPACT_H
@@ -36,6 +38,7 @@ struct target_compact {
 	uint64_t held;          /* the most that was held */
 	uint64_t held_since_ms; /* so much was held first */
 	uint64_t asked_ms;      /* the driver was asked last */
+	uint64_t ended_ms;      /* the last round was finished; 0: there was none */
 	uint64_t rounds;        /* that were finished, since the VM's start */
 	uint64_t before, after; /* complete frames before the last one, and what it made free */
 };
@@ -49,7 +52,12 @@ bool compact_useful(const struct target_parts *parts);
 /* Between the first phase and the last: plan->balloon is compact_step()'s to set. */
 bool compact_runs(const struct target_compact *compact);
 
-/* Begins a round if one is of use. */
+/* Whether a round is of use and may begin: for a guest that is taxed not soon after the last one,
+ * whatever its tax is meanwhile. Pure. */
+bool compact_due(const struct target_compact *compact, const struct target_parts *parts,
+		 uint64_t now);
+
+/* Begins a round if one is due. */
 void compact_consider(struct target_compact *compact, const struct target_parts *parts,
 		      uint64_t now);
 

@@ -3,6 +3,7 @@
 #include "vmm/vcpu.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +23,9 @@
 /* A vCPU that is not parked after so long, while somebody waits for memory, is the one that does.
  */
 #define STARVED_WAIT_MS 200
+#define NO_LIMIT        UINT_MAX
+
+enum stop { STOP_PARKED, STOP_STARVES, STOP_LATE };
 
 struct vcpus {
 	struct vcpu_host host;
@@ -299,21 +303,39 @@ void vcpus_pause_begin(struct vcpus *vcpus)
 	pthread_mutex_unlock(&vcpus->lock);
 }
 
-bool vcpus_pause(struct vcpus *vcpus)
+/*
+ * The same, but also until one waits for a frame: it executes nothing, and parks before it does.
+ * Whether a signal brings it out of that is the kernel's choice. Lock held, but opened in between.
+ */
+static enum stop wait_stopped(struct vcpus *vcpus, unsigned int ms)
 {
-	bool parked = false, starves = false;
+	for (;;) {
+		unsigned int step = ms < STARVED_WAIT_MS ? ms : STARVED_WAIT_MS;
+		bool starves;
 
-	pthread_mutex_lock(&vcpus->lock);
-	ask_to_park(vcpus);
-	/* One that waits for a frame executes nothing, and parks before it does. */
-	while (!parked && !starves) {
-		parked = wait_parked(vcpus, STARVED_WAIT_MS);
+		if (wait_parked(vcpus, step))
+			return STOP_PARKED;
 		pthread_mutex_unlock(&vcpus->lock);
 		starves = vcpus->host.memory && vm_memory_starves(vcpus->host.memory);
 		pthread_mutex_lock(&vcpus->lock);
+		if (starves)
+			return STOP_STARVES;
+		if (ms != NO_LIMIT)
+			ms -= step;
+		if (ms == 0)
+			return STOP_LATE;
 	}
+}
+
+bool vcpus_pause(struct vcpus *vcpus)
+{
+	enum stop stop;
+
+	pthread_mutex_lock(&vcpus->lock);
+	ask_to_park(vcpus);
+	stop = wait_stopped(vcpus, NO_LIMIT);
 	pthread_mutex_unlock(&vcpus->lock);
-	return parked;
+	return stop == STOP_PARKED;
 }
 
 /* Whether one had a triple fault, the first of this VM: some guests reboot like that. */
@@ -348,7 +370,7 @@ int vcpus_pause_within(struct vcpus *vcpus, unsigned int ms)
 
 	pthread_mutex_lock(&vcpus->lock);
 	ask_to_park(vcpus);
-	if (!wait_parked(vcpus, ms)) {
+	if (wait_stopped(vcpus, ms) == STOP_LATE) {
 		/* The one that did not come goes on by itself when it comes. */
 		vcpus->want_run = true;
 		pthread_cond_broadcast(&vcpus->changed);

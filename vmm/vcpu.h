@@ -68,12 +68,15 @@ void vcpus_pause_begin(struct vcpus *vcpus);
  * until vcpus_resume(), but its state must not be touched.
  */
 bool vcpus_pause(struct vcpus *vcpus);
+/*
+ * The same, but for somebody who can do without: waits only so long, and then lets all go on.
+ * Returns 0 when nothing of the guest is executed any more, be it that one waits for a frame, or
+ * -EAGAIN: all run on as before.
+ */
+int vcpus_pause_within(struct vcpus *vcpus, unsigned int ms);
 /* After the VM's first triple fault: writes the state of the other vCPUs to stderr. All are parked.
  */
 void vcpus_tell_triple_fault(struct vcpus *vcpus);
-/* The same, but waits only so long, and then lets all go on. Returns 0, or -EAGAIN: all run on as
- * before. */
-int vcpus_pause_within(struct vcpus *vcpus, unsigned int ms);
 void vcpus_resume(struct vcpus *vcpus);
 
 #endif

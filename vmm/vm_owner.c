@@ -100,8 +100,8 @@ static int on_move(void *opaque, const struct notice_move *move, uint64_t *frame
 	return 0;
 }
 
-/* A vCPU that waits for a frame cannot be parked: the VM stands still as it is, until there is one.
- */
+/* A vCPU that waits for a frame counts as stopped: it parks as soon as it has one. So this is for
+ * one that is busy outside its guest. */
 #define PAUSE_MS 500
 
 static int on_pause(void *opaque, const struct notice_pause *pause, uint64_t *frames)
@@ -232,6 +232,7 @@ static void on_status(void *opaque, struct notice_status *status)
 		(vm->state == VM_STATE_RUNNING ? NOTICE_STATUS_RUNNING : 0) |
 		(info.state == TARGET_REACHED || info.state == TARGET_TAXED ? NOTICE_STATUS_REACHED
 									    : 0) |
+		(info.state == TARGET_COMPACTING ? NOTICE_STATUS_COMPACTS : 0) |
 		(vm_memory_starves(vm->memory) ? NOTICE_STATUS_WAITS : 0) |
 		(vm->owner->paused ? NOTICE_STATUS_PAUSED : 0);
 	add_memory(vm, status);

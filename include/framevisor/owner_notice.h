@@ -135,7 +135,8 @@ struct notice_done {
 #define NOTICE_STATUS_REACHED   0x8  /* the guest is at its effective target */
 #define NOTICE_STATUS_PAUSED    0x10 /* stopped by PAUSE */
 #define NOTICE_STATUS_WAITS     0x20 /* somebody waits for a frame just now */
-#define NOTICE_STATUS_FLAGS     0x3f
+#define NOTICE_STATUS_COMPACTS  0x40 /* the guest moves its memory together for the balloon */
+#define NOTICE_STATUS_FLAGS     0x7f
 
 /* No age larger than this is said. */
 #define NOTICE_AGE_MAX_MS UINT64_C(0xffffffff)

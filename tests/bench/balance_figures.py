@@ -4,6 +4,7 @@
 prints JSON. Runs in the test host. See tests/bench/run.
 
   balance_figures.py framevisor   they share the pool, which promises more than it has
+  balance_figures.py elastic      the same with --mem ...,elastic=on: the larger part of their memory is hot-plugged
   balance_figures.py fixed        each has an equal part of the pool, and no more
   balance_figures.py qemu         guests of QEMU on as many hugepages: how many of them start
 """
@@ -12,9 +13,10 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
-from vm_figures import APPEND, Guest, framevisor, framevisor_json
+from vm_figures import APPEND, Guest, Qmp, framevisor, framevisor_json
 
 MIN_MIB = 128
 
@@ -35,10 +37,25 @@ def events(directory):
     return counts
 
 
+class Watch(threading.Thread):
+    """Looks all the time at what is left to the VMs, less their tax: the least of it, in MiB."""
+
+    def __init__(self, directory):
+        super().__init__(daemon=True)
+        self.qmp, self.least, self.over = Qmp(f"{directory}/run/pool-qmp.sock"), None, threading.Event()
+
+    def run(self):
+        while not self.over.wait(1):
+            left = [2 * (vm["target"] - vm["tax"]) for vm in self.qmp.command("query-vms") if vm.get("target")]
+            self.least = min(left + ([] if self.least is None else [self.least]), default=None)
+
+
 def share(options, directory):
     """All guests in one pool, each at work in its turn."""
     fixed = options.name == "fixed"
     mem = f"{options.pool // options.guests}M" if fixed else f"{options.max}M,min={MIN_MIB}M"
+    if options.name == "elastic":
+        mem += ",elastic=on"
     framevisor(directory, "pool", "start", "--hugepages=require", "--size", f"{options.pool}M", "--max", f"{options.pool}M")
     if not fixed:
         framevisor(directory, "pool", "--set", "overcommit_memory=0")
@@ -46,7 +63,10 @@ def share(options, directory):
     for number in range(options.guests):
         guests.append(Guest(options, directory, "", ours(options, number, mem)))
         guests[-1].wait_for(rb"guest: ready for verbs", 400)
-    turns, start = [], time.monotonic()
+    for guest in guests:  # what it reads for the first time is not yet a load that moves
+        guest.verb(f"work {options.disk} {options.memory}", 900)
+    turns, watch, start = [], Watch(directory), time.monotonic()
+    watch.start()
     for _ in range(options.rounds):
         for guest in guests:
             begin = time.monotonic()
@@ -54,8 +74,10 @@ def share(options, directory):
                 guest.verb(f"work {options.disk} {options.memory}", 900)
             turns.append(round(time.monotonic() - begin, 2))
     total = time.monotonic() - start
+    watch.over.set()
+    watch.join()
     pool = framevisor_json(f"{directory}/run", "pool")
-    result = {"seconds": total, "turns": turns, "events": events(directory), "vmstat": framevisor_json(f"{directory}/run", "vmstat"),
+    result = {"seconds": total, "turns": turns, "least-mib": watch.least, "min-mib": 0 if fixed else MIN_MIB, "events": events(directory), "vmstat": framevisor_json(f"{directory}/run", "vmstat"),
               "conserved": all(part["free"] + part["cached"] + part["held"] + part["quarantined"] == part["total"] for part in [pool, *pool["nodes"]])}
     for guest in guests:
         guest.end()
@@ -85,16 +107,16 @@ def start_many(options, directory):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("name", choices=["framevisor", "fixed", "qemu"])
+    parser.add_argument("name", choices=["framevisor", "elastic", "fixed", "qemu"])
     parser.add_argument("--kernel", required=True)
     parser.add_argument("--initrd", required=True)
     parser.add_argument("--pool", type=int, default=2048)
     parser.add_argument("--guests", type=int, default=4)
     parser.add_argument("--max", type=int, default=768)
-    parser.add_argument("--disk", type=int, default=128)
+    parser.add_argument("--disk", type=int, default=320)
     parser.add_argument("--memory", type=int, default=320)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--repeat", type=int, default=3, help="how often a guest works in its turn")
+    parser.add_argument("--repeat", type=int, default=2, help="how often a guest works in its turn")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fvbench-") as directory:
         json.dump(start_many(options, directory) if options.name == "qemu" else share(options, directory), sys.stdout)

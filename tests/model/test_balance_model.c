@@ -53,6 +53,7 @@ static void make_input(unsigned int nr)
 					.low = 20,
 					.high = 40,
 					.active = true,
+					.least_free = NEVER,
 					.idle_tax = 75,
 					.step = 5,
 					.stats_age_max = 10000,
@@ -201,6 +202,12 @@ static void test_relief(void **state)
 	assert_int_equal(decide(), 1);
 	assert_int_equal(steps[0].kind, BALANCE_RELIEF);
 	assert_int_equal(steps[0].frames, 150 - 50); /* half of what is beyond high and a band */
+	input.least_free = 60; /* the rest was needed lately, and may be again */
+	assert_int_equal(decide(), 1);
+	assert_int_equal(steps[0].frames, 150 - 5);
+	input.least_free = 50;
+	assert_int_equal(decide(), 0);
+	input.least_free = NEVER;
 	vms[0].taxed_ms = 4999;
 	assert_int_equal(decide(), 0);
 	/* One that is short gets it back at once, and the other one pays. */
@@ -214,6 +221,28 @@ static void test_relief(void **state)
 	nr = decide();
 	assert_non_null(find(1, BALANCE_RELIEF, nr));
 	assert_non_null(find(2, BALANCE_TAX, nr));
+}
+
+/* A balloon full of pieces of frames: the others pay, and when nobody else can, it goes on. */
+static void test_pieces(void **state)
+{
+	(void)state;
+	make_input(2);
+	input.free = input.high - 5; /* one step is enough */
+	vms[0].tax = 160;            /* of which 60 frames came */
+	assert_int_equal(decide(), 1);
+	assert_int_equal(steps[0].id, 1); /* 60 of 160: the balloon's ordinary loss */
+	vms[0].bound = 340;
+	assert_int_equal(decide(), 1);
+	assert_int_equal(steps[0].id, 2);
+	vms[1].running = false;
+	assert_int_equal(decide(), 1);
+	assert_int_equal(steps[0].id, 1);
+	/* While it moves its memory together it is left alone, and what the driver holds for that
+	 * is no reason to give anything back. */
+	vms[0].compacting = true;
+	vms[0].available = 0;
+	assert_int_equal(decide(), 0);
 }
 
 static void test_oom(void **state)
@@ -278,10 +307,11 @@ static void test_any_input(void **state)
 
 /* --- the model --- */
 
-#define ROUND_MS    200
-#define POOL_FRAMES 1024
-#define GROWTH      8 /* frames that a guest touches in a round */
-#define FOLLOW      6 /* frames that its balloon moves in a round */
+#define ROUND_MS     200
+#define POOL_FRAMES  1024
+#define LEAST_ROUNDS (30000 / ROUND_MS)
+#define GROWTH       8 /* frames that a guest touches in a round */
+#define FOLLOW       6 /* frames that its balloon moves in a round */
 
 struct guest {
 	uint64_t wants;     /* its working set */
@@ -292,6 +322,13 @@ struct guest {
 
 static struct guest guests[NR_VMS];
 static uint64_t model_steps, model_waits;
+static uint64_t model_lately[LEAST_ROUNDS];
+static unsigned int model_rounds;
+
+static uint64_t less(uint64_t a, uint64_t b)
+{
+	return a > b ? a - b : 0;
+}
 
 static uint64_t model_free(void)
 {
@@ -315,6 +352,11 @@ static void model_guest(struct guest *guest, struct balance_vm *vm)
 		if (guest->effective < guest->uses)
 			guest->effective = guest->uses;
 	} else {
+		/* Frames are there before the guest has them back, needed or not. */
+		uint64_t spare = less(model_free(), input.min);
+		uint64_t back = goal - guest->effective;
+
+		vm->bound += back < spare ? back : spare;
 		guest->effective = goal;
 	}
 	if (guest->uses > guest->wants)
@@ -343,6 +385,18 @@ static void model_guest(struct guest *guest, struct balance_vm *vm)
 	assert_true(guest->effective >= vm->min);
 }
 
+/* Of the last 30 seconds. */
+static uint64_t model_least(void)
+{
+	uint64_t least = input.free;
+
+	model_lately[model_rounds++ % LEAST_ROUNDS] = input.free;
+	for (unsigned int i = 0; i < LEAST_ROUNDS; i++)
+		if (model_lately[i] < least)
+			least = model_lately[i];
+	return least;
+}
+
 static void model_round(void)
 {
 	unsigned int nr;
@@ -354,6 +408,7 @@ static void model_round(void)
 		input.active = true;
 	else if (input.free >= input.high)
 		input.active = false;
+	input.least_free = model_least();
 	nr = decide();
 	for (unsigned int s = 0; s < nr; s++) {
 		struct balance_vm *vm = &vms[steps[s].id - 1];
@@ -377,6 +432,8 @@ static void make_model(uint64_t wants)
 	input.min = 10;
 	input.low = 40;
 	input.high = 70;
+	for (unsigned int i = 0; i < LEAST_ROUNDS; i++)
+		model_lately[i] = 0;
 	memset(guests, 0, sizeof(guests));
 	for (unsigned int i = 0; i < NR_VMS; i++) {
 		vms[i].target = vms[i].total = guests[i].effective = 384;
@@ -411,6 +468,36 @@ static void test_load_moves(void **state)
 			model_round();
 		assert_true(model_steps <= 4);
 		assert_true(model_free() >= input.low);
+	}
+}
+
+/* One works in bursts and frees what it used between them; the others are idle and keep what they
+ * once touched. They pay for the first burst, and not again for each. */
+static void test_bursts(void **state)
+{
+	uint64_t waits = 0;
+
+	(void)state;
+	make_model(80);
+	for (unsigned int i = 1; i < NR_VMS; i++)
+		vms[i].bound = vms[i].held = 300;
+	for (unsigned int burst = 0; burst < 8; burst++) {
+		model_steps = model_waits = 0;
+		guests[0].wants = 340;
+		for (unsigned int i = 0; i < 40; i++)
+			model_round();
+		waits = model_waits;
+		guests[0].wants = 80;
+		model_round();
+		vms[0].bound = guests[0].uses;
+		for (unsigned int i = 0; i < 30; i++)
+			model_round();
+		print_message("burst %u: %llu steps, %llu rounds waited\n", burst,
+			      (unsigned long long)model_steps, (unsigned long long)waits);
+		if (burst > 3) {
+			assert_int_equal(waits, 0);
+			assert_true(model_steps <= 4);
+		}
 	}
 }
 
@@ -452,7 +539,8 @@ int main(void)
 		cmocka_unit_test(test_relief),          cmocka_unit_test(test_oom),
 		cmocka_unit_test(test_any_input),       cmocka_unit_test(test_load_moves),
 		cmocka_unit_test(test_too_much),        cmocka_unit_test(test_all_back),
-		cmocka_unit_test(test_gigantic_frames),
+		cmocka_unit_test(test_gigantic_frames), cmocka_unit_test(test_bursts),
+		cmocka_unit_test(test_pieces),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

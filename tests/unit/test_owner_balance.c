@@ -30,6 +30,8 @@ struct guest {
 	uint32_t late_ticks;    /* the parent's: how long it takes until it gives anything back */
 	uint32_t moves;    /* the parent's: and whether it is seen to do something until then */
 	uint32_t rejoined; /* how often */
+	uint32_t refuses;  /* the parent's: it cannot be paused */
+	uint32_t refused;  /* how often that was said */
 };
 
 #define get(guest, field)        __atomic_load_n(&(guest)->field, __ATOMIC_SEQ_CST)
@@ -93,6 +95,10 @@ static int op_pause(void *opaque, const struct notice_pause *pause, uint64_t *nr
 	(void)opaque;
 	(void)pause;
 	(void)nr;
+	if (get(me, refuses)) {
+		put(me, refused, me->refused + 1);
+		return -EAGAIN;
+	}
 	put(me, paused, 1);
 	return 0;
 }
@@ -542,6 +548,32 @@ static void test_oom_pause(void **state)
 	assert_true(fixture_wait_held(0) >= 0);
 }
 
+/* One that cannot be stopped just then does not count as stopped: it is asked again. */
+static void test_oom_pause_refused(void **state)
+{
+	struct vm vms[3];
+
+	(void)state;
+	start_owner("2500");
+	for (int i = 0; i < 3; i++) {
+		start_vm(&vms[i], (const char *[]){ "a", "b", "c" }[i], i == 1 ? 300 : 0);
+		put(vms[i].guest, refuses, 1);
+		put(vms[i].guest, wants, RAM);
+	}
+	for (uint64_t end = now_ms() + PATIENCE_MS; get(vms[1].guest, refused) < 2;) {
+		assert_true(now_ms() < end);
+		usleep(5000);
+	}
+	assert_int_equal(counter("oom_pause"), 0);
+	put(vms[1].guest, refuses, 0);
+	wait_counter("oom_pause", 1);
+	end_vm(&vms[0]);
+	wait_counter("oom_resume", 1);
+	end_vm(&vms[1]);
+	end_vm(&vms[2]);
+	assert_true(fixture_wait_held(0) >= 0);
+}
+
 static void test_oom_kill(void **state)
 {
 	struct vm vms[3];
@@ -682,6 +714,7 @@ int main(void)
 		OWNER_TEST(test_paying_takes_frames),
 		OWNER_TEST(test_taxed_goes_to_work),
 		OWNER_TEST(test_oom_pause),
+		OWNER_TEST(test_oom_pause_refused),
 		OWNER_TEST(test_oom_kill),
 		OWNER_TEST(test_tax_after_another_owner),
 		OWNER_TEST(test_pause_after_another_owner),

@@ -48,6 +48,9 @@ static void test_when_it_is_useful(void **state)
 	parts = guest(66);
 	parts.taxed = true; /* what it gave up is needed elsewhere */
 	assert_false(compact_useful(&parts));
+	parts = guest(30);
+	parts.taxed = true; /* it gave up next to nothing */
+	assert_true(compact_useful(&parts));
 	parts = guest(66);
 	parts.balloon.accepted &= ~(UINT64_C(1) << VIRTIO_BALLOON_F_FREE_PAGE_HINT);
 	assert_false(compact_useful(&parts));
@@ -123,6 +126,30 @@ static void test_a_round(void **state)
 	assert_true(compact_runs(&compact));
 }
 
+/* A tax changes all the time: not for each of them a round. */
+static void test_taxed(void **state)
+{
+	struct target_parts parts = guest(30);
+	struct target_compact compact = { .phase = COMPACT_NOT_YET };
+
+	(void)state;
+	parts.taxed = true;
+	assert_true(compact_due(&compact, &parts, 1000));
+	compact = begun(&parts, 1000);
+	parts.balloon.actual = 0;
+	expect(&compact, &parts, 1100, COMPACT_ASK, COMPACT_HOLD);
+	expect(&compact, &parts, 1200, COMPACT_LET_GO, COMPACT_SETTLE);
+	expect(&compact, &parts, 1400, COMPACT_LEAVE, COMPACT_OVER);
+	parts = guest(30);
+	parts.taxed = true;
+	compact_restart(&compact);
+	assert_false(compact_due(&compact, &parts, 1400));
+	assert_false(compact_due(&compact, &parts, 61399));
+	assert_true(compact_due(&compact, &parts, 61400));
+	parts.taxed = false; /* the user's target is another matter */
+	assert_true(compact_due(&compact, &parts, 1400));
+}
+
 /* Nothing that a guest does or leaves undone keeps a round going. */
 static void test_it_ends(void **state)
 {
@@ -176,6 +203,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_when_it_is_useful),
 		cmocka_unit_test(test_a_round),
+		cmocka_unit_test(test_taxed),
 		cmocka_unit_test(test_it_ends),
 		cmocka_unit_test(test_what_is_said),
 	};

@@ -23,6 +23,8 @@
 #define GROWTH_MS    16000
 #define GROWTH_SHARE 16
 #define STALL_MS     5000
+/* What was free all that time, LEAST_SAMPLES times, is spare. */
+#define LEAST_MS 5000
 /* Two reports of a guest that are nearer than that are one. */
 #define SAMPLE_MS 300
 /* Idle frames are looked for from three times high on, and until there is four times as much:
@@ -184,6 +186,7 @@ static void fill_vm(struct balance_vm *vm, struct balance_entry *entry,
 		.tax = entry->tax,
 		.running = (status->flags & NOTICE_STATUS_RUNNING) && !entry->paused,
 		.reached = (status->flags & NOTICE_STATUS_REACHED) && status->tax == entry->tax,
+		.compacting = (status->flags & NOTICE_STATUS_COMPACTS) != 0,
 		.reports = (status->flags & NOTICE_STATUS_AVAILABLE) != 0,
 		.available = status->available,
 		.total = status->guest_total,
@@ -455,6 +458,30 @@ static void set_active(struct balance *balance, uint64_t free, const struct pool
 	}
 }
 
+static void note_free(struct balance *balance, uint64_t free)
+{
+	uint64_t now = now_ms();
+
+	if (since(balance->least_at, now) >= LEAST_MS) {
+		memmove(balance->least + 1, balance->least,
+			sizeof(balance->least) - sizeof(uint64_t));
+		balance->least[0] = free;
+		balance->least_at = now;
+	}
+	if (free < balance->least[0])
+		balance->least[0] = free;
+}
+
+static uint64_t least_free(const struct balance *balance)
+{
+	uint64_t least = balance->least[0];
+
+	for (unsigned int i = 1; i < LEAST_SAMPLES; i++)
+		if (balance->least[i] < least)
+			least = balance->least[i];
+	return least;
+}
+
 static void work(struct balance *balance, uint64_t free, const struct pool_marks *marks)
 {
 	struct balance_input input = {
@@ -463,6 +490,7 @@ static void work(struct balance *balance, uint64_t free, const struct pool_marks
 		.low = marks->low,
 		.high = marks->high,
 		.active = balance->active,
+		.least_free = least_free(balance),
 		.idle_tax = balance->idle_tax,
 		.step = balance->step,
 		.stats_age_max = balance->stats_age_max,
@@ -492,6 +520,7 @@ static void on_round(void *opaque)
 	balance_marks(balance, &marks);
 	balance_update_pressure(balance);
 	balance->watching &= twice || balance->active;
+	note_free(balance, free);
 	if (twice || balance->active) {
 		set_active(balance, free, &marks);
 		set_watching(balance, free, &marks);

@@ -8,6 +8,8 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "framevisor/clock.h"
 #include "framevisor/log.h"
@@ -27,9 +29,14 @@ static unsigned int nr_running(const struct balance *balance)
 }
 
 static void tell(struct balance *balance, const char *name, const struct balance_entry *entry,
-		 const struct balance_vm *vm, uint64_t free)
+		 struct balance_vm *vm, uint64_t free)
 {
-	int64_t badness = balance_badness(vm, total_frames(balance));
+	bool running = vm->running;
+	int64_t badness;
+
+	vm->running = true; /* one that is stopped has none */
+	badness = balance_badness(vm, total_frames(balance));
+	vm->running = running;
 
 	log_warn("%s: VM '%s' holds %" PRIu64 " frames (guaranteed %" PRIu64
 		 "), shares %u, adjustment %d, badness %" PRId64 "; %" PRIu64 " frames are free",
@@ -43,19 +50,56 @@ static void tell(struct balance *balance, const char *name, const struct balance
 					(json_int_t)free));
 }
 
-static int send_pause(struct balance *balance, const struct balance_vm *vm, uint64_t free,
+/* The VM may have gone, and its place be another's: so answers go by id. */
+struct pause_answer {
+	struct balance *balance;
+	uint32_t id;
+	uint64_t free;
+};
+
+static void on_paused(void *opaque, int status, uint64_t frames)
+{
+	struct pause_answer *answer = opaque;
+	struct balance *balance = answer->balance;
+
+	(void)frames;
+	for (unsigned int i = 0; i < balance->nr_vms; i++) {
+		struct balance_entry *entry = balance->of_vm[i];
+
+		if (entry->id != answer->id)
+			continue;
+		if (status == 0) {
+			tell(balance, "OOM_PAUSE", entry, &balance->vms[i], answer->free);
+			balance->oom_pauses++;
+		} else if (status != -EPIPE) { /* it runs on: nobody has to let it */
+			log_warn("VM '%s' cannot be paused: %s", entry->name, strerror(-status));
+			entry->paused = false;
+		}
+	}
+	free(answer);
+}
+
+static int send_pause(struct balance *balance, const struct balance_vm *vm, uint64_t free_frames,
 		      uint64_t wanted)
 {
 	union notice_packet packet = {
 		.pause = { .held = vm->held,
-			   .free = free,
+			   .free = free_frames,
 			   .wanted = wanted,
 			   .badness = balance_badness(vm, total_frames(balance)),
 			   .oom_score_adj = vm->oom_score_adj },
 	};
+	struct pause_answer *answer = malloc(sizeof(*answer));
+	int ret;
 
-	return server_notice(balance->config.server, vm->id, &packet, NOTICE_PAUSE,
-			     sizeof(packet.pause), NULL, NULL);
+	if (!answer)
+		return -ENOMEM;
+	*answer = (struct pause_answer){ .balance = balance, .id = vm->id, .free = free_frames };
+	ret = server_notice(balance->config.server, vm->id, &packet, NOTICE_PAUSE,
+			    sizeof(packet.pause), on_paused, answer);
+	if (ret < 0)
+		free(answer);
+	return ret;
 }
 
 /* Whose guest can still give memory has to run for that: it is paused only when all could. */
@@ -106,9 +150,7 @@ void balance_oom(struct balance *balance, uint64_t free, const struct pool_marks
 		balance->oom_kills++;
 		server_kill(balance->config.server, vm->id);
 	} else if (send_pause(balance, vm, free, marks->high) == 0) {
-		tell(balance, "OOM_PAUSE", entry, vm, free);
-		balance->oom_pauses++;
-		entry->paused = true;
+		entry->paused = true; /* and the event comes when it says so */
 	}
 }
 

@@ -17,6 +17,10 @@
 /* Between a step one way and a step the other way. */
 #define RELIEF_AFTER_TAX_MS 5000
 #define TAX_AFTER_RELIEF_MS 2000
+/* Of a balloon that holds more than this part in pieces of frames, at least so many frames' worth,
+ * little comes. */
+#define PIECES_SHARE 2
+#define PIECES_MIN   16
 /* A guest that did not follow by then does not count as being on its way. */
 #define FOLLOW_MS      3000
 #define HINT_PERIOD_MS 10000
@@ -72,12 +76,23 @@ static uint64_t coming(const struct balance_vm *vm)
 	return less(vm->bound, less(vm->target, vm->tax));
 }
 
+/* Its guest paid, and frames did not come of it: its balloon holds pieces of them. */
+static bool in_pieces(const struct balance_vm *vm)
+{
+	uint64_t pieces = less(vm->bound, less(vm->target, vm->tax));
+
+	return vm->tax && vm->reached && pieces >= PIECES_MIN && pieces > vm->tax / PIECES_SHARE;
+}
+
 /* Frames that a tax could bring in all. */
 static uint64_t taxable(const struct balance_vm *vm, const struct balance_input *input)
 {
 	uint64_t gain;
 
 	if (!vm->running || !fresh(vm, input) || vm->relieved_ms < TAX_AFTER_RELIEF_MS)
+		return 0;
+	/* Another tax would begin that anew. */
+	if (vm->compacting)
 		return 0;
 	if (vm->available_change < -(int64_t)(vm->total / FALLING_SHARE))
 		return 0;
@@ -90,7 +105,9 @@ static uint64_t taxable(const struct balance_vm *vm, const struct balance_input 
 
 static bool squeezed(const struct balance_vm *vm, const struct balance_input *input)
 {
-	return vm->tax && vm->running && fresh(vm, input) && vm->available < margin_of(vm);
+	/* While it compacts, the driver holds what is free. */
+	return vm->tax && vm->running && !vm->compacting && fresh(vm, input) &&
+	       vm->available < margin_of(vm);
 }
 
 struct plan {
@@ -145,8 +162,15 @@ static bool chosen(const struct plan *plan, const struct balance_vm *vm)
 	return false;
 }
 
+/* One that grows needs what it takes, although it may be page cache; one whose balloon holds pieces
+ * of frames loses much for little. Both only when the others cannot give enough. */
+static bool dear(const struct balance_vm *vm)
+{
+	return vm->growing || in_pieces(vm);
+}
+
 /* The cheapest one that can still give and has not been asked in this round. */
-static const struct balance_vm *cheapest_of(const struct plan *plan, bool growing)
+static const struct balance_vm *cheapest_of(const struct plan *plan, bool dear_ones)
 {
 	const struct balance_vm *best = NULL;
 	double best_rho = 0;
@@ -155,7 +179,7 @@ static const struct balance_vm *cheapest_of(const struct plan *plan, bool growin
 		const struct balance_vm *vm = &plan->input->vms[i];
 		double rho;
 
-		if (vm->growing != growing || !taxable(vm, plan->input) || chosen(plan, vm))
+		if (dear(vm) != dear_ones || !taxable(vm, plan->input) || chosen(plan, vm))
 			continue;
 		rho = balance_rho(vm, plan->input);
 		if (!best || rho < best_rho) {
@@ -166,7 +190,7 @@ static const struct balance_vm *cheapest_of(const struct plan *plan, bool growin
 	return best;
 }
 
-/* Whether those that do not grow can give all that is needed, if not in this round. */
+/* Whether those that are not dear can give all that is needed, if not in this round. */
 static bool others_suffice(const struct plan *plan)
 {
 	uint64_t all = 0;
@@ -174,13 +198,12 @@ static bool others_suffice(const struct plan *plan)
 	for (unsigned int i = 0; i < plan->input->nr_vms; i++) {
 		const struct balance_vm *vm = &plan->input->vms[i];
 
-		if (!vm->growing)
+		if (!dear(vm))
 			all += taxable(vm, plan->input) + coming(vm);
 	}
 	return all >= plan->wanted;
 }
 
-/* One that grows needs what it takes, although it may be page cache: the others first. */
 static const struct balance_vm *cheapest(const struct plan *plan)
 {
 	const struct balance_vm *vm = cheapest_of(plan, false);
@@ -242,8 +265,11 @@ static void plan_relief(struct plan *plan)
 {
 	const struct balance_input *input = plan->input;
 	uint64_t band = larger(input->high / 4, STEP_MIN);
-	/* Half of it: what is given back is touched, and must not start the next round. */
-	uint64_t surplus = less(input->free, input->high + band) / 2;
+	/* Only what nobody needed for a while: most loads come in bursts, and what is given back
+	 * between two of them has to be taken again, page by page, while somebody waits. And half
+	 * of it: what is given back is touched, and must not start the next round. */
+	uint64_t spare = smaller(input->free, input->least_free);
+	uint64_t surplus = less(spare, input->high + band) / 2;
 
 	for (unsigned int i = 0; i < input->nr_vms; i++) {
 		const struct balance_vm *vm = &input->vms[i];

@@ -28,8 +28,9 @@ struct balance_vm {
 	uint64_t tax;    /* what it does without of that */
 
 	bool running;
-	bool reached; /* its guest is at target less tax */
-	bool reports; /* it says how much it has available; the next three are that */
+	bool reached;    /* its guest is at target less tax */
+	bool compacting; /* its guest moves its memory together, so that frames come of the tax */
+	bool reports;    /* it says how much it has available; the next three are that */
 	uint64_t available, total;
 	uint64_t stats_age_ms;
 	bool growing;             /* it took a good deal lately, or waits for more */
@@ -47,7 +48,8 @@ struct balance_vm {
 
 struct balance_input {
 	uint64_t free, min, low, high;
-	bool active; /* free fell below low and has not been above high since */
+	bool active;         /* free fell below low and has not been above high since */
+	uint64_t least_free; /* lately */
 
 	unsigned int idle_tax;  /* percent, 0 to 99 */
 	unsigned int step;      /* percent of what a VM has that one step may take */

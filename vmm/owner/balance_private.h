@@ -11,6 +11,7 @@
 #define EPISODES_MAX    1024
 #define BOUND_SAMPLES   4
 #define STEPS_PER_VM    4
+#define LEAST_SAMPLES   6
 
 enum { OOM_POLICY_PAUSE, OOM_POLICY_KILL };
 
@@ -72,7 +73,9 @@ struct balance {
 	bool active;
 	bool watching; /* VMs are asked which of their frames are idle */
 	uint64_t active_since, last_return, last_short, last_oom;
-	uint64_t last_progress; /* a taxed guest was seen on its way */
+	uint64_t least[LEAST_SAMPLES]; /* free frames, LEAST_MS each; the newest first */
+	uint64_t least_at;             /* when that began */
+	uint64_t last_progress;        /* a taxed guest was seen on its way */
 
 	uint64_t wakes, rounds, asked_frames, stolen_kswapd, stolen_direct, stalls;
 	uint64_t taxes, reliefs, hints, stock_asks, swap_asks, oom_pauses, oom_kills, oom_resumes;

@@ -214,14 +214,30 @@ static int create_pool(struct owner *owner, struct error *err)
 	return owner->pool ? 0 : -err->code;
 }
 
-/* A line of JSON in the log, and the same to whoever listens. */
+/* One line of JSON, in one write, so that it does not mix with other processes' lines. */
+static void log_event(const char *name, json_t *data)
+{
+	struct timespec now;
+	char *text = NULL;
+	json_t *event;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	event = json_pack("{s:f, s:s, s:O}", "time", (double)now.tv_sec + (double)now.tv_nsec / 1e9,
+			  "event", name, "data", data);
+	if (event)
+		text = json_dumps(event, JSON_COMPACT | JSON_REAL_PRECISION(14));
+	if (text)
+		dprintf(STDERR_FILENO, "%s\n", text);
+	free(text);
+	json_decref(event);
+}
+
+/* A line of JSON in the log, whatever is logged otherwise, and the same to whoever listens. */
 static void on_policy_event(void *opaque, const char *name, json_t *data)
 {
 	struct owner *owner = opaque;
-	char *text = json_dumps(data, JSON_COMPACT);
 
-	log_info("event %s %s", name, text ? text : "{}");
-	free(text);
+	log_event(name, data);
 	if (owner->qmp.qmp)
 		qmp_server_event(owner->qmp.qmp, name, data);
 	else
