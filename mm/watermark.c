@@ -25,7 +25,29 @@ static bool lowmem_zone(const struct zone *zone)
 	return zone->idx < ZONE_HIGHMEM;
 }
 
-static uint64_t lowmem_pages(struct mm *mm)
+/* Frames that may come to a node, or to every node an equal part: those that are not for
+ * ZONE_MOVABLE to this zone. */
+#define EVERY_NODE UINT32_MAX
+struct growth {
+	uint64_t nr, movable;
+	unsigned int nid;
+	enum zone_type idx;
+};
+
+static uint64_t managed_with(struct mm *mm, const struct zone *zone, const struct growth *growth)
+{
+	uint64_t nr = zone->idx == growth->idx ? growth->nr : 0;
+
+	if (zone->idx == ZONE_MOVABLE)
+		nr = growth->movable;
+	if (growth->nid == EVERY_NODE)
+		nr = (nr + mm->nr_nodes - 1) / mm->nr_nodes;
+	else if (zone->zone_pgdat->node_id != growth->nid)
+		nr = 0;
+	return zone->managed_pages + nr;
+}
+
+static uint64_t lowmem_pages(struct mm *mm, const struct growth *growth)
 {
 	uint64_t pages = 0;
 	unsigned int nid, idx;
@@ -33,23 +55,53 @@ static uint64_t lowmem_pages(struct mm *mm)
 
 	for_each_zone (mm, nid, idx, zone)
 		if (lowmem_zone(zone))
-			pages += zone->managed_pages;
+			pages += managed_with(mm, zone, growth);
 	return pages;
 }
 
 /* Kernel: calculate_min_free_kbytes(): sqrt(lowmem_kbytes * 16), 128 KiB to 256 MiB. A number
  * set by the user stays when it is larger. */
-void calculate_min_free_kbytes(struct mm *mm)
+static uint64_t min_free_kbytes(struct mm *mm, uint64_t lowmem)
 {
-	uint64_t kbytes = int_sqrt((lowmem_pages(mm) << (FRAME_SHIFT - 10)) * 16);
+	uint64_t kbytes = int_sqrt((lowmem << (FRAME_SHIFT - 10)) * 16);
 
 	if (kbytes < 128)
 		kbytes = 128;
 	if (kbytes > 262144)
 		kbytes = 262144;
-	if (mm->settings.user_min_free_kbytes)
-		kbytes = mm->settings.user_min_free_kbytes;
-	__atomic_store_n(&mm->settings.min_free_kbytes, kbytes, __ATOMIC_RELAXED);
+	return mm->settings.user_min_free_kbytes ? mm->settings.user_min_free_kbytes : kbytes;
+}
+
+/* A whole frame of 1 GiB would be far more than was meant to be kept. */
+static uint64_t kbytes_to_frames(uint64_t kbytes)
+{
+	return FRAME_SHIFT == FRAME_SHIFT_2M ? bytes_to_frames_up(kbytes << 10)
+					     : bytes_to_frames(kbytes << 10);
+}
+
+void calculate_min_free_kbytes(struct mm *mm)
+{
+	const struct growth none = { 0 };
+
+	__atomic_store_n(&mm->settings.min_free_kbytes,
+			 min_free_kbytes(mm, lowmem_pages(mm, &none)), __ATOMIC_RELAXED);
+}
+
+/* A zone of managed frames, and its share of what all lowmem zones keep. */
+static uint64_t zone_min(const struct zone *zone, uint64_t managed, uint64_t share)
+{
+	return lowmem_zone(zone) ? share : managed != 0;
+}
+
+static uint64_t zone_gap(struct mm *mm, uint64_t managed, uint64_t share)
+{
+	uint64_t gap = share / 4;
+
+	if (managed * mm->settings.watermark_scale_factor / 10000 > gap)
+		gap = managed * mm->settings.watermark_scale_factor / 10000;
+	if (gap == 0 && managed && FRAME_SHIFT == FRAME_SHIFT_2M)
+		gap = 1;
+	return gap;
 }
 
 static void set_mark(struct zone *zone, enum zone_watermarks mark, uint64_t pages)
@@ -61,13 +113,9 @@ static void setup_zone_wmarks(struct mm *mm, struct zone *zone, uint64_t pages_m
 {
 	uint64_t managed = zone->managed_pages;
 	uint64_t share = lowmem ? pages_min * managed / lowmem : 0;
-	uint64_t gap = share / 4;
+	uint64_t gap = zone_gap(mm, managed, share);
 
-	if (managed * mm->settings.watermark_scale_factor / 10000 > gap)
-		gap = managed * mm->settings.watermark_scale_factor / 10000;
-	if (gap == 0 && managed && FRAME_SHIFT == FRAME_SHIFT_2M)
-		gap = 1;
-	set_mark(zone, WMARK_MIN, lowmem_zone(zone) ? share : managed != 0);
+	set_mark(zone, WMARK_MIN, zone_min(zone, managed, share));
 	set_mark(zone, WMARK_LOW, zone->_watermark[WMARK_MIN] + gap);
 	set_mark(zone, WMARK_HIGH, zone->_watermark[WMARK_LOW] + gap);
 	set_mark(zone, WMARK_PROMO, zone->_watermark[WMARK_HIGH] + gap);
@@ -114,16 +162,14 @@ static void calculate_totalreserve_pages(struct mm *mm)
 /* After a change of sizes or settings. The caller holds the hotplug lock (or is alone). */
 void setup_per_zone_wmarks(struct mm *mm)
 {
-	uint64_t lowmem = lowmem_pages(mm);
+	const struct growth none = { 0 };
+	uint64_t lowmem = lowmem_pages(mm, &none);
 	uint64_t pages_min;
 	unsigned int nid, idx;
 	struct zone *zone;
 
 	calculate_min_free_kbytes(mm);
-	/* A whole frame of 1 GiB would be far more than was meant to be kept. */
-	pages_min = FRAME_SHIFT == FRAME_SHIFT_2M
-			    ? bytes_to_frames_up(mm->settings.min_free_kbytes << 10)
-			    : bytes_to_frames(mm->settings.min_free_kbytes << 10);
+	pages_min = kbytes_to_frames(mm->settings.min_free_kbytes);
 	for_each_zone (mm, nid, idx, zone)
 		setup_zone_wmarks(mm, zone, pages_min, lowmem);
 	for_each_node (mm, nid)
@@ -136,6 +182,47 @@ void setup_per_zone_wmarks(struct mm *mm)
 uint64_t mm_totalreserve_pages(struct mm *mm)
 {
 	return __atomic_load_n(&mm->totalreserve_pages, __ATOMIC_RELAXED);
+}
+
+/* What calculate_totalreserve_pages() will come to. */
+static uint64_t totalreserve_with(struct mm *mm, const struct growth *growth)
+{
+	uint64_t lowmem = lowmem_pages(mm, growth), total = 0;
+	uint64_t pages_min = kbytes_to_frames(min_free_kbytes(mm, lowmem));
+	unsigned int nid, idx;
+	struct zone *zone;
+
+	for_each_zone (mm, nid, idx, zone) {
+		uint64_t managed = managed_with(mm, zone, growth), above = 0, reserve, share;
+		uint64_t ratio = mm->settings.lowmem_reserve_ratio[idx];
+
+		for (unsigned int j = idx + 1; j < MAX_NR_ZONES; j++)
+			above += managed_with(mm, &zone->zone_pgdat->node_zones[j], growth);
+		share = lowmem ? pages_min * managed / lowmem : 0;
+		reserve = ratio && managed ? above / ratio : 0;
+		reserve += zone_min(zone, managed, share) + 2 * zone_gap(mm, managed, share);
+		total += reserve < managed ? reserve : managed;
+	}
+	return total;
+}
+
+uint64_t mm_totalreserve_pages_after(struct mm *mm, uint64_t nr, uint64_t movable)
+{
+	static const enum zone_type zones[] = { ZONE_DMA32, ZONE_NORMAL };
+	struct growth growth = { .nr = nr - movable, .movable = movable };
+	uint64_t most = mm_totalreserve_pages(mm), total;
+
+	for (unsigned int i = 0; nr && i < sizeof(zones) / sizeof(zones[0]); i++) {
+		growth.idx = zones[i];
+		growth.nid = EVERY_NODE;
+		total = totalreserve_with(mm, &growth);
+		most = total > most ? total : most;
+		for (growth.nid = 0; growth.nid < mm->nr_nodes; growth.nid++) {
+			total = totalreserve_with(mm, &growth);
+			most = total > most ? total : most;
+		}
+	}
+	return most;
 }
 
 /* Free frames that this request may not have: the rest of its own block, and the reserve. */

@@ -8,6 +8,7 @@
 
 #include "framevisor/frame.h"
 #include "framevisor/layout.h"
+#include "framevisor/log.h"
 #include "framevisor/size.h"
 #include "vmm/vm_internal.h"
 
@@ -111,21 +112,64 @@ static uint64_t sum_requested(const struct vm *vm)
 	return sum;
 }
 
-/* The pool promises what all of them request; what is plugged beyond that is on its way out. */
-static int reserve(struct vm *vm, struct error *err)
+/*
+ * The pool promises what all of them request; what is plugged beyond that is on its way out.
+ * Returns 0, also when it has to grow for a part of it, which comes later; or a negative errno with
+ * err set.
+ */
+static int reserve(struct vm *vm, bool starts, struct error *err)
 {
 	uint64_t frames = bytes_to_frames(sum_requested(vm));
 
-	return frames ? vm_memory_reserve(vm->memory, frames, err) : 0;
+	vm->mem_promise = 0;
+	if (frames && starts)
+		vm->mem_promise = vm_memory_reserve_now(vm->memory, frames, err);
+	else if (frames)
+		vm->mem_promise = vm_memory_reserve(vm->memory, frames, err);
+	return vm->mem_promise == -EINPROGRESS ? 0 : vm->mem_promise;
+}
+
+/* Asks the guest to plug what is requested, as far as the pool has promised it: the first ones
+ * first, and none less than it has plugged already. */
+static int tell(struct vm *vm, struct error *err)
+{
+	uint64_t left = frames_to_bytes(vm_memory_promised(vm->memory));
+	int ret = 0;
+
+	for (unsigned int i = 0; ret == 0 && i < vm->nr_mem; i++) {
+		uint64_t requested = vm->mem[i].requested, part = requested;
+		struct virtio_mem_stats stats;
+
+		vm_mem_device_stats(vm, i, &stats);
+		if (part > left)
+			part = left & ~(block_size(&vm->mem[i]) - 1);
+		if (part < stats.plugged)
+			part = stats.plugged < requested ? stats.plugged : requested;
+		left -= part < left ? part : left;
+		if (part != stats.requested)
+			ret = virtio_mem_set_requested(vm->devices.mem[i], part, err);
+	}
+	return ret;
 }
 
 int mem_devices_start(struct vm *vm, struct error *err)
 {
-	int ret = reserve(vm, err);
+	int ret = reserve(vm, true, err);
 
-	for (unsigned int i = 0; ret == 0 && i < vm->nr_mem; i++)
-		ret = virtio_mem_set_requested(vm->devices.mem[i], vm->mem[i].requested, err);
-	return ret;
+	return ret < 0 ? ret : tell(vm, err);
+}
+
+void mem_devices_pool_moved(struct vm *vm)
+{
+	struct error err = { 0 };
+
+	if (!vm->nr_mem)
+		return;
+	if (reserve(vm, false, &err) < 0 || tell(vm, &err) < 0)
+		log_warn("%s", err.message);
+	/* A driver that asked for a block too early waits for a word. */
+	for (unsigned int i = 0; i < vm->nr_mem; i++)
+		virtio_mem_ask_again(vm->devices.mem[i]);
 }
 
 const struct vm_mem_device *vm_mem_device(const struct vm *vm, unsigned int index)
@@ -158,9 +202,9 @@ int vm_mem_device_request(struct vm *vm, unsigned int index, uint64_t bytes, str
 	if (ret < 0)
 		return ret;
 	device->requested = bytes;
-	ret = bytes > before ? reserve(vm, err) : 0;
+	ret = bytes > before ? reserve(vm, false, err) : 0;
 	if (ret == 0)
-		ret = virtio_mem_set_requested(vm->devices.mem[index], bytes, err);
+		ret = tell(vm, err);
 	if (ret < 0)
 		device->requested = before;
 	return ret;
@@ -227,9 +271,10 @@ int vm_mem_device_detach(struct vm *vm, unsigned int index, struct error *err)
 
 /* ---- The guest's size in all ---- */
 
-static enum target_state judge(const struct vm *vm, const struct virtio_mem_stats *stats)
+static enum target_state judge(const struct vm *vm, uint64_t requested,
+			       const struct virtio_mem_stats *stats)
 {
-	if (stats->plugged == stats->requested)
+	if (stats->plugged == requested)
 		return TARGET_REACHED;
 	if (vm->state != VM_STATE_RUNNING)
 		return TARGET_PAUSED;
@@ -239,6 +284,9 @@ static enum target_state judge(const struct vm *vm, const struct virtio_mem_stat
 		return TARGET_NO_MEM;
 	if (stats->plugged < stats->requested && stats->last_error == -ENOMEM)
 		return TARGET_POOL;
+	/* It has plugged all that is there. */
+	if (stats->plugged == stats->requested)
+		return vm->mem_promise == -EINPROGRESS ? TARGET_GROWING : TARGET_POOL;
 	return stats->idle_ms < TARGET_STALL_MS ? TARGET_MOVING : TARGET_BUSY;
 }
 
@@ -249,11 +297,15 @@ void vm_size_info(struct vm *vm, struct target_info *info)
 		struct virtio_mem_stats stats;
 
 		vm_mem_device_stats(vm, i, &stats);
-		info->size += stats.requested;
+		info->size += vm->mem[i].requested;
 		info->actual += stats.plugged;
 		info->max += vm->mem[i].id[0] ? vm->mem[i].size : 0;
 		if (info->state == TARGET_REACHED)
-			info->state = judge(vm, &stats);
+			info->state = judge(vm, vm->mem[i].requested, &stats);
+	}
+	if (vm->nr_mem) {
+		info->promised = frames_to_bytes(vm_memory_promised(vm->memory));
+		info->text = target_state_texts[info->state];
 	}
 }
 

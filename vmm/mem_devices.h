@@ -23,5 +23,7 @@ uint64_t mem_devices_room(const struct vm *vm);
 void mem_devices_options(struct vm *vm, uint64_t base, struct virtio_mem_options *options);
 /* Asks the pool for what is requested at first, and the guest to plug it. */
 int mem_devices_start(struct vm *vm, struct error *err);
+/* The pool has more for them than it had, or does not get it. */
+void mem_devices_pool_moved(struct vm *vm);
 
 #endif

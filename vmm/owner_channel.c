@@ -120,6 +120,8 @@ static int call(struct owner_channel *channel, const union notice_packet *packet
 		return ops->move(channel->opaque, &packet->move, frames);
 	case NOTICE_PAUSE:
 		return ops->pause(channel->opaque, &packet->pause, frames);
+	case NOTICE_GROWN:
+		return ops->grown ? ops->grown(channel->opaque) : 0;
 	case NOTICE_RESUME:
 		return ops->resume(channel->opaque, &packet->resume, frames);
 	default:

@@ -25,6 +25,7 @@ struct owner_channel_ops {
 	int (*pause)(void *opaque, const struct notice_pause *pause, uint64_t *frames);
 	int (*resume)(void *opaque, const struct notice_resume *resume, uint64_t *frames);
 	int (*limit)(void *opaque, const struct notice_limit *limit, uint64_t *frames);
+	int (*grown)(void *opaque); /* may be NULL */
 	/* STATUS is wanted every so often (0: not any more), and what it is to tell. */
 	void (*pace)(void *opaque, const struct notice_ask *ask);
 	/* Fills in everything but the header and the id. */

@@ -7,6 +7,7 @@
 #include <inttypes.h>
 #include <linux/virtio_balloon.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "framevisor/clock.h"
 #include "framevisor/frame.h"
@@ -40,6 +41,7 @@ struct target {
 
 	uint64_t running_since_ms; /* 0: it has not run yet */
 	bool told_no_driver;
+	bool started; /* the loop runs, or is about to: nothing may wait */
 
 	/* The balloon as it was seen last, and since when. */
 	uint64_t seen_actual, seen_inflated;
@@ -54,6 +56,12 @@ struct target {
 	uint64_t limit; /* from the newest statistics while the balloon grows */
 	bool limit_known;
 	uint64_t last_actual; /* in the balloon, at the last look */
+
+	/* When the pool owner was asked for a promise, how long it is left alone then (unless it
+	 * speaks), and what it said: 0, -EINPROGRESS (it grows for it), or why it cannot. */
+	uint64_t asked_ms, ask_pause_ms;
+	int promise;
+	char refused[sizeof(((struct error *)0)->message)];
 
 	struct target_compact compact;
 	struct target_pace pace; /* of virtio-mem */
@@ -85,8 +93,11 @@ static void gather(struct target *target, struct target_parts *parts)
 		.give_way = target->ask.gives_way,
 	};
 	virtio_balloon_stats(config->balloon, &parts->balloon);
-	if (config->nr_mem)
+	if (config->nr_mem) {
 		gather_mem(config, &parts->mem);
+		parts->promised = frames_to_bytes(vm_memory_promised(config->memory));
+		parts->pool_grows = target->promise == -EINPROGRESS;
+	}
 	parts->mem_stall_ms = target_pace(&target->pace, parts);
 	if (parts->balloon.actual != target->seen_actual ||
 	    parts->balloon.inflated != target->seen_inflated) {
@@ -169,6 +180,57 @@ static void limit_balloon(struct target *target, struct target_parts *parts)
 	}
 	if (inflating)
 		parts->balloon_limit = find_limit(target, parts);
+}
+
+/* ---- The pool's promise ---- */
+
+#define ASK_POOL_MS     1000 /* without a notice */
+#define ASK_POOL_MIN_MS 5000 /* refused: the next time, and then twice as late, ... */
+#define ASK_POOL_MAX_MS 60000
+
+/* Asks for the promise of so much beside the boot memory. 0, -EINPROGRESS, or err says why not. */
+static int ask_pool(struct target *target, uint64_t bytes, struct error *err)
+{
+	uint64_t frames = bytes_to_frames(bytes);
+	/* A guest that starts finds all of its memory there, whatever its driver thinks of news. */
+	int ret = target->started ? vm_memory_reserve(target->config.memory, frames, err)
+				  : vm_memory_reserve_now(target->config.memory, frames, err);
+
+	target->promise = ret;
+	target->asked_ms = now_ms();
+	if (ret == 0 || ret == -EINPROGRESS) {
+		target->ask_pause_ms = ASK_POOL_MS;
+		return ret;
+	}
+	target->ask_pause_ms *= 2;
+	if (target->ask_pause_ms < ASK_POOL_MIN_MS)
+		target->ask_pause_ms = ASK_POOL_MIN_MS;
+	if (target->ask_pause_ms > ASK_POOL_MAX_MS)
+		target->ask_pause_ms = ASK_POOL_MAX_MS;
+	return ret;
+}
+
+/* It grows for the target, or a reset of the VM has given up what it had: is there more by now? */
+static void look_at_promise(struct target *target, struct target_parts *parts)
+{
+	uint64_t want = parts->size > parts->boot ? parts->size - parts->boot : 0;
+	struct error err = { 0 };
+	int ret;
+
+	if (!parts->has_mem || want <= parts->promised) {
+		target->promise = 0;
+		return;
+	}
+	if (target->promise && now_ms() - target->asked_ms < target->ask_pause_ms)
+		return;
+	ret = ask_pool(target, want, &err);
+	if (ret < 0 && ret != -EINPROGRESS) {
+		if (strcmp(target->refused, err.message) != 0)
+			log_warn("%s", err.message);
+		memcpy(target->refused, err.message, sizeof(target->refused));
+	}
+	parts->promised = frames_to_bytes(vm_memory_promised(target->config.memory));
+	parts->pool_grows = ret == -EINPROGRESS;
 }
 
 /* ---- Towards the target ---- */
@@ -268,6 +330,7 @@ static void look(void *opaque)
 	enum target_state state;
 
 	gather(target, &parts);
+	look_at_promise(target, &parts);
 	decide(target, &parts, &plan);
 	tell_devices(target, &parts, &plan);
 	set_interval(target, false);
@@ -281,7 +344,7 @@ static void look(void *opaque)
 		event_timer_arm(target->timer, LOOK_SOON_MS, 0);
 	else if (state == TARGET_COMPACTING)
 		event_timer_arm(target->timer, LOOK_COMPACTS_MS, 0);
-	else if (state == TARGET_MOVING || target->inflating)
+	else if (state == TARGET_MOVING || state == TARGET_GROWING || target->inflating)
 		event_timer_arm(target->timer, LOOK_MOVES_MS, 0);
 	else if (state != TARGET_REACHED || target_mem_wanting(&parts) ||
 		 now_ms() < target->refresh_until_ms)
@@ -304,21 +367,52 @@ static void begin_anew(struct target *target)
 	tell_holder(target, compact_restart(&target->compact));
 }
 
+void target_pool_moved(struct target *target)
+{
+	if (!target)
+		return;
+	target->ask_pause_ms = 0;
+	look(target);
+	/* A driver that asked for a block too early waits for a word. */
+	for (unsigned int i = 0; i < target->config.nr_mem; i++)
+		virtio_mem_ask_again(target->config.mem[i]);
+}
+
+/* The promise for a new target. Returns 0, or a negative errno with err set. */
+static int promise_size(struct target *target, uint64_t bytes, struct error *err)
+{
+	const struct target_config *config = &target->config;
+	struct target_parts parts;
+	uint64_t want = bytes > config->boot ? bytes - config->boot : 0;
+	int ret;
+
+	gather(target, &parts);
+	target->refused[0] = '\0';
+	target->ask_pause_ms = 0;
+	if (want <= parts.mem.plugged) {
+		target->promise = 0;
+		vm_memory_unreserve(config->memory);
+		return 0;
+	}
+	ret = ask_pool(target, want, err);
+	if (ret == 0 || ret == -EINPROGRESS)
+		return 0;
+	/* That was called off for the old one, too: it asks again. */
+	target->promise = 0;
+	target_changed(target);
+	return ret;
+}
+
 int target_set(struct target *target, uint64_t bytes, struct error *err)
 {
 	const struct target_config *config = &target->config;
 	uint64_t unit = bytes > config->boot ? FRAME_SIZE : GUEST_PAGE_SIZE;
-	struct target_parts parts;
-	uint64_t want;
-	int ret = 0;
+	int ret;
 
 	if (bytes > config->max)
 		bytes = config->max;
 	bytes = (bytes + unit - 1) & ~(unit - 1);
-	gather(target, &parts);
-	want = bytes > config->boot ? bytes - config->boot : 0;
-	if (want > parts.mem.plugged)
-		ret = vm_memory_reserve(config->memory, bytes_to_frames(want), err);
+	ret = promise_size(target, bytes, err);
 	if (ret < 0)
 		return ret;
 	target->size = bytes;
@@ -346,6 +440,7 @@ void target_info(struct target *target, struct target_info *info)
 		.actual = target_actual(&parts),
 		.max = target->config.max,
 		.tax = target->size - parts.size,
+		.promised = parts.promised,
 		.state = target_judge(&parts),
 		.compact_rounds = target->compact.rounds,
 		.compact_before = target->compact.before,
@@ -353,6 +448,9 @@ void target_info(struct target *target, struct target_info *info)
 	};
 	if (info->state == TARGET_REACHED && info->tax)
 		info->state = TARGET_TAXED;
+	info->text = target_state_texts[info->state];
+	if (info->state == TARGET_POOL && target->refused[0])
+		info->text = target->refused;
 }
 
 void target_poll_stats(struct target *target, unsigned int seconds)
@@ -401,6 +499,7 @@ struct target *target_create(const struct target_config *config, struct error *e
 		target_destroy(target);
 		return NULL;
 	}
+	target->started = true;
 	return target;
 }
 

@@ -48,6 +48,7 @@ enum target_state {
 	TARGET_AVAILABLE,  /* the guest has nothing more available */
 	TARGET_BUSY,       /* the guest's driver does not get further: memory in use or unmovable */
 	TARGET_TAXED,      /* there, less what the pool asked it to do without */
+	TARGET_GROWING,    /* the pool grows for it */
 	TARGET_COMPACTING, /* there with few whole frames: see target_compact.h */
 	TARGET_STATES,
 };
@@ -71,7 +72,10 @@ struct target_parts {
 	bool has_mem;
 	struct virtio_mem_stats mem;
 	uint64_t mem_stall_ms; /* from target_pace() */
-	bool give_way;         /* from target_ask: the balloon stands in for no block now */
+	/* What the pool promises beside the boot memory: no more is asked of the guest. */
+	uint64_t promised;
+	bool pool_grows; /* it is on the way to more */
+	bool give_way;   /* from target_ask: the balloon stands in for no block now */
 };
 
 /* Memory devices: one per guest node. */
@@ -145,8 +149,9 @@ void target_destroy(struct target *target); /* NULL is ignored */
 
 /*
  * Sets the target. More than the ceiling means the ceiling (as in QEMU). Rounded up to guest pages,
- * beyond the boot memory to frames. When it grows, the pool is asked to promise the memory first.
- * Returns 0 or a negative errno with err set: nothing has changed.
+ * beyond the boot memory to frames. When it grows, the pool is asked to promise the memory first;
+ * if it has to grow for that, the guest gets what there is and the rest as it comes. Returns 0 or a
+ * negative errno with err set: nothing has changed.
  */
 int target_set(struct target *target, uint64_t bytes, struct error *err);
 
@@ -154,13 +159,18 @@ int target_set(struct target *target, uint64_t bytes, struct error *err);
  * the target less the tax, whoever asks for the target is told the user's. 0 ends it. */
 void target_set_tax(struct target *target, uint64_t bytes);
 
+/* The pool has more for this VM than it had, or does not get it: NOTICE_GROWN. */
+void target_pool_moved(struct target *target);
+
 /* Something about the devices or the VM changed: look soon. */
 void target_changed(struct target *target);
 
 struct target_info {
 	uint64_t size, actual, max; /* bytes; size as the user set it */
 	uint64_t tax;               /* of size, done without: target_set_tax() */
+	uint64_t promised;          /* of the pool beside the boot memory */
 	enum target_state state;
+	const char *text; /* the state for people; until the next call of anything here */
 	/* Rounds in which the guest moved its memory together; how many frames of the balloon were
 	 * complete before the last one, and frames that were in large free blocks after it. */
 	uint64_t compact_rounds, compact_before, compact_after;

@@ -18,6 +18,7 @@ const char *const target_state_names[TARGET_STATES] = {
 	[TARGET_AVAILABLE] = "guest-needs-memory",
 	[TARGET_BUSY] = "guest-busy",
 	[TARGET_TAXED] = "taxed",
+	[TARGET_GROWING] = "pool-grows",
 	[TARGET_COMPACTING] = "compacting",
 };
 
@@ -33,6 +34,7 @@ const char *const target_state_texts[TARGET_STATES] = {
 	[TARGET_AVAILABLE] = "the guest needs the rest: it has nothing more available",
 	[TARGET_BUSY] = "the guest does not get further: its memory is in use or cannot be moved",
 	[TARGET_TAXED] = "the pool is short of memory: the guest does without the rest for now",
+	[TARGET_GROWING] = "the pool grows for it",
 	[TARGET_COMPACTING] = "the guest moves its memory together, so that whole frames come back",
 };
 
@@ -88,8 +90,12 @@ static uint64_t decide_requested(const struct target_parts *parts)
 {
 	uint64_t want = less(parts->size, parts->boot);
 
-	if (want > parts->mem.plugged && balloon_deflates(parts))
+	if (want <= parts->mem.plugged)
+		return want;
+	if (balloon_deflates(parts))
 		return parts->mem.plugged;
+	if (want > parts->promised)
+		want = parts->promised > parts->mem.plugged ? parts->promised : parts->mem.plugged;
 	return want;
 }
 
@@ -127,6 +133,10 @@ static enum target_state judge_plug(const struct target_parts *parts)
 		return TARGET_NO_MEM;
 	if (parts->mem.last_error == -ENOMEM)
 		return TARGET_POOL;
+	/* It has got what there is. */
+	if (parts->mem.plugged >= parts->mem.requested || parts->mem.last_error == -EINPROGRESS)
+		if (less(parts->size, parts->boot) > parts->promised)
+			return parts->pool_grows ? TARGET_GROWING : TARGET_POOL;
 	return parts->mem.idle_ms < parts->mem_stall_ms ? TARGET_MOVING : TARGET_BUSY;
 }
 

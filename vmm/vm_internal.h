@@ -42,6 +42,9 @@ struct vm {
 	unsigned int nr_mem; /* memory devices that the configuration lists */
 	struct vm_mem_device mem[VM_MEM_DEVICES_MAX];
 	uint64_t mem_capacity[VM_MEM_DEVICES_MAX]; /* size of the device's region */
+	/* What the pool owner said about what they request: 0, -EINPROGRESS (the pool grows for
+	 * it), or another negative errno. */
+	int mem_promise;
 	struct vm_numa_node
 		nodes[VM_NODES_MAX]; /* at least one, whether the guest is told or not */
 	unsigned int nr_nodes;

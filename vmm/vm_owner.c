@@ -8,6 +8,7 @@
 
 #include "framevisor/frame.h"
 #include "framevisor/log.h"
+#include "vmm/mem_devices.h"
 #include "vmm/owner_channel.h"
 #include "vmm/vm_internal.h"
 
@@ -143,6 +144,18 @@ static int on_limit(void *opaque, const struct notice_limit *limit, uint64_t *fr
 	return 0;
 }
 
+void vm_owner_grown(struct vm *vm)
+{
+	mem_devices_pool_moved(vm);
+	target_pool_moved(vm->target);
+}
+
+static int on_grown(void *opaque)
+{
+	vm_owner_grown(opaque);
+	return 0;
+}
+
 /* Above that the owner only wants to know; below it decides by what guests have available. */
 #define PACE_POLICY_MS 2000
 
@@ -247,6 +260,7 @@ static const struct owner_channel_ops ops = {
 	.pause = on_pause,
 	.resume = on_resume,
 	.limit = on_limit,
+	.grown = on_grown,
 	.pace = on_pace,
 	.status = on_status,
 };

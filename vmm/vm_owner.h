@@ -18,4 +18,8 @@ void vm_owner_balloon_changed(struct vm *vm);
 /* Somebody paused the VM or let it go on: what the owner did about it before does not count. */
 void vm_owner_state_changed(struct vm *vm);
 
+/* The pool has grown for this VM, or will not: what it was to get later is asked for again, and the
+ * guest told what there is. */
+void vm_owner_grown(struct vm *vm);
+
 #endif

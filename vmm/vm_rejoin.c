@@ -74,6 +74,8 @@ static void join(struct vm_rejoin *rejoin, int fd)
 		return;
 	}
 	log_info("a new pool owner took over");
+	/* It does not know what the pool was to grow for. */
+	vm_owner_grown(vm);
 }
 
 static void on_connection(void *opaque, uint32_t events)

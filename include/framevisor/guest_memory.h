@@ -63,8 +63,9 @@ struct guest_frame_ops {
 	 * inside one pluggable region) accessible: the pool admits them to the VM (they count
 	 * against its limit, even if they are bound only at first touch), KVM sees them, and
 	 * guest_memory_set_plugged() is called last. The guest finds zeroes there. Returns 0,
-	 * -ENOMEM when the pool does not admit them now (try again later), or another negative
-	 * errno; on failure nothing has changed.
+	 * -ENOMEM when the pool does not admit them now (try again later), -EINPROGRESS when it
+	 * grows for them, which it does not wait for (vm_memory_reserve() says when), or another
+	 * negative errno; on failure nothing has changed.
 	 *
 	 * unplug() takes plugged frames away: guest_memory_set_plugged() is called first, then
 	 * what is bound goes back to the pool, and the admission with it. After the call neither

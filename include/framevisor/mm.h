@@ -151,6 +151,9 @@ uint64_t mm_zero_free_pages(struct mm *mm, uint64_t max);
 /* Frames that allocations without special rights leave alone, summed (kernel: totalreserve_pages).
  */
 uint64_t mm_totalreserve_pages(struct mm *mm);
+/* What that will be with nr frames more, movable of them for ZONE_MOVABLE, in whatever other zones
+ * they turn out to lie: the most of it. */
+uint64_t mm_totalreserve_pages_after(struct mm *mm, uint64_t nr, uint64_t movable);
 
 /*
  * Settings, by their names in /proc/sys/vm: min_free_kbytes, watermark_scale_factor,

@@ -87,6 +87,12 @@ int owner_client_return(struct owner_client *client, const struct frame_run *run
  */
 int owner_client_resize(struct owner_client *client, uint64_t ram_frames, struct error *err);
 /*
+ * The same without waiting until the pool has grown: -EINPROGRESS, with no sentence, when it has
+ * to; owner_client_limit() is what is promised by then. Calling it again, after NOTICE_GROWN, says
+ * how it goes on.
+ */
+int owner_client_resize_later(struct owner_client *client, uint64_t ram_frames, struct error *err);
+/*
  * Of the frames that this VM may hold, has so many kept for it in node nid of the pool, whatever
  * others take (at first 0). The pool grows there if it can and must. Returns 0, -ENOMEM with a
  * sentence when that node cannot have them, or another negative errno; err is set.

@@ -17,6 +17,7 @@
  *   PAUSE, RESUME (id, numbers)    ->        stop and go on: there is no memory
  *   LIMIT (id, min, max, shares)   ->        what the VM is promised and may have changed
  *   ASK (id, interval, flags)      ->        STATUS now, and then every so often
+ *   GROWN (id)                     ->        RESIZE again: what it was to get later has changed
  *                                  <-    DONE (id, status, frames): one for each id but ASK's
  *                                  <-    STATUS (id of ASK, or 0)
  *
@@ -38,6 +39,7 @@ enum notice_type {
 	NOTICE_RESUME,
 	NOTICE_LIMIT,
 	NOTICE_ASK,
+	NOTICE_GROWN,
 	NOTICE_DONE = 96,
 	NOTICE_STATUS,
 };
@@ -109,6 +111,12 @@ struct notice_limit {
 	uint64_t max;   /* frames that it may ever be given */
 	uint32_t shares;
 	int32_t oom_score_adj;
+};
+
+/* It says no number: those are in the replies to RESIZE alone, so that none overtakes another. */
+struct notice_grown {
+	struct owner_header header;
+	uint64_t id;
 };
 
 #define NOTICE_ASK_IDLE  0x1 /* find out which frames are idle, from now until an ASK without it */

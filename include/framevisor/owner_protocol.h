@@ -24,7 +24,8 @@
  *
  * A client may hold as many frames as its RAM has (ram_frames); what it asks beyond gets -ENOMEM.
  * RESIZE changes that limit: up, when the pool has or can get the memory (the reply may take as
- * long as that of HELLO); down, but not below what the client holds (-EBUSY).
+ * long as that of HELLO, or comes at once: OWNER_RESIZE_LATER); down, but not below what the client
+ * holds (-EBUSY).
  *
  * BIND keeps frames of one node for a client: of what it may hold in all, so many are to be had
  * there whatever others take. A pool that grows grows there for it. What a client holds of the node
@@ -43,7 +44,7 @@
 
 #include <stdint.h>
 
-#define OWNER_PROTOCOL_VERSION 2
+#define OWNER_PROTOCOL_VERSION 3
 #define OWNER_NAME_MAX         64 /* VM name with its terminating 0 */
 #define OWNER_NODES_MAX        64
 #define OWNER_RUNS_MAX         256  /* runs in one message */
@@ -155,12 +156,23 @@ struct owner_returned {
 	uint64_t nr_frames;
 };
 
+/*
+ * When the pool has to grow first, the answer does not wait for it: it is -EINPROGRESS, with as
+ * much of it promised as there is. The pool grows in steps; when there is more, or there will be no
+ * more, NOTICE_GROWN says so, and the same RESIZE again is told how much it is by now, or why there
+ * is no more. Another RESIZE calls it off.
+ */
+#define OWNER_RESIZE_LATER 0x1
+
 struct owner_resize {
 	struct owner_header header;
 	uint64_t ram_frames; /* wanted in all */
+	uint32_t flags;      /* OWNER_RESIZE_LATER or 0 */
+	uint32_t reserved;   /* 0 */
 };
 
-/* On failure (status != 0) message holds a sentence for the user and the limit is the old one. */
+/* On failure (status != 0, but for -EINPROGRESS) message holds a sentence for the user and the
+ * limit is what it was before. */
 struct owner_resized {
 	struct owner_header header;
 	uint64_t ram_frames; /* the limit from now on */

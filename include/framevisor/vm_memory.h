@@ -119,10 +119,19 @@ int vm_memory_set_slots(struct vm_memory *mem, int vm_fd, unsigned int first_slo
 
 /*
  * Asks the owner now for the promise of nr_plugged frames beside the RAM, for somebody who is told
- * why it cannot be had. plug() up to there cannot be refused then, until the next unplug. Returns 0
- * or a negative errno with err set. Loop's thread.
+ * why it cannot be had. plug() up to there cannot be refused then, until the next unplug. Returns
+ * 0, -EINPROGRESS (no err) when the pool has to grow for it first, or another negative errno with
+ * err set. Loop's thread; it does not wait for the pool: NOTICE_GROWN (framevisor/owner_notice.h)
+ * says when to call it again.
  */
 int vm_memory_reserve(struct vm_memory *mem, uint64_t nr_plugged, struct error *err);
+/* The same before the loop runs: waits until the pool has grown. */
+int vm_memory_reserve_now(struct vm_memory *mem, uint64_t nr_plugged, struct error *err);
+/* No more than what is promised by now, if the pool is growing for more. Loop's thread. */
+void vm_memory_unreserve(struct vm_memory *mem);
+/* What the owner promises beside the RAM as of now, in frames; may be more than can be plugged. Any
+ * thread. */
+uint64_t vm_memory_promised(struct vm_memory *mem);
 
 /* done and total in frames. Returning false gives up. */
 typedef bool (*vm_memory_progress_fn)(void *opaque, uint64_t done, uint64_t total);

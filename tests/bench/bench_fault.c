@@ -109,6 +109,7 @@ static void reset(struct bench *b)
 	const struct guest_frame_ops *ops = b->gm->frame_ops;
 
 	if (ops->unplug(b->gm->frame_opaque, GUEST_HOTPLUG, TOUCHES) != 0 ||
+	    vm_memory_reserve_now(b->mem, TOUCHES, NULL) != 0 ||
 	    ops->plug(b->gm->frame_opaque, GUEST_HOTPLUG, TOUCHES) != 0)
 		die("plug");
 	if (b->kernel)

@@ -107,6 +107,7 @@ static void test_plug(void **state)
 	open_gigantic(&f);
 	ops = f.gm->frame_ops;
 	for (int round = 0; round < 2; round++) {
+		assert_int_equal(vm_memory_reserve_now(f.mem, 1, NULL), 0);
 		assert_int_equal(ops->plug(f.gm->frame_opaque, HOTPLUG_GPA, 1), 0);
 		words = guest_ptr(f.gm, HOTPLUG_GPA, FRAME_SIZE);
 		assert_non_null(words);

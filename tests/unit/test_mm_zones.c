@@ -136,6 +136,35 @@ static void test_watermarks(void **state)
 	pool_destroy(&pool);
 }
 
+/* What a pool will keep is known before it grows, so that one growth is enough. */
+static void test_reserve_after_growth(void **state)
+{
+	static const uint64_t steps[] = { 1, 7, 24, 100, 258, 600, 3000 };
+	struct mm_config config = { .nr_nodes = 2,
+				    .nr_cpus = 1,
+				    .node = { { .spanned = 8192 }, { .spanned = 8192 } },
+				    .distance = { { 10, 20 }, { 20, 10 } } };
+	uint64_t at[2] = { 0 }, expected;
+	struct pool pool;
+
+	(void)state;
+	pool_create(&pool, &config);
+	assert_int_equal(mm_totalreserve_pages_after(pool.mm, 0, 0), 0);
+	for (unsigned int i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
+		unsigned int nid = i % 3 == 2;
+
+		expected = mm_totalreserve_pages_after(pool.mm, steps[i], 0);
+		mm_online_pages(pool.mm, nid, at[nid], steps[i], false);
+		at[nid] += steps[i];
+		assert_true(expected >= mm_totalreserve_pages(pool.mm));
+		/* No more than rounding makes of it, and the low zone that might have been. */
+		assert_true(expected <= mm_totalreserve_pages(pool.mm) + 8 + steps[i] / 256);
+		assert_int_equal(mm_totalreserve_pages_after(pool.mm, 0, 0),
+				 mm_totalreserve_pages(pool.mm));
+	}
+	pool_destroy(&pool);
+}
+
 static uint64_t left_after(struct pool *pool, gfp_t gfp)
 {
 	uint64_t per_zone[MAX_NR_ZONES] = { 0 };
@@ -324,11 +353,17 @@ static void test_reports(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_gfp_zone),        cmocka_unit_test(test_zones_of_a_node),
-		cmocka_unit_test(test_zone_fallback),   cmocka_unit_test(test_numa),
-		cmocka_unit_test(test_watermarks),      cmocka_unit_test(test_reserves),
-		cmocka_unit_test(test_oom_handler),     cmocka_unit_test(test_hotplug),
-		cmocka_unit_test(test_reports),         cmocka_unit_test(test_highatomic),
+		cmocka_unit_test(test_gfp_zone),
+		cmocka_unit_test(test_zones_of_a_node),
+		cmocka_unit_test(test_zone_fallback),
+		cmocka_unit_test(test_numa),
+		cmocka_unit_test(test_reserve_after_growth),
+		cmocka_unit_test(test_watermarks),
+		cmocka_unit_test(test_reserves),
+		cmocka_unit_test(test_oom_handler),
+		cmocka_unit_test(test_hotplug),
+		cmocka_unit_test(test_reports),
+		cmocka_unit_test(test_highatomic),
 		cmocka_unit_test(test_fault_injection),
 	};
 

@@ -222,12 +222,41 @@ static void test_settings(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, session_setup, session_teardown)
 
+/* A real pool: what it grows by includes what it then keeps in reserve, so one growth is enough. */
+static void test_one_growth(void **state)
+{
+	static const uint64_t sizes[] = { 16, 40, 100 };
+	struct pool_config config = { .hugepages = HUGEPAGES_NEVER, .max = UINT64_C(1) << 30 };
+	struct pool_request request = { .name = "vm", .may_grow = true };
+	struct pool_growth growth = { 0 };
+	struct error err = { 0 };
+	uint64_t missing = 0;
+
+	(void)state;
+	config.record = "/nonexistent";
+	pool = pool_create(&config, &err);
+	assert_non_null(pool);
+	for (unsigned int i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		request.want = (struct pool_promise){ .ram = sizes[i], .min = sizes[i] };
+		assert_int_equal(pool_admit(pool, &request, &missing, &err), -EAGAIN);
+		assert_int_equal(pool_grow_begin(pool, missing, POOL_MOVABLE_AS_SET, &growth, &err),
+				 0);
+		assert_int_equal(pool_grow_fill(pool, &growth, &err), 0);
+		assert_int_equal(pool_grow_finish(pool, &growth, 0), 0);
+		assert_int_equal(pool_admit(pool, &request, &missing, &err), 0);
+		request.old = request.want;
+	}
+	pool_release(pool, &request.old);
+	check_session_pool();
+	pool_destroy(pool);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_default),  TEST(test_overcommit),      TEST(test_ratio),
 		TEST(test_resize),   TEST(test_set_limits),      TEST(test_guarantee_holds),
-		TEST(test_settings), TEST(test_default_minimum),
+		TEST(test_settings), TEST(test_default_minimum), cmocka_unit_test(test_one_growth),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

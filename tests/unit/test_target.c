@@ -27,6 +27,7 @@ static struct target_parts guest(unsigned int size, unsigned int plugged, unsign
 		.balloon_idle_ms = 10 * TARGET_STALL_MS,
 		.balloon_limit = UINT64_MAX,
 		.has_mem = true,
+		.promised = UINT64_MAX,
 		.mem = { .driver_ready = true,
 			 .requested = MIB(plugged),
 			 .plugged = MIB(plugged),
@@ -386,6 +387,37 @@ static void test_sum(void **state)
 	assert_false(sum.broken);
 }
 
+/* The pool grows for it: the guest gets what is promised, and the rest as it comes. */
+static void test_growing(void **state)
+{
+	struct target_parts parts = guest(1024, 0, 0);
+
+	(void)state;
+	parts.promised = MIB(128);
+	parts.pool_grows = true;
+	expect(&parts, 0, 128);
+	parts.mem.requested = MIB(128);
+	parts.mem.idle_ms = 0;
+	assert_int_equal(target_judge(&parts), TARGET_MOVING);
+	parts.mem.plugged = MIB(128);
+	parts.mem.idle_ms = 10 * TARGET_STALL_MS;
+	assert_int_equal(target_judge(&parts), TARGET_GROWING);
+	parts.pool_grows = false;
+	assert_int_equal(target_judge(&parts), TARGET_POOL);
+	/* What it has is not asked back because the promise is less by now. */
+	parts.promised = MIB(64);
+	expect(&parts, 0, 128);
+	parts.promised = MIB(512);
+	expect(&parts, 0, 512);
+	/* Asked too early by a driver that was quick. */
+	parts = guest(1024, 0, 0);
+	parts.mem.requested = MIB(512);
+	parts.mem.last_error = -EINPROGRESS;
+	parts.promised = MIB(256);
+	parts.pool_grows = true;
+	assert_int_equal(target_judge(&parts), TARGET_GROWING);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -403,6 +435,7 @@ int main(void)
 		cmocka_unit_test(test_pace),
 		cmocka_unit_test(test_shares),
 		cmocka_unit_test(test_sum),
+		cmocka_unit_test(test_growing),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

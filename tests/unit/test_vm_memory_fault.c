@@ -19,6 +19,7 @@ static void open_large(struct fixture *f)
 
 	assert_true(try_open_config(
 		f, client, (struct vm_memory_config){ .hotplug = hotplug, .nr_hotplug = 1 }));
+	assert_int_equal(vm_memory_reserve_now(f->mem, HOT_FRAMES, NULL), 0);
 	assert_int_equal(f->gm->frame_ops->plug(f->gm->frame_opaque, HOTPLUG_GPA, HOT_FRAMES), 0);
 }
 

@@ -186,6 +186,7 @@ static void test_counts(void **state)
 	compare_counts(&f, 0, 0);
 	touch_all(&f, 1000);
 	compare_counts(&f, RAM_FRAMES, 0);
+	assert_int_equal(vm_memory_reserve_now(f.mem, 6, NULL), 0);
 	assert_int_equal(ops->plug(f.gm->frame_opaque, HOTPLUG_GPA, 6), 0);
 	assert_int_equal(ops->back(f.gm->frame_opaque, HOTPLUG_GPA, 6), 0);
 	compare_counts(&f, RAM_FRAMES + 6, 6);

@@ -17,7 +17,7 @@
 #define SETTLE_MS       300 /* at the target and nothing moved for so long: done */
 #define PLAIN_LINE_MS   1000
 #define TIMEOUT_DEFAULT 10
-/* A VM that grows may have to wait until its pool has grown: reserved and filled. */
+/* The VM answers at once; what it asks the pool owner for may wait for another VM's turn. */
 #define ANSWER_MS 120000
 
 static struct balloon_options {
@@ -177,6 +177,20 @@ static bool compacting(const struct reading *reading)
 	return strcmp(reading->state, "compacting") == 0;
 }
 
+/* Which ends by itself, too: the guest gets what there is meanwhile. */
+static bool pool_grows(const struct reading *reading)
+{
+	return strcmp(reading->state, "pool-grows") == 0;
+}
+
+/* Why it takes longer, for the line of progress. */
+static const char *reason(const struct reading *reading)
+{
+	if (compacting(reading))
+		return " (its memory is fragmented: it moves it together)";
+	return pool_grows(reading) ? " (the pool grows for it)" : "";
+}
+
 static void show_progress(struct job *job)
 {
 	char from[SIZE_TEXT_MAX], to[SIZE_TEXT_MAX], at[SIZE_TEXT_MAX], frames[64];
@@ -191,8 +205,7 @@ static void show_progress(struct job *job)
 		size_format(job->before.actual, from, sizeof(from)),
 		size_format(job->now.target, to, sizeof(to)),
 		size_format(job->now.actual, at, sizeof(at)), frames,
-		back >= 0 ? "back" : "the guest's again",
-		compacting(&job->now) ? " (its memory is fragmented: it moves it together)" : "",
+		back >= 0 ? "back" : "the guest's again", reason(&job->now),
 		job->tty ? "\033[K" : "\n");
 }
 
@@ -244,7 +257,7 @@ static int wait_until_there(struct job *job, struct error *err)
 			return ret;
 		if (job->now.actual != last.actual || job->now.inflated != last.inflated ||
 		    job->now.ballooned != last.ballooned || job->now.plugged != last.plugged ||
-		    compacting(&job->now)) /* which ends by itself */
+		    compacting(&job->now) /* which ends by itself */ || pool_grows(&job->now))
 			moved = now_ms();
 		still = now_ms() - moved;
 		if (job->now.actual == job->now.target && !compacting(&job->now) &&

@@ -237,12 +237,13 @@ static json_t *target_json(struct vm *vm)
 	struct target_info info;
 
 	vm_size_info(vm, &info);
-	return json_pack(
-		"{s:I,s:I,s:I,s:I,s:s,s:s,s:I,s:I,s:I}", "size", (json_int_t)info.size, "actual",
-		(json_int_t)info.actual, "max", (json_int_t)info.max, "tax", (json_int_t)info.tax,
-		"state", target_state_names[info.state], "text", target_state_texts[info.state],
-		"compact-rounds", (json_int_t)info.compact_rounds, "compact-before",
-		(json_int_t)info.compact_before, "compact-after", (json_int_t)info.compact_after);
+	return json_pack("{s:I,s:I,s:I,s:I,s:I,s:s,s:s,s:I,s:I,s:I}", "promised",
+			 (json_int_t)info.promised, "size", (json_int_t)info.size, "actual",
+			 (json_int_t)info.actual, "max", (json_int_t)info.max, "tax",
+			 (json_int_t)info.tax, "state", target_state_names[info.state], "text",
+			 info.text, "compact-rounds", (json_int_t)info.compact_rounds,
+			 "compact-before", (json_int_t)info.compact_before, "compact-after",
+			 (json_int_t)info.compact_after);
 }
 
 /* target and actual are sizes of the boot memory, inflated is what the balloon holds. */

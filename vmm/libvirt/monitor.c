@@ -86,7 +86,7 @@ static int cmd_query_memory_devices(void *opaque, json_t *args, json_t **reply,
 			*reply,
 			json_pack("{s:s,s:{s:s,s:I,s:I,s:I,s:I,s:I,s:i,s:o}}", "type", "virtio-mem",
 				  "data", "id", device->id, "memaddr", (json_int_t)stats.addr,
-				  "requested-size", (json_int_t)stats.requested, "size",
+				  "requested-size", (json_int_t)device->requested, "size",
 				  (json_int_t)stats.plugged, "max-size", (json_int_t)device->size,
 				  "block-size", (json_int_t)stats.block_size, "node", device->node,
 				  "memdev", json_sprintf("/objects/mem%s", device->id)));

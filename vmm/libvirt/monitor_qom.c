@@ -120,7 +120,7 @@ static json_t *mem_property(struct vm *vm, unsigned int index, const char *prope
 	if (strcmp(property, "size") == 0)
 		return json_integer((json_int_t)stats.plugged);
 	if (strcmp(property, "requested-size") == 0)
-		return json_integer((json_int_t)stats.requested);
+		return json_integer((json_int_t)vm_mem_device(vm, index)->requested);
 	if (strcmp(property, "block-size") == 0)
 		return json_integer((json_int_t)stats.block_size);
 	return NULL;

@@ -66,9 +66,14 @@ static void set_plugged(struct vm_memory *mem, uint32_t first, uint32_t nr, bool
 	guest_memory_set_plugged(&mem->guest, window_frame_gpa(mem, first), nr, plugged);
 }
 
-/* Sees to it that the owner has promised need frames; with err, whoever asked is told why not. */
-static int raise_limit(struct vm_memory *mem, uint64_t need, struct error *err)
+/*
+ * Sees to it that the owner has promised need frames; with err, whoever asked is told why not.
+ * -EINPROGRESS: the pool grows for it, and what is promised meanwhile is at hand.
+ */
+static int raise_limit(struct vm_memory *mem, uint64_t need, bool wait, struct error *err)
 {
+	int (*resize)(struct owner_client * client, uint64_t ram_frames, struct error * err) =
+		wait ? owner_client_resize : owner_client_resize_later;
 	uint64_t ahead = need + LIMIT_STEP - 1 - (need - 1) % LIMIT_STEP;
 	struct error why = { 0 };
 	int ret;
@@ -77,11 +82,14 @@ static int raise_limit(struct vm_memory *mem, uint64_t need, struct error *err)
 		return 0;
 	if (ahead > mem->nr_frames)
 		ahead = mem->nr_frames;
-	ret = owner_client_resize(mem->client, ahead, &why);
+	ret = resize(mem->client, ahead, &why);
 	if (ret == -ENOMEM && ahead > need) {
 		error_clear(&why);
-		ret = owner_client_resize(mem->client, need, &why);
+		ret = resize(mem->client, need, &why);
 	}
+	mem->growing = ret == -EINPROGRESS;
+	if (mem->growing)
+		return need <= owner_client_limit(mem->client) ? 0 : ret;
 	if (ret && err)
 		error_set(err, -ret, "%s", why.message);
 	else if (ret && !mem->said_refused)
@@ -106,8 +114,9 @@ static void lower_limit(struct vm_memory *mem)
 		stock_return_all(mem);
 	/* Refused while the guest holds more (frames it touched without having them): then later.
 	 */
-	if (target < limit)
-		owner_client_resize(mem->client, target, NULL);
+	if (target < limit || mem->growing)
+		owner_client_resize(mem->client, target < limit ? target : limit, NULL);
+	mem->growing = false;
 	stock_bind(mem, NULL, 0, NULL);
 }
 
@@ -158,7 +167,7 @@ int hotplug_plug(void *opaque, uint64_t gpa, uint64_t nr_frames)
 	ret = pluggable(mem, gpa, nr_frames, &first);
 	if (ret == 0) {
 		more = (uint32_t)nr_frames - count_plugged(mem, first, (uint32_t)nr_frames);
-		ret = raise_limit(mem, (uint64_t)mem->usable + more, NULL);
+		ret = raise_limit(mem, (uint64_t)mem->usable + more, false, NULL);
 		if (ret == 0)
 			ret = bind_more(mem, first, more);
 	}
@@ -207,7 +216,7 @@ int hotplug_unplug(void *opaque, uint64_t gpa, uint64_t nr_frames)
 	return ret;
 }
 
-int vm_memory_reserve(struct vm_memory *mem, uint64_t nr_plugged, struct error *err)
+static int reserve(struct vm_memory *mem, uint64_t nr_plugged, bool wait, struct error *err)
 {
 	int ret;
 
@@ -215,7 +224,32 @@ int vm_memory_reserve(struct vm_memory *mem, uint64_t nr_plugged, struct error *
 		return error_set(err, EINVAL, "only %u frames can be plugged",
 				 mem->nr_frames - mem->nr_boot_frames);
 	take_lock(mem);
-	ret = raise_limit(mem, mem->nr_boot_frames + nr_plugged, err);
+	ret = raise_limit(mem, mem->nr_boot_frames + nr_plugged, wait, err);
 	take_unlock(mem);
 	return ret;
+}
+
+int vm_memory_reserve(struct vm_memory *mem, uint64_t nr_plugged, struct error *err)
+{
+	return reserve(mem, nr_plugged, false, err);
+}
+
+int vm_memory_reserve_now(struct vm_memory *mem, uint64_t nr_plugged, struct error *err)
+{
+	return reserve(mem, nr_plugged, true, err);
+}
+
+void vm_memory_unreserve(struct vm_memory *mem)
+{
+	take_lock(mem);
+	if (mem->growing)
+		lower_limit(mem);
+	take_unlock(mem);
+}
+
+uint64_t vm_memory_promised(struct vm_memory *mem)
+{
+	uint64_t limit = owner_client_limit(mem->client);
+
+	return limit > mem->nr_boot_frames ? limit - mem->nr_boot_frames : 0;
 }

@@ -215,6 +215,7 @@ struct vm_memory {
 
 	int uffd;
 	bool said_refused;
+	bool growing; /* the pool grows for the limit that was asked for last */
 	bool hugetlb;
 	bool minor; /* bound frames are registered too, for MINOR events */
 	bool remap; /* EVENT_REMAP works: frames can be taken away */

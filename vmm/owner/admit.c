@@ -52,6 +52,17 @@ static uint64_t growable(struct pool *pool)
 	return above(pool_limit(pool), counts.present);
 }
 
+bool pool_reserve_grows(struct pool *pool, uint64_t missing, uint64_t *reserve)
+{
+	uint64_t then =
+		mm_totalreserve_pages_after(pool->mm, missing, pool_movable_share(pool, missing));
+	bool more = then > *reserve;
+
+	if (more)
+		*reserve = then;
+	return more;
+}
+
 uint64_t pool_default_min(struct pool *pool, uint64_t ram_frames)
 {
 	uint64_t min = ram_frames / MIN_SHARE, least = bytes_to_frames_up(MIN_BYTES);
@@ -65,26 +76,27 @@ uint64_t pool_default_min(struct pool *pool, uint64_t ram_frames)
 	return min < ram_frames ? min : ram_frames;
 }
 
-/* Frames by which all minimums and reserves do not fit. */
-static uint64_t lack_guaranteed(struct pool *pool, uint64_t guaranteed)
+/* Frames by which all minimums and the reserve do not fit. */
+static uint64_t lack_guaranteed(struct pool *pool, uint64_t guaranteed, uint64_t reserve)
 {
-	return above(guaranteed + mm_totalreserve_pages(pool->mm), usable_frames(pool));
+	return above(guaranteed + reserve, usable_frames(pool));
 }
 
-/*
- * Frames by which what is promised goes beyond what the mode allows. All that is promised has to be
- * there (mode 2, by its ratio), or only has to be there as far as the pool can grow (*soft).
- */
-static uint64_t lack_committed(struct pool *pool, uint64_t committed, bool *soft)
+/* Whether only so much of what is promised has to be there as the pool can grow to. */
+static bool promises_are_soft(struct pool *pool)
 {
-	uint64_t need = committed + mm_totalreserve_pages(pool->mm);
+	return setting(pool, "overcommit_memory") != OVERCOMMIT_NEVER;
+}
+
+/* Frames by which what is promised goes beyond what the mode allows (mode 2: by its ratio). */
+static uint64_t lack_committed(struct pool *pool, uint64_t committed, uint64_t reserve)
+{
 	uint64_t ratio = setting(pool, "overcommit_ratio");
 	uint64_t lack;
 
-	*soft = setting(pool, "overcommit_memory") != OVERCOMMIT_NEVER;
-	if (*soft)
-		return above(need, usable_frames(pool));
-	lack = above(need, mm_vm_commit_limit(pool->mm));
+	if (promises_are_soft(pool))
+		return above(committed + reserve, usable_frames(pool));
+	lack = above(committed + reserve, mm_vm_commit_limit(pool->mm));
 	/* More frames count by the ratio; with a limit in kbytes they do not help. */
 	return ratio ? (lack * 100 + ratio - 1) / ratio : lack;
 }
@@ -99,9 +111,12 @@ static uint64_t lack_single(struct pool *pool, uint64_t ram)
 
 uint64_t pool_missing(struct pool *pool, uint64_t ram_frames)
 {
-	uint64_t need = pool->committed + ram_frames + mm_totalreserve_pages(pool->mm);
+	uint64_t reserve = mm_totalreserve_pages(pool->mm), missing;
 
-	return above(need, usable_frames(pool));
+	do {
+		missing = above(pool->committed + ram_frames + reserve, usable_frames(pool));
+	} while (pool_reserve_grows(pool, missing, &reserve));
+	return missing;
 }
 
 uint64_t pool_spare(struct pool *pool, uint64_t *promised)
@@ -180,31 +195,48 @@ static int refuse_promise(struct pool *pool, const struct pool_request *request,
 					   : "take less memory");
 }
 
+/* Frames by which a request does not fit into the pool as it is. */
+struct lack {
+	uint64_t ram, min;
+};
+
+static void find_lack(struct pool *pool, const struct pool_request *request, uint64_t room,
+		      struct lack *lack)
+{
+	const struct pool_promise *old = &request->old, *want = &request->want;
+	uint64_t reserve = mm_totalreserve_pages(pool->mm), most;
+
+	do {
+		*lack = (struct lack){ 0 };
+		/* Less of something always fits, even when the settings have changed since. */
+		if (want->ram > old->ram)
+			lack->ram = lack_committed(pool, pool->committed - old->ram + want->ram,
+						   reserve);
+		if (lack->ram > room && promises_are_soft(pool))
+			lack->ram = room;
+		if (want->min > old->min)
+			lack->min = lack_guaranteed(pool, pool->guaranteed - old->min + want->min,
+						    reserve);
+		most = lack->ram > lack->min ? lack->ram : lack->min;
+		/* Beyond the room nothing grows: what is missing now is what is told. */
+	} while (most <= room && pool_reserve_grows(pool, most, &reserve));
+}
+
 int pool_admit(struct pool *pool, const struct pool_request *request, uint64_t *missing,
 	       struct error *err)
 {
 	const struct pool_promise *old = &request->old, *want = &request->want;
-	uint64_t committed = pool->committed - old->ram + want->ram;
-	uint64_t guaranteed = pool->guaranteed - old->min + want->min;
 	uint64_t room = request->may_grow ? growable(pool) : 0;
-	uint64_t lack = 0, firm = 0;
-	bool soft;
+	uint64_t single = want->ram > old->ram ? lack_single(pool, want->ram) : 0;
+	struct lack lack;
 
-	/* Less of something always fits, even when the settings have changed since. */
-	if (want->ram > old->ram) {
-		lack = lack_committed(pool, committed, &soft);
-		if (soft && lack > room)
-			lack = room;
-		if (lack > room || lack_single(pool, want->ram))
-			return refuse_promise(
-				pool, request,
-				lack > room ? lack - room : lack_single(pool, want->ram), err);
-	}
-	if (want->min > old->min)
-		firm = lack_guaranteed(pool, guaranteed);
-	if (firm > room)
-		return refuse_guarantee(pool, request, firm - room, err);
-	*missing = firm > lack ? firm : lack;
+	find_lack(pool, request, room, &lack);
+	if (lack.ram > room || single)
+		return refuse_promise(pool, request, lack.ram > room ? lack.ram - room : single,
+				      err);
+	if (lack.min > room)
+		return refuse_guarantee(pool, request, lack.min - room, err);
+	*missing = lack.min > lack.ram ? lack.min : lack.ram;
 	if (*missing)
 		return -EAGAIN;
 	/* The allocator keeps the same account, for its reports and as a second opinion. */
@@ -212,8 +244,8 @@ int pool_admit(struct pool *pool, const struct pool_request *request, uint64_t *
 		return refuse_promise(pool, request, want->ram - old->ram, err);
 	if (want->ram < old->ram)
 		mm_vm_unacct_memory(pool->mm, (int64_t)(old->ram - want->ram));
-	pool->committed = committed;
-	pool->guaranteed = guaranteed;
+	pool->committed += want->ram - old->ram;
+	pool->guaranteed += want->min - old->min;
 	return 0;
 }
 

@@ -165,6 +165,7 @@ static int add_notice(struct client *client, struct session_reply *reply)
 			 client->session.name, err.message);
 		return -1;
 	}
+	client->session.noticed = true;
 	reply->fds[reply->nr_fds++] = fd;
 	reply->packet.welcome.flags |= OWNER_WELCOME_NOTICE;
 	return fd;
@@ -197,6 +198,17 @@ void client_reply(struct client *client, enum session_result result, struct sess
 		hang_up(client);
 }
 
+void client_grown(struct client *client)
+{
+	union notice_packet packet;
+
+	session_note(&client->session, client->pid);
+	/* One that does not listen now asks again by itself after a while. */
+	if (client->notice)
+		notice_send(client->notice, &packet, NOTICE_GROWN, sizeof(packet.grown), NULL,
+			    NULL);
+}
+
 /* Before the reply is sent: that may end the client. */
 static void count_traffic(struct client *client, const union owner_packet *packet,
 			  const struct session_reply *reply, enum session_result result)
@@ -226,6 +238,8 @@ static void handle_packet(struct client *client, const union owner_packet *packe
 	case SESSION_REPLY:
 	case SESSION_REPLY_AND_CUT:
 		count_traffic(client, packet, &reply, result);
+		if (missing)
+			server_grow(client->server, client, missing);
 		client_reply(client, result, &reply, why);
 		break;
 	case SESSION_WAIT:

@@ -122,6 +122,8 @@ int notice_check_request(const union notice_packet *packet, size_t len,
 		return check_pause(&packet->pause, len, why);
 	case NOTICE_RESUME:
 		return check_length(len, sizeof(packet->resume), why);
+	case NOTICE_GROWN:
+		return check_length(len, sizeof(packet->grown), why);
 	case NOTICE_LIMIT:
 		return check_limit(&packet->limit, len, why);
 	case NOTICE_ASK:

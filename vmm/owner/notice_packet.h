@@ -22,6 +22,7 @@ union notice_packet {
 	struct notice_resume resume;
 	struct notice_limit limit;
 	struct notice_ask ask;
+	struct notice_grown grown;
 	struct notice_done done;
 	struct notice_status status;
 	uint8_t bytes[sizeof(struct notice_move) + 1];

@@ -524,9 +524,8 @@ int64_t owner_client_grant_to_move(struct owner_client *client, uint64_t nr, uin
 		     runs, nr_runs);
 }
 
-int owner_client_resize(struct owner_client *client, uint64_t ram_frames, struct error *err)
+static int resize(struct owner_client *client, struct owner_resize request, struct error *err)
 {
-	struct owner_resize request = { .ram_frames = ram_frames };
 	union owner_packet reply;
 	int ret;
 
@@ -535,14 +534,27 @@ int owner_client_resize(struct owner_client *client, uint64_t ram_frames, struct
 	ret = transact(client, &request, sizeof(request), &reply, OWNER_RESIZED);
 	if (ret == -EPIPE || ret == -EPROTO)
 		return error_set_errno(err, -ret, "the pool owner does not answer");
-	if (ret < 0)
+	if (ret < 0 && ret != -EINPROGRESS)
 		return reply.resized.message[0]
 			       ? error_set(err, -ret, "%s", reply.resized.message)
 			       : error_set_errno(err, -ret, "cannot ask the pool owner for more");
 	pthread_mutex_lock(&client->lock);
 	client->limit = reply.resized.ram_frames;
 	pthread_mutex_unlock(&client->lock);
-	return 0;
+	return ret;
+}
+
+int owner_client_resize(struct owner_client *client, uint64_t ram_frames, struct error *err)
+{
+	return resize(client, (struct owner_resize){ .ram_frames = ram_frames }, err);
+}
+
+int owner_client_resize_later(struct owner_client *client, uint64_t ram_frames, struct error *err)
+{
+	return resize(
+		client,
+		(struct owner_resize){ .ram_frames = ram_frames, .flags = OWNER_RESIZE_LATER },
+		err);
 }
 
 int owner_client_bind(struct owner_client *client, unsigned int nid, uint64_t frames,

@@ -101,6 +101,8 @@ static int check_resize(const struct owner_resize *resize, size_t len, const cha
 {
 	if (len != sizeof(*resize))
 		return bad(why, "RESIZE has a wrong length");
+	if (resize->flags & ~(uint32_t)OWNER_RESIZE_LATER || resize->reserved != 0)
+		return bad(why, "RESIZE has unknown flags");
 	if (resize->ram_frames == 0 || resize->ram_frames > PACKET_FRAMES_MAX)
 		return bad(why, "RESIZE to an impossible size");
 	return 0;

@@ -245,8 +245,7 @@ static int fill_nodes(struct pool *pool, struct pool_growth *growth, uint64_t no
 	return ret;
 }
 
-/* Of frames more, how many keep the pool as it was configured. */
-static uint64_t movable_share(const struct pool *pool, uint64_t frames)
+uint64_t pool_movable_share(const struct pool *pool, uint64_t frames)
 {
 	const struct pool_movable *movable = &pool->config.movable;
 	uint64_t has = pool_present(pool, PART_MOVABLE);
@@ -276,7 +275,7 @@ int pool_grow_begin(struct pool *pool, uint64_t frames, uint64_t movable,
 				 size_format(frames_to_bytes(room), c, sizeof(c)),
 				 size_format(frames_to_bytes(frames), d, sizeof(d)));
 	if (movable == POOL_MOVABLE_AS_SET)
-		movable = movable_share(pool, frames);
+		movable = pool_movable_share(pool, frames);
 	else if (movable && !pool_has_movable(pool))
 		return error_set(err, EINVAL,
 				 "this pool has no MOVABLE zone; 'pool start --movable' makes one");

@@ -50,13 +50,17 @@ int pool_keep(struct pool *pool, unsigned int nid, uint64_t before, uint64_t aft
 	struct pool_node *node = &pool->node[nid];
 	uint64_t room = pool_to_be_had(pool, nid);
 	uint64_t need = node->owed - before + after;
+	uint64_t now = mm_totalreserve_pages(pool->mm), reserve = now;
 	struct mm_counts counts;
 
 	if (after <= before || need <= room) {
 		pool_owe(pool, nid, before, after);
 		return 0;
 	}
-	*missing = need - room;
+	/* The node's part of a larger reserve, at most all of it. */
+	do {
+		*missing = need - room + (reserve - now);
+	} while (pool_reserve_grows(pool, *missing, &reserve));
 	mm_counts(pool->mm, -1, &counts);
 	if (node->capacity - pool_node_present(node) < *missing || pool->config.size ||
 	    counts.present + *missing > pool->max_frames)

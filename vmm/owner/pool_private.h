@@ -97,6 +97,8 @@ int pool_each_absent(struct pool *pool, const struct pool_growth *growth,
 int pool_online_run(struct pool *pool, const struct frame_run *run, bool zeroed);
 int pool_offline_run(struct pool *pool, const struct frame_run *run);
 bool pool_has_movable(const struct pool *pool);
+/* Of frames more, how many keep the pool's share of ZONE_MOVABLE as it was configured. */
+uint64_t pool_movable_share(const struct pool *pool, uint64_t frames);
 uint64_t pool_node_present(const struct pool_node *node);
 uint64_t pool_present(const struct pool *pool, enum pool_part part);
 
@@ -124,6 +126,12 @@ void pool_settings_apply(struct pool *pool);
 
 /* Frames that may leave the pool: what is promised (*promised) and the reserves stay. */
 uint64_t pool_spare(struct pool *pool, uint64_t *promised);
+
+/*
+ * A larger pool keeps more in reserve, so what is missing grows by that, and so on: whoever finds
+ * missing with *reserve goes on until this says that it suffices for a pool of so many frames more.
+ */
+bool pool_reserve_grows(struct pool *pool, uint64_t missing, uint64_t *reserve);
 
 /* Frames that would have to be added for ram_frames more; 0 if they fit. */
 uint64_t pool_missing(struct pool *pool, uint64_t ram_frames);

@@ -104,8 +104,26 @@ void server_remove(struct server *server, struct client *client)
 		event_timer_arm(server->linger, server->config.linger_ms, 0);
 }
 
-/* Decides over everybody who waits, in order of arrival. Who has to wait again stops the rest: it
- * came first. */
+/* Who is told later, once there is more: gets what there is, and the pool grows on. */
+static void go_on(struct server *server, struct client *client, const struct error *err)
+{
+	uint64_t missing = 0;
+
+	if (session_go_on(&client->session, err, &missing))
+		client_grown(client);
+	if (missing)
+		server_grow(server, client, missing);
+}
+
+static bool goes_on(const struct client *client)
+{
+	return client->session.state == SESSION_READY && client->session.later_frames;
+}
+
+/*
+ * Decides over everybody who waits, in order of arrival. Who has to wait again stops the rest: it
+ * came first. Those who go on meanwhile and are told later come after those who cannot.
+ */
 static void admit_waiting(struct server *server)
 {
 	struct client *client, *next;
@@ -126,6 +144,10 @@ static void admit_waiting(struct server *server)
 		event_source_modify(client->source, EPOLLIN);
 		client_reply(client, result, &reply, NULL);
 	}
+	for (client = server->clients; client && !server->growing; client = client->next) {
+		if (goes_on(client))
+			go_on(server, client, NULL);
+	}
 }
 
 /* The growth failed: the client that it was for is told why, or does without. The others may need
@@ -138,6 +160,8 @@ static void refuse_grown(struct server *server)
 
 	while (client && client->session.id != server->grow_id)
 		client = client->next;
+	if (client && goes_on(client))
+		go_on(server, client, &server->grow_error);
 	if (!client || client->session.state != SESSION_WAITING)
 		return;
 	result = session_admit_ungrown(&client->session, &server->grow_error, &reply);

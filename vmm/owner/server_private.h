@@ -52,6 +52,8 @@ int client_listen(struct client *client);
 /* Sends the reply; cuts the connection if that fails or the result says so. */
 void client_reply(struct client *client, enum session_result result, struct session_reply *reply,
 		  const char *why);
+/* What it waits for later has changed: notes what it is promised, and tells it. */
+void client_grown(struct client *client);
 /* Its process can touch no frame any more: they go back to the pool. */
 void client_destroy(struct client *client);
 /* Forgets it at the end of the owner; the frames of its process are not touched. */

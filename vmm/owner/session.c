@@ -418,24 +418,103 @@ static enum session_result handle_return(struct session *session, const struct o
 	return SESSION_REPLY;
 }
 
+/* The pool grows for a VM that does not wait for it by so much first, then by twice as much, and so
+ * on: it goes on with the first step while the pool takes the next, and large ones are few. */
+#define LATER_STEP_BYTES (UINT64_C(128) << 20)
+
+/*
+ * Promises as much of later_frames as there is. Returns 0 (all of it), -EAGAIN with *missing (of
+ * the next step), or another negative errno with err set: there will be no more.
+ */
+static int promise_later(struct session *session, uint64_t *missing, struct error *err)
+{
+	uint64_t wanted = session->later_frames, lack = 0, part;
+	struct error ignored = { 0 };
+	int ret = promise(session, wanted, true, &lack, err);
+
+	if (ret != -EAGAIN)
+		return ret;
+	part = wanted > lack ? wanted - lack : 0;
+	if (part > session->ram_frames)
+		promise(session, part, false, missing, &ignored);
+	*missing = lack < session->later_step ? lack : session->later_step;
+	session->grow_nodes = session->hello_nodes;
+	return -EAGAIN;
+}
+
+bool session_go_on(struct session *session, const struct error *err, uint64_t *missing)
+{
+	uint64_t before = session->ram_frames, wanted = session->later_frames;
+	struct error why = { 0 };
+	int ret;
+
+	session->later_step *= 2;
+	/* What there is may suffice, in a mode that does not need all of it. */
+	ret = err ? promise(session, wanted, false, missing, &why)
+		  : promise_later(session, missing, &why);
+	if (ret == -EAGAIN && !err)
+		return session->ram_frames != before;
+	*missing = 0;
+	session->later_frames = 0;
+	if (ret < 0) {
+		session->later_error = err ? *err : why;
+		session->later_failed = wanted;
+	}
+	return true;
+}
+
+static enum session_result handle_resize_later(struct session *session, struct session_reply *reply,
+					       uint64_t *missing)
+{
+	enum session_result result;
+	struct error err = { 0 };
+	int ret;
+
+	session->later_frames = session->wanted_frames;
+	session->later_step = bytes_to_frames_up(LATER_STEP_BYTES);
+	ret = promise_later(session, missing, &err);
+	if (ret == -EAGAIN) {
+		error_set(&err, EINPROGRESS, "the pool grows for VM '%s'", session->name);
+		return resized(session, &err, reply);
+	}
+	session->later_frames = 0;
+	result = resized(session, ret < 0 ? &err : NULL, reply);
+	*missing = 0;
+	return result;
+}
+
+static int check_resize(const struct session *session, uint64_t frames, struct error *err)
+{
+	char size[SIZE_TEXT_MAX];
+
+	if (frames > session->max_frames)
+		return error_set(
+			err, ENOMEM, "VM '%s' may not have more than its maximum, %s",
+			session->name,
+			size_format(frames_to_bytes(session->max_frames), size, sizeof(size)));
+	if (frames < session->held)
+		return error_set(err, EBUSY, "VM '%s' holds more frames than it would be left with",
+				 session->name);
+	return 0;
+}
+
 static enum session_result handle_resize(struct session *session, const struct owner_resize *resize,
 					 struct session_reply *reply, uint64_t *missing)
 {
-	char size[SIZE_TEXT_MAX];
-	struct error err = { 0 };
+	bool later = (resize->flags & OWNER_RESIZE_LATER) && session->noticed;
+	struct error err = session->later_error;
 
+	/* Whatever it asks, what it asked before is called off. */
+	session->later_frames = 0;
+	error_clear(&session->later_error);
+	if (err.code && later && resize->ram_frames == session->later_failed)
+		return resized(session, &err, reply);
+	error_clear(&err);
 	session->wanted_frames = resize->ram_frames;
-	if (session->wanted_frames > session->max_frames) {
-		error_set(&err, ENOMEM, "VM '%s' may not have more than its maximum, %s",
-			  session->name,
-			  size_format(frames_to_bytes(session->max_frames), size, sizeof(size)));
+	if (check_resize(session, resize->ram_frames, &err) < 0)
 		return resized(session, &err, reply);
-	}
-	if (session->wanted_frames < session->held) {
-		error_set(&err, EBUSY, "VM '%s' holds more frames than it would be left with",
-			  session->name);
-		return resized(session, &err, reply);
-	}
+	if (later)
+		return handle_resize_later(session, reply, missing);
 	return session_admit(session, reply, missing);
 }
 

@@ -29,6 +29,8 @@ struct session {
 	enum session_state state;
 	char name[OWNER_NAME_MAX];
 	bool want_uffd;
+	bool noticed; /* it has a notice channel: who has none is answered when all is there */
+	struct error later_error;
 	uint64_t ram_frames;
 	uint64_t min_frames; /* asked for; 0: the pool's default */
 	uint64_t max_frames; /* what ram_frames may become */
@@ -37,8 +39,12 @@ struct session {
 	uint32_t shares;
 	int32_t oom_score_adj;
 	uint64_t wanted_frames; /* RESIZE: the limit asked for */
-	uint64_t grow_nodes;    /* where the pool grows for what it waits for; 0: anywhere */
-	bool binding;           /* it waits for BIND: of wanted_node, wanted_frames in all */
+	/* RESIZE_LATER: the limit that it is on its way to, 0: none; the pool grows for it by so
+	 * many frames at a time. */
+	uint64_t later_frames, later_step;
+	uint64_t later_failed; /* where it did not get to, and later_error: why; told once */
+	uint64_t grow_nodes;   /* where the pool grows for what it waits for; 0: anywhere */
+	bool binding;          /* it waits for BIND: of wanted_node, wanted_frames in all */
 	unsigned int wanted_node;
 	uint64_t hello_nodes; /* grow_nodes of HELLO and RESIZE */
 	uint64_t bound[OWNER_NODES_MAX];
@@ -64,7 +70,7 @@ struct session_reply {
 };
 
 enum session_result {
-	SESSION_REPLY,         /* send the reply */
+	SESSION_REPLY,         /* send the reply; grow by *missing, if any: session_go_on() */
 	SESSION_WAIT,          /* no reply yet: grow by *missing, then session_admit() again */
 	SESSION_REPLY_AND_CUT, /* send the reply and end the connection */
 	SESSION_CUT,           /* end the connection; *why says why */
@@ -99,7 +105,8 @@ int session_give(struct session *session, const struct frame_run *runs, unsigned
 void session_count_returned(struct session *session, const struct frame_run *runs,
 			    unsigned int nr_runs);
 
-/* Handles one packet. *missing is set with SESSION_WAIT, *why with the two that cut. */
+/* Handles one packet. *missing is set with SESSION_WAIT and SESSION_REPLY, *why with the two that
+ * cut. */
 enum session_result session_handle(struct session *session, const union owner_packet *packet,
 				   size_t len, struct session_reply *reply, uint64_t *missing,
 				   const char **why);
@@ -108,6 +115,13 @@ enum session_result session_handle(struct session *session, const union owner_pa
  * again. */
 enum session_result session_admit(struct session *session, struct session_reply *reply,
 				  uint64_t *missing);
+/*
+ * The pool has grown, for a session with later_frames: promises it what is there. *missing: what
+ * the pool is to grow by now. With err: it cannot grow, for that reason. Returns whether the VM is
+ * to be told that something has changed.
+ */
+bool session_go_on(struct session *session, const struct error *err, uint64_t *missing);
+
 /* Refuses a waiting session: a WELCOME that ends it, or a RESIZED that leaves it as it was. */
 enum session_result session_refuse(struct session *session, const struct error *err,
 				   struct session_reply *reply);
