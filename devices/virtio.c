@@ -205,6 +205,36 @@ static void on_doorbell(void *opaque, uint32_t events)
 	pthread_mutex_unlock(&vdev->lock);
 }
 
+bool virtio_notified_here(const struct virtio_device *vdev)
+{
+	return vdev->type->driver_waits && vdev->host->ops->queue_work_begin;
+}
+
+/* Returns false if that is not possible, or of no use, now. */
+static bool serve_here(struct virtio_device *vdev, unsigned int queue)
+{
+	const struct device_host *host = vdev->host;
+	bool served = false;
+
+	/* Who holds the lock may be at it for long: the vCPU has better things to do. */
+	if (pthread_mutex_trylock(&vdev->lock))
+		return false;
+	if (virtio_running(vdev) && virtio_queue(vdev, queue) &&
+	    vdev->type->driver_waits(vdev, queue) && host->ops->queue_work_begin(host->machine)) {
+		vdev->type->queue_notify(vdev, queue);
+		host->ops->queue_work_end(host->machine);
+		served = true;
+	}
+	pthread_mutex_unlock(&vdev->lock);
+	return served;
+}
+
+void virtio_notify(struct virtio_device *vdev, unsigned int queue)
+{
+	if (!virtio_notified_here(vdev) || !serve_here(vdev, queue))
+		virtio_kick_queue(vdev, queue);
+}
+
 /* ---- Configuration space ---- */
 
 static unsigned int config_len(const struct virtio_device *vdev, uint64_t offset, unsigned int len)

@@ -268,6 +268,18 @@ static void balloon_notify(struct virtio_device *vdev, unsigned int queue)
 		handlers[role](balloon, queue);
 }
 
+/* Linux sends what it gives up, takes back or reports, and waits. It does not wait for each hint,
+ * so that several are looked at together. */
+static bool balloon_driver_waits(const struct virtio_device *vdev, unsigned int queue)
+{
+	const struct virtio_balloon *balloon =
+		(const struct virtio_balloon *)((const char *)vdev -
+						offsetof(struct virtio_balloon, vdev));
+	enum balloon_role role = queue_role(balloon, queue);
+
+	return role == BALLOON_INFLATE || role == BALLOON_DEFLATE || role == BALLOON_REPORTS;
+}
+
 /* The guest takes memory back, and has done so since the last look. */
 static bool deflates(struct virtio_balloon *balloon)
 {
@@ -358,6 +370,7 @@ static const struct virtio_device_type balloon_type = {
 	.read_config = balloon_read_config,
 	.write_config = balloon_write_config,
 	.queue_notify = balloon_notify,
+	.driver_waits = balloon_driver_waits,
 	.reset = balloon_reset,
 };
 

@@ -8,7 +8,8 @@
  *
  * Each structure has a page of its own. Notifications do not come here as a rule: the machine turns
  * writes of 2 bytes (what drivers do) into counts of the queue's eventfd. Any other write to a
- * notification address comes here and rings the same eventfd.
+ * notification address comes here and rings the same eventfd. Those of a device whose driver waits
+ * for it all come here, see virtio_notify().
  */
 #include "framevisor/virtio.h"
 
@@ -273,7 +274,7 @@ static void bar_write(void *opaque, uint64_t offset, uint64_t value, unsigned in
 
 	if (offset / SECTION_SIZE == SECTION_NOTIFY) {
 		if (where % NOTIFY_MULTIPLIER == 0)
-			virtio_kick_queue(vp->vdev, (unsigned int)(where / NOTIFY_MULTIPLIER));
+			virtio_notify(vp->vdev, (unsigned int)(where / NOTIFY_MULTIPLIER));
 		return;
 	}
 	pthread_mutex_lock(&vp->vdev->lock);
@@ -346,6 +347,8 @@ static void set_doorbells(struct virtio_pci *vp, uint64_t bar, bool assign)
 	struct virtio_device *vdev = vp->vdev;
 	struct device_host *host = vdev->host;
 
+	if (virtio_notified_here(vdev))
+		return;
 	for (unsigned int i = 0; i < vdev->type->nr_queues; i++) {
 		struct doorbell bell = { .addr = bar + SECTION_NOTIFY * SECTION_SIZE +
 						 i * NOTIFY_MULTIPLIER,

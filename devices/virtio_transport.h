@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The registers every virtio transport has in some shape, as calls of the core. All with the
- * device's lock held. What a driver may not do at that moment is ignored, as the specification
- * leaves it undefined.
+ * The registers every virtio transport has in some shape, as calls of the core, with the device's
+ * lock held unless they say otherwise. What a driver may not do at that moment is ignored, as the
+ * specification leaves it undefined.
  */
 #ifndef DEVICES_VIRTIO_TRANSPORT_H
 #define DEVICES_VIRTIO_TRANSPORT_H
@@ -24,6 +24,13 @@ void virtio_set_status(struct virtio_device *vdev, uint8_t status);
 struct virtqueue *virtio_queue_setup(struct virtio_device *vdev, unsigned int queue);
 /* Enables it; a queue that is set up wrongly breaks the device. */
 void virtio_enable_queue(struct virtio_device *vdev, unsigned int queue);
+
+/* Whether notifications are to reach virtio_notify() instead of ringing a doorbell. Constant. Lock
+ * not needed. */
+bool virtio_notified_here(const struct virtio_device *vdev);
+/* The driver notified, in the calling vCPU thread: serves the queue, or makes the loop do it. Lock
+ * not held. */
+void virtio_notify(struct virtio_device *vdev, unsigned int queue);
 
 /* Configuration space, checked against config_size: bytes beyond read 0 and are not written. */
 void virtio_read_config(struct virtio_device *vdev, uint64_t offset, void *dst, unsigned int len);

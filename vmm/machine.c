@@ -75,6 +75,20 @@ static void machine_failed(void *machine)
 	vm_request(machine, VM_REQUEST_FAILED);
 }
 
+static bool machine_queue_work_begin(void *machine)
+{
+	struct vm *vm = machine;
+
+	return vm_memory_queue_work_begin(vm->memory);
+}
+
+static void machine_queue_work_end(void *machine)
+{
+	struct vm *vm = machine;
+
+	vm_memory_queue_work_end(vm->memory);
+}
+
 static const struct device_host_ops machine_host_ops = {
 	.irq_line = machine_irq_line,
 	.msi_create = machine_msi_create,
@@ -83,6 +97,8 @@ static const struct device_host_ops machine_host_ops = {
 	.msi_destroy = machine_msi_destroy,
 	.doorbell = machine_doorbell,
 	.power = machine_power,
+	.queue_work_begin = machine_queue_work_begin,
+	.queue_work_end = machine_queue_work_end,
 };
 
 static int check_sizes(const struct vm_config *config, struct error *err)

@@ -5,8 +5,9 @@
  * Devices know neither KVM nor the pool: interrupts, doorbells and power requests go through
  * struct device_host, which vmm/ implements over KVM and unit tests over plain memory and eventfds.
  *
- * Threads: bus handlers run in vCPU threads, queue work and timers in the loop's thread. Each
- * device has one mutex of its own over its state; no device calls another one with it held.
+ * Threads: bus handlers run in vCPU threads, timers in the loop's thread, and queue work too,
+ * except where a driver waits for it (struct virtio_device_type, driver_waits). Each device has one
+ * mutex of its own over its state; no device calls another one with it held.
  */
 #ifndef FRAMEVISOR_DEVICE_H
 #define FRAMEVISOR_DEVICE_H
@@ -53,6 +54,14 @@ struct device_host_ops {
 
 	/* Asks for power off or reset; returns at once, the machine acts in the loop's thread. */
 	void (*power)(void *machine, enum power_request request);
+
+	/*
+	 * Around queue work in the thread of a vCPU: in between the thread's touches of guest
+	 * memory count like those of the loop's thread. Begin returns false when that cannot be
+	 * now, because another vCPU is at it. Neither blocks. NULL: only the loop does queue work.
+	 */
+	bool (*queue_work_begin)(void *machine);
+	void (*queue_work_end)(void *machine);
 };
 
 /* Filled by the machine before devices are created; constant afterwards. */

@@ -3,9 +3,9 @@
  * An epoll loop. One thread runs it; every callback runs in that thread, without locks held.
  *
  * In a VMM process the main thread runs one loop: signals, QMP, the console and the device back
- * ends. vCPU threads and the fault thread are not part of it. event_loop_post() and
- * event_loop_quit() may be called from any thread and from signal-free contexts; everything else
- * only from the loop's own thread, or before the loop runs.
+ * ends. vCPU threads and the fault thread are not part of it. event_loop_post(), event_loop_quit(),
+ * event_timer_arm() and event_timer_disarm() may be called from any thread and from signal-free
+ * contexts; everything else only from the loop's own thread, or before the loop runs.
  */
 #ifndef FRAMEVISOR_EVENT_LOOP_H
 #define FRAMEVISOR_EVENT_LOOP_H

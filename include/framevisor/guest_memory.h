@@ -35,7 +35,11 @@ struct guest_region {
 /* Words of a region's bitmap. */
 #define GUEST_PLUGGED_WORDS(size) (((size) / FRAME_SIZE + 63) / 64)
 
-/* How whole frames leave a guest and come back. Called from the loop's thread only. */
+/*
+ * How whole frames leave a guest and come back. Called from the loop's thread; release(), back()
+ * and promise() from vCPU threads as well, which then are between queue_work_begin() and
+ * queue_work_end() (framevisor/device.h).
+ */
 struct guest_frame_ops {
 	/*
 	 * Takes nr_frames frames from gpa on (frame aligned, inside RAM) away from the running
@@ -114,8 +118,10 @@ int guest_memory_add_pluggable(struct guest_memory *gm, uint64_t gpa, uint64_t s
 
 /*
  * Marks frames as RAM or not. Returns 0, or -EINVAL if they are not all in one pluggable region.
- * A reader that was told before that a frame is RAM may still be using it: as devices touch memory
- * in the loop's thread only, unplugging in that thread is safe.
+ * A reader that was told before that a frame is RAM may still be using it. Most devices touch
+ * memory in the loop's thread only, and it is this thread that unplugs. A queue that is served in a
+ * vCPU's thread may lie in memory that another vCPU has unplugged meanwhile: such a touch is the
+ * guest's fault like any other touch of unplugged memory.
  */
 int guest_memory_set_plugged(struct guest_memory *gm, uint64_t gpa, uint64_t nr_frames,
 			     bool plugged);

@@ -19,7 +19,7 @@
  *
  * Threads and locks: one mutex per device, held by the core around every call of the type's
  * functions and by the transport around register accesses. queue_notify() runs in the loop's
- * thread, everything else in vCPU threads as well.
+ * thread unless the driver waits for it, everything else in vCPU threads as well.
  *
  * Left out on purpose: indirect descriptors and EVENT_IDX are not offered. A chain is bounded by
  * the queue's size already, and no device here is bound by its number of notifications.
@@ -133,8 +133,15 @@ struct virtio_device_type {
 	/* The driver set FEATURES_OK and its choice is valid. Optional. */
 	void (*features_ok)(struct virtio_device *vdev);
 	/* The driver has put chains into an enabled queue: DRIVER_OK, not paused, not broken.
-	 * May be called without any new chain. Loop's thread. */
+	 * May be called without any new chain. Loop's thread, or that of a vCPU: */
 	void (*queue_notify)(struct virtio_device *vdev, unsigned int queue);
+	/*
+	 * Whether the driver does nothing else until it has back what it put into this queue. Then
+	 * the queue is served in the thread of the vCPU that notifies: before the guest goes on, so
+	 * that it finds the answer there and need not go to sleep and be woken by an interrupt.
+	 * Such a device has no doorbells. Optional.
+	 */
+	bool (*driver_waits)(const struct virtio_device *vdev, unsigned int queue);
 	/* Status 0 was written, or the machine is reset. Queues are initialised afterwards. */
 	void (*reset)(struct virtio_device *vdev);
 };

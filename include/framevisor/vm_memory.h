@@ -5,8 +5,9 @@
  *
  * A touch of a frame that is not there waits until the fault thread has bound one. When the pool
  * has none that lasts until somebody gives frames back, and it stops whoever touched: a vCPU, which
- * is what is wanted, but also the loop's thread, and with it every device and QMP. So a few frames
- * are kept back for the loop's thread alone (as a kernel keeps reserves for those who free memory).
+ * is what is wanted, but also a thread that serves a device's queue: the loop's, and with it every
+ * device and QMP. So a few frames are kept back for those alone (as a kernel keeps reserves for
+ * those who free memory).
  * A device that works on more untouched memory than that at a time asks frame_ops->back() first,
  * which says -ENOMEM instead of waiting, and tries again later.
  */
@@ -222,6 +223,14 @@ void vm_memory_span(const struct vm_memory *mem, struct vm_memory_span *span);
 /* Whether a touch waits for a frame that cannot be had now: a vCPU that is blocked by it may not be
  * stoppable before it gets one (KVM before Linux 6.2). Any thread. */
 bool vm_memory_starves(struct vm_memory *mem);
+
+/*
+ * A vCPU's thread begins and ends work on a device's queue: in between, what it touches is served
+ * like what the loop's thread touches. One thread at a time: begin returns false, and does not
+ * block, when another one is at it.
+ */
+bool vm_memory_queue_work_begin(struct vm_memory *mem);
+void vm_memory_queue_work_end(struct vm_memory *mem);
 
 /*
  * The machine ends: no touch is answered any more, and those that wait are let go, without a frame

@@ -53,6 +53,8 @@ struct test_host {
 	atomic_bool lines[HOST_LINES];
 	atomic_uint rises[HOST_LINES];
 	atomic_uint power_off, power_reset;
+	atomic_bool working;   /* between queue_work_begin() and queue_work_end() */
+	atomic_uint nr_worked; /* how often */
 	atomic_uint balloon_changes, mem_changes, rooms;
 	char output[4096];
 	size_t output_len;
@@ -172,6 +174,35 @@ static inline void th_power(void *machine, enum power_request request)
 		th->power_reset++;
 }
 
+static inline bool th_queue_work_begin(void *machine)
+{
+	struct test_host *th = machine;
+
+	return !atomic_exchange(&th->working, true);
+}
+
+static inline void th_queue_work_end(void *machine)
+{
+	struct test_host *th = machine;
+
+	th->nr_worked++;
+	if (!atomic_exchange(&th->working, false))
+		host_bug("the end of queue work that did not begin");
+}
+
+/* Set before host_create(): a vCPU serves queues whose driver waits, as in a VM. */
+static bool host_serves_here;
+
+static const struct device_host_ops th_ops_loop_only = {
+	.irq_line = th_irq_line,
+	.msi_create = th_msi_create,
+	.msi_set = th_msi_set,
+	.msi_raise = th_msi_raise,
+	.msi_destroy = th_msi_destroy,
+	.doorbell = th_doorbell,
+	.power = th_power,
+};
+
 static const struct device_host_ops th_ops = {
 	.irq_line = th_irq_line,
 	.msi_create = th_msi_create,
@@ -180,6 +211,8 @@ static const struct device_host_ops th_ops = {
 	.msi_destroy = th_msi_destroy,
 	.doorbell = th_doorbell,
 	.power = th_power,
+	.queue_work_begin = th_queue_work_begin,
+	.queue_work_end = th_queue_work_end,
 };
 
 /* ---- guest_frame_ops ---- */
@@ -405,7 +438,7 @@ static inline struct test_host *host_create(bool threaded)
 	th->host.loop = event_loop_create();
 	th->host.pio = bus_create();
 	th->host.mmio = bus_create();
-	th->host.ops = &th_ops;
+	th->host.ops = host_serves_here ? &th_ops : &th_ops_loop_only;
 	th->host.machine = th;
 	th->mem_options = (struct virtio_mem_options){ .addr = HOST_PLUG,
 						       .region_size = HOST_PLUG_FRAMES * FRAME_SIZE,

@@ -644,5 +644,9 @@ int main(void)
 		cmocka_unit_test(hints_that_cannot_be),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	int failed = cmocka_run_group_tests_name("served by the loop", tests, NULL, NULL);
+
+	host_serves_here = true;
+	return failed +
+	       cmocka_run_group_tests_name("served where the vCPU notifies", tests, NULL, NULL);
 }

@@ -364,6 +364,47 @@ static void pause_and_resume(void **state)
 	host_destroy(drv.th);
 }
 
+/* The balloon's driver waits for what it sends: by the time that its write to the notification
+ * address has ended the answer is there, without the loop. */
+static void served_where_the_vcpu_notifies(void **state)
+{
+	struct device *balloon;
+	struct driver drv;
+
+	(void)state;
+	host_serves_here = true;
+	probe(&drv, true);
+	host_serves_here = false;
+	balloon = virtio_balloon_device(drv.th->set.balloon);
+	assert_int_equal(driver_start(&drv, F_VERSION_1, 8), S_ALL);
+	assert_int_equal(drv.th->nr_bells, 0);
+	host_sync(drv.th); /* DRIVER_OK rings once by itself */
+	send_one(&drv);
+	driver_kick(&drv, 0);
+	assert_int_equal(driver_used_idx(&drv, 0), 1);
+	assert_int_equal(driver_interrupts(1), 1);
+	assert_int_equal(drv.th->nr_worked, 1);
+	/* Another vCPU is at it: the loop's turn. */
+	atomic_store(&drv.th->working, true);
+	send_one(&drv);
+	driver_kick(&drv, 0);
+	atomic_store(&drv.th->working, false);
+	host_sync(drv.th);
+	assert_int_equal(driver_used_idx(&drv, 0), 2);
+	assert_int_equal(drv.th->nr_worked, 1);
+	/* Not while the machine is paused; and not for a queue that is not there. */
+	host_call(drv.th, pause_devices, balloon);
+	send_one(&drv);
+	driver_kick(&drv, 0);
+	driver_kick(&drv, 7);
+	host_sync(drv.th);
+	assert_int_equal(driver_used_idx(&drv, 0), 2);
+	host_call(drv.th, resume_devices, balloon);
+	host_sync(drv.th);
+	assert_int_equal(driver_used_idx(&drv, 0), 3);
+	host_destroy(drv.th);
+}
+
 /* Whoever destroys the bus before its devices finds nothing hanging. */
 static void destroyed_in_any_order(void **state)
 {
@@ -395,6 +436,7 @@ int main(void)
 		cmocka_unit_test(config_space),
 		cmocka_unit_test(broken_driver_is_told),
 		cmocka_unit_test(pause_and_resume),
+		cmocka_unit_test(served_where_the_vcpu_notifies),
 		cmocka_unit_test(destroyed_in_any_order),
 	};
 

@@ -181,7 +181,7 @@ static int bind_from_stock(struct vm_memory *mem, uint32_t number, bool reserve)
  * Returns as bind_from_stock(), or -ENOMEM, -EDQUOT, -EPIPE: no frame. */
 static int bind_hole(struct vm_memory *mem, uint32_t number)
 {
-	bool reserve = mem->frames[number].flags & GUEST_FRAME_LOOP;
+	bool reserve = mem->frames[number].flags & GUEST_FRAME_DEVICE;
 	struct stock *stock = stock_of(mem, number);
 	int ret = bind_from_stock(mem, number, reserve);
 	uint32_t urgent;
@@ -206,15 +206,15 @@ static int bind_hole(struct vm_memory *mem, uint32_t number)
 }
 
 /* Answers a fault on a frame, or puts it on the waiting list. */
-static void serve(struct vm_memory *mem, uint32_t number, bool from_loop)
+static void serve(struct vm_memory *mem, uint32_t number, bool device)
 {
 	struct guest_frame *frame = &mem->frames[number];
 	bool was_bound;
 	int ret = 0;
 
 	pthread_mutex_lock(&mem->lock);
-	if (from_loop)
-		frame->flags |= GUEST_FRAME_LOOP;
+	if (device)
+		frame->flags |= GUEST_FRAME_DEVICE;
 	was_bound = frame->state == FRAME_BOUND;
 	if (frame->state == FRAME_HOLE)
 		ret = bind_hole(mem, number);
@@ -225,7 +225,7 @@ static void serve(struct vm_memory *mem, uint32_t number, bool from_loop)
 	if (frame->state == FRAME_BOUND) {
 		if (frame->flags & GUEST_FRAME_STARVED) /* somebody else put a frame there */
 			fault_served(mem, number);
-		frame->flags &= (uint16_t)~GUEST_FRAME_LOOP;
+		frame->flags &= (uint16_t)~GUEST_FRAME_DEVICE;
 		/* The frame may have been there before this event was looked at, with its
 		 * toucher asleep since. */
 		if (was_bound)
@@ -266,12 +266,33 @@ static void serve_waiting(struct vm_memory *mem)
 	pthread_mutex_unlock(&mem->lock);
 }
 
+bool vm_memory_queue_work_begin(struct vm_memory *mem)
+{
+	static _Thread_local pid_t tid;
+	int nobody = 0;
+
+	if (!tid)
+		tid = gettid();
+	return atomic_compare_exchange_strong(&mem->worker_tid, &nobody, tid);
+}
+
+void vm_memory_queue_work_end(struct vm_memory *mem)
+{
+	atomic_store(&mem->worker_tid, 0);
+}
+
+/* Whether it is a device that touches, in the loop's thread or in that of a vCPU. 0 stands for
+ * nobody. */
+static bool from_device(struct vm_memory *mem, uint32_t tid)
+{
+	return tid != 0 && (tid == (uint32_t)atomic_load(&mem->loop_tid) ||
+			    tid == (uint32_t)atomic_load(&mem->worker_tid));
+}
+
 /* Reads events until there are none. Returns false if the descriptor is broken. */
 static bool read_events(struct vm_memory *mem)
 {
 	struct uffd_msg msgs[EVENTS_PER_READ];
-	int loop_tid = atomic_load(&mem->loop_tid);
-
 	for (;;) {
 		ssize_t len = read(mem->uffd, msgs, sizeof(msgs));
 
@@ -288,9 +309,8 @@ static bool read_events(struct vm_memory *mem)
 			number = window_frame_at(mem, msgs[i].arg.pagefault.address);
 			if (number != NO_FRAME)
 				serve(mem, number,
-				      mem->tids && loop_tid != 0 &&
-					      msgs[i].arg.pagefault.feat.ptid ==
-						      (uint32_t)loop_tid);
+				      mem->tids &&
+					      from_device(mem, msgs[i].arg.pagefault.feat.ptid));
 		}
 		if ((size_t)len < sizeof(msgs))
 			return true;

@@ -43,7 +43,7 @@ enum frame_state {
 #define GUEST_FRAME_WAITING   0x02 /* on the waiting list: somebody is blocked on it */
 #define GUEST_FRAME_STARVED   0x04 /* somebody waits, and it cannot be had now */
 #define GUEST_FRAME_UNPLUGGED 0x08 /* of a pluggable range, and not plugged */
-#define GUEST_FRAME_LOOP      0x10 /* waiting, and the loop's thread is the one */
+#define GUEST_FRAME_DEVICE    0x10 /* waiting, and a thread that serves a device is the one */
 #define GUEST_FRAME_DETACHED  0x20 /* parked with a hole in its place in the window */
 #define GUEST_FRAME_WATCHED   0x40 /* parked, and not touched since the last watch() */
 #define GUEST_FRAME_SILENT    0x80 /* bound without MINOR events: parked by a hole only */
@@ -112,7 +112,7 @@ struct hotplug_slot {
 
 /* Frames granted to us and not bound yet. */
 #define STOCK_BATCH_MAX 64
-/* Kept for touches by the loop's thread when the pool is empty: a queue that a driver has just set
+/* Kept for touches by devices when the pool is empty: a queue that a driver has just set
  * up and a buffer in another frame. Of frames of 1 GiB nothing is held ahead of need. */
 #define STOCK_RESERVE (FRAME_SHIFT == FRAME_SHIFT_2M ? 2u : 0u)
 /* Refilled only with room for a whole reply; beyond that, room for what a dead owner did not take
@@ -253,6 +253,7 @@ struct vm_memory {
 	uint64_t stalled_since_ns; /* while said_empty; lock */
 	atomic_bool said_empty;    /* pool empty was logged and has not ended yet */
 	atomic_int loop_tid;       /* 0: not known yet */
+	atomic_int worker_tid;     /* a vCPU's thread that serves a queue; 0: none */
 	unsigned int events_due;   /* events to be reported by the loop, as bits; lock */
 };
 

@@ -52,7 +52,7 @@ static struct arrival *idle_arrival(struct reader *r)
 static bool take_frame(struct vm_memory *mem, uint32_t number, bool ahead, struct frame_run *run)
 {
 	struct stock *stock = stock_of(mem, number);
-	bool reserve = !ahead && (mem->frames[number].flags & GUEST_FRAME_LOOP);
+	bool reserve = !ahead && (mem->frames[number].flags & GUEST_FRAME_DEVICE);
 
 	/* Who reads ahead leaves something for touches. */
 	if (stock_available(stock, reserve) <= (ahead ? 1 : 0))
@@ -137,7 +137,7 @@ static int arrive(struct vm_memory *mem, const struct arrival *a)
 		return ret;
 	if (frame->flags & (GUEST_FRAME_WANTED | GUEST_FRAME_STARVED))
 		fault_served(mem, a->number);
-	frame->flags &= (uint16_t) ~(GUEST_FRAME_WANTED | GUEST_FRAME_LOOP | GUEST_FRAME_WATCHED);
+	frame->flags &= (uint16_t) ~(GUEST_FRAME_WANTED | GUEST_FRAME_DEVICE | GUEST_FRAME_WATCHED);
 	swap_free_slot(mem, a->number);
 	mem->stats.swap_in++;
 	mem->stats.swap_ahead += a->ahead;
