@@ -140,6 +140,11 @@ class Subject:
         pool = framevisor_json(self.rundir, "pool")
         return pool["held"] * FRAME
 
+    def touched(self):
+        """Frames that the guest has touched first, since it started; of ours only."""
+        frames = self.memory().get("frames", {})
+        return frames.get("faults", 0) + frames.get("faults-around", 0)
+
     def memory(self):
         return self.qmp.command("query-framevisor-memory") if self.ours else {}
 
@@ -178,7 +183,9 @@ def measure_plug(options, directory):
     subject = Subject(options, directory, {"boot": options.mem, "max": 2 * size, "size": options.mem})
     result = {"frames": size // 2}
     result["plug"] = subject.timed(lambda: subject.plug(size))
+    touched = subject.touched()
     result["unplug-untouched"] = subject.timed(lambda: subject.plug(0))
+    result["unplug-untouched"]["touched"] = subject.touched() - touched  # by the guest's own driver
     subject.plug(size)
     subject.guest.verb(f"sh mount -o remount,size={2 * size}m /data")
     subject.guest.verb(f"touch {size * 3 // 2}")
