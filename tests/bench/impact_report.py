@@ -98,7 +98,7 @@ def impact_tables(results):
     return [
         f"A stock {results['kernel']} guest with one CPU on hugepages, in the test host, beside QEMU {results['qemu']}. A program in it copies an array "
         "(64 MiB with its copy) and computes, in turns of 30 ms. In turns it is left alone for 6 s, and its target goes to the half of "
-        f"{MEM_MIB} MiB and back again; each stays for 3 s, or until it is reached. Eight times. Rates of the slices as a part of the median of the undisturbed ones of the same "
+        f"{MEM_MIB} MiB and back again; each stays for 3 s, or until it is reached. Eight times, or as often as 150 s allow. Rates of the slices as a part of the median of the undisturbed ones of the same "
         "guest. What the guest's kernel does to give memory up runs on the same CPU, so what it takes is in it. *Change*: the median time until a "
         "target is reached, beside the load.", "",
         *rate_lines(figures), "",
