@@ -6,8 +6,8 @@
 
 Runs beside the processes, on open connections: starting programs for it would take more of an
 emulated machine than the targets do. A target stays for up to a second and a half, half of them until it is
-reached, if it is before. Prints JSON: how many were set and reached, and the fewest and the most frames that
-the VM held after one.
+reached, if it is before. Prints JSON: how many were set and reached, the least and the most memory that the
+guest had after one, and the most frames that the VM held.
 """
 import json
 import random
@@ -35,13 +35,13 @@ def check_pool(pool):
 
 
 def wait(vm, size, seconds, leave_early):
-    """Lets the target stay. Returns whether it was reached."""
+    """Lets the target stay. Returns what the guest has then."""
     deadline = time.monotonic() + seconds
     while True:
-        reached = vm.command("query-balloon")["actual"] == size
+        actual = vm.command("query-balloon")["actual"]
         left = deadline - time.monotonic()
-        if left <= 0 or (reached and leave_early):
-            return reached
+        if left <= 0 or (actual == size and leave_early):
+            return actual
         time.sleep(min(POLL_S, left))
 
 
@@ -52,13 +52,15 @@ def main():
     vm, pool = Qmp(f"{rundir}/vm/{name}/qmp.sock"), Qmp(f"{rundir}/pool-qmp.sock")
     vm.socket.settimeout(ANSWER_S)
     pool.socket.settimeout(ANSWER_S)
-    reached, held = 0, []
+    reached, held, had = 0, [], []
     for _ in range(count):
         size = dice.randrange(smallest, largest + 1, 2) * MIB
         vm.command("balloon", value=size)
-        reached += wait(vm, size, dice.uniform(0, LONGEST_S), dice.random() < 0.5)
+        had.append(wait(vm, size, dice.uniform(0, LONGEST_S), dice.random() < 0.5))
+        reached += had[-1] == size
         held.append(check_pool(pool))
-    json.dump({"targets": count, "reached": reached, "held-min": min(held), "held-max": max(held)}, sys.stdout)
+    json.dump({"targets": count, "reached": reached, "smallest-mib": min(had) // MIB, "largest-mib": max(had) // MIB,
+               "held-max": max(held)}, sys.stdout)
 
 
 main()

@@ -26,6 +26,8 @@ def many_targets(product, count, seed):
     found = json.loads(result.out)
     # With nothing beyond the limit (and the frames that are on their way).
     assert found["held-max"] <= LARGEST_MIB // FRAME_MIB + 64, found
+    assert found["smallest-mib"] < found["largest-mib"], found  # something came of them
+    print(found, flush=True)
     return found["reached"]
 
 
