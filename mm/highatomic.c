@@ -48,14 +48,33 @@ static struct page *reserved_block(struct zone *zone)
 	return NULL;
 }
 
-/* Gives the pageblock, or the block of several, to type mt. Zone lock held. */
-static void give_up_block(struct mm *mm, struct zone *zone, struct page *page, enum migratetype mt)
+/* Of a free block of several pageblocks the first one; the others stay in the reserve. Zone lock
+ * held. */
+static void cut_to_pageblock(struct mm *mm, struct zone *zone, struct page *page)
 {
 	unsigned int order = page_order(page);
+	unsigned int low, high;
 
-	if (order < mm->pageblock_order) {
+	del_from_free_list(zone, page);
+	while (order > mm->pageblock_order) {
+		split_halves(page, order, &low, &high);
+		order--;
+		add_to_free_list(mm, zone, page + order_frames(order), order, MIGRATE_HIGHATOMIC,
+				 false);
+	}
+	add_to_free_list(mm, zone, page, order, MIGRATE_HIGHATOMIC, false);
+}
+
+/* Gives the pageblock that a free block is in, or the first of those that it has, to type mt. Zone
+ * lock held. */
+static void give_up_block(struct mm *mm, struct zone *zone, struct page *page, enum migratetype mt)
+{
+	const unsigned int order = mm->pageblock_order;
+
+	if (page_order(page) > order)
+		cut_to_pageblock(mm, zone, page);
+	if (page_order(page) < order) {
 		move_freepages_block(mm, zone, page, mt);
-		order = mm->pageblock_order;
 	} else {
 		del_from_free_list(zone, page);
 		set_pageblock_migratetype(mm, page, order, mt);

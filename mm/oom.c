@@ -15,6 +15,21 @@
 /* How long one that could not be killed, or did not give up, is left alone. */
 #define OOM_SKIP_NS UINT64_C(10000000000)
 
+static _Thread_local bool oom_victim;
+
+bool mm_set_oom_victim(bool victim)
+{
+	bool before = oom_victim;
+
+	oom_victim = victim;
+	return before;
+}
+
+bool is_oom_victim(void)
+{
+	return oom_victim;
+}
+
 static bool adj_valid(int adj)
 {
 	return adj >= OOM_SCORE_ADJ_MIN && adj <= OOM_SCORE_ADJ_MAX;

@@ -12,6 +12,9 @@ enum oom_result {
 	OOM_VICTIM,  /* a holder is giving up its frames: try again, this ends */
 };
 
+/* Whether the calling thread is to give up frames: mm_set_oom_victim(). */
+bool is_oom_victim(void);
+
 /* No lock is held. */
 enum oom_result out_of_memory(struct mm *mm, gfp_t gfp, unsigned int order,
 			      const struct alloc_context *ac, struct page **page);

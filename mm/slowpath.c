@@ -29,8 +29,12 @@ unsigned int gfp_to_alloc_flags(gfp_t gfp, unsigned int order)
 				alloc_flags |= ALLOC_HIGHATOMIC;
 		}
 	}
-	if (!(gfp & __GFP_NOMEMALLOC) && ((gfp & __GFP_MEMALLOC) || reclaim_in_progress()))
+	if (gfp & __GFP_NOMEMALLOC)
+		return alloc_flags;
+	if ((gfp & __GFP_MEMALLOC) || reclaim_in_progress())
 		alloc_flags |= ALLOC_NO_WATERMARKS;
+	else if (is_oom_victim())
+		alloc_flags = ALLOC_WMARK_MIN | ALLOC_OOM | (alloc_flags & ALLOC_KSWAPD);
 	return alloc_flags;
 }
 
@@ -120,6 +124,8 @@ static bool next_round(struct mm *mm, gfp_t gfp, unsigned int order, const struc
 {
 	enum oom_result oom;
 
+	if (is_oom_victim() && !(gfp & __GFP_NOFAIL))
+		return false;
 	if (should_retry(gfp, order, attempt->progress, attempt->idle_rounds))
 		return true;
 	oom = out_of_memory(mm, gfp, order, ac, &attempt->page);

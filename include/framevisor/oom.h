@@ -46,6 +46,14 @@ int mm_register_oom_holder(struct mm *mm, struct mm_oom_holder *holder);
 void mm_unregister_oom_holder(struct mm *mm, struct mm_oom_holder *holder);
 int mm_oom_set_adj(struct mm *mm, struct mm_oom_holder *holder, int adj);
 
+/*
+ * Says that the calling thread works for a holder that was killed, and may need frames to give up
+ * its own: it gets half of what the min marks keep and the highatomic reserve, and fails rather
+ * than wait for another victim, unless __GFP_NOFAIL. Returns what was said before. Within kill() it
+ * is not needed. Kernel: oom_reserves_allowed().
+ */
+bool mm_set_oom_victim(bool victim);
+
 struct mm_oom_candidate {
 	struct mm_oom_holder *holder; /* valid while it is registered */
 	uint64_t held;                /* frames */

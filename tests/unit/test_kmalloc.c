@@ -75,6 +75,8 @@ static void test_limits(void **state)
 	assert_null(kmalloc(SIZE_MAX, GFP_KERNEL));
 	assert_null(kmalloc(KMALLOC_MAX_SIZE, GFP_NOWAIT)); /* more than the pool */
 	assert_null(kcalloc(SIZE_MAX / 8, 9, GFP_KERNEL));
+	/* The product of these is 16, as far as a word can say. */
+	assert_null(kcalloc(SIZE_MAX / 16 + 2, 16, GFP_KERNEL));
 	ptr = kcalloc(100, 30, GFP_KERNEL);
 	assert_true(ksize(ptr) >= 3000);
 	kfree(ptr);

@@ -120,6 +120,30 @@ static void test_badness(void **state)
 	pool_destroy(&pool);
 }
 
+/* Who has the lowest adjustment is never chosen, not even when there is nobody else. */
+static void test_never_chosen(void **state)
+{
+	static struct page *rest[512];
+	struct guest guest;
+	struct pool pool;
+	unsigned int nr;
+
+	(void)state;
+	pool_create_simple(&pool, 500, 1);
+	guest_start(&guest, &pool, 1, 100);
+	assert_int_equal(mm_oom_set_adj(pool.mm, &guest.holder, OOM_SCORE_ADJ_MIN), 0);
+	nr = exhaust(&pool, rest, GFP_NOWAIT);
+	assert_null(mm_alloc_pages(pool.mm, GFP_KERNEL | __GFP_NOWARN, 0));
+	assert_int_equal(guest.kills, 0);
+	assert_int_equal(mm_oom_set_adj(pool.mm, &guest.holder, OOM_SCORE_ADJ_MIN + 1), 0);
+	rest[nr] = mm_alloc_pages(pool.mm, GFP_KERNEL, 0);
+	assert_non_null(rest[nr++]);
+	assert_int_equal(guest.kills, 1);
+	guest_stop(&guest);
+	release(&pool, rest, nr);
+	pool_destroy(&pool);
+}
+
 /* The worst is killed, once, and says so; one that cannot be is skipped. */
 static void test_kill(void **state)
 {
@@ -318,6 +342,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_badness),
+		cmocka_unit_test(test_never_chosen),
 		cmocka_unit_test(test_kill),
 		cmocka_unit_test(test_slow_victim),
 		cmocka_unit_test(test_nofail_no_deadlock),

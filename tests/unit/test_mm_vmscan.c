@@ -2,8 +2,10 @@
 /* Reclaim (mm/vmscan.c, lru.c, kswapd.c), with a reclaimer that stands for the VMM side, and the
  * settings (mm/settings.c). */
 #include <errno.h>
+#include <pthread.h>
 
 #include "framevisor/vmscan.h"
+#include "framevisor/vmstat.h"
 #include "tests/unit/mm_pool.h"
 #include "tests/unit/sleep.h"
 
@@ -118,9 +120,14 @@ static void test_second_chance(void **state)
 	/* 10 active, 30 inactive and referenced, 60 inactive. */
 	assert_int_equal(mm_node_data(guest.pool.mm, 0)->nr_lru[LRU_ACTIVE], 10);
 	mm_set_reclaim_ops(guest.pool.mm, &guest_ops, &guest);
-	assert_int_equal(mm_reclaim_pages(guest.pool.mm, 0, 60, GFP_KERNEL), 60);
+	assert_int_equal(mm_reclaim_pages(guest.pool.mm, 0, 10, GFP_KERNEL), 10);
+	/* Who was used is active now that its turn came; and no active one has to go yet. */
+	assert_int_equal(mm_node_data(guest.pool.mm, 0)->nr_lru[LRU_ACTIVE], 40);
+	assert_int_equal(mm_vm_event(guest.pool.mm, PGDEACTIVATE), 0);
+	assert_int_equal(mm_reclaim_pages(guest.pool.mm, 0, 50, GFP_KERNEL), 50);
 	assert_int_equal(guest.last_index, 99);
 	assert_int_equal(guest.below_40, 0);
+	assert_true(mm_vm_event(guest.pool.mm, PGDEACTIVATE) > 0);
 	/* Everything can be had in the end. */
 	assert_int_equal(mm_reclaim_pages(guest.pool.mm, -1, 100, GFP_KERNEL), 40);
 	assert_int_equal(pool_free_frames(&guest.pool), 256);
@@ -339,14 +346,159 @@ static void test_settings(void **state)
 	pool_destroy(&pool);
 }
 
+struct slow_shrinker {
+	struct shrinker shrinker;
+	struct pool *pool;
+	uint32_t inside, leave;
+	uint32_t unregistered;
+};
+
+static uint64_t slow_count(struct shrinker *shrinker, struct shrink_control *sc)
+{
+	(void)shrinker;
+	(void)sc;
+	return 1;
+}
+
+static uint64_t slow_scan(struct shrinker *shrinker, struct shrink_control *sc)
+{
+	struct slow_shrinker *slow = shrinker->opaque;
+
+	(void)sc;
+	__atomic_store_n(&slow->inside, 1, __ATOMIC_RELEASE);
+	while (!__atomic_load_n(&slow->leave, __ATOMIC_ACQUIRE))
+		sleep_ms(1);
+	return SHRINK_STOP;
+}
+
+static void *reclaim_thread(void *opaque)
+{
+	struct slow_shrinker *slow = opaque;
+
+	mm_reclaim_pages(slow->pool->mm, -1, 1, GFP_KERNEL);
+	return NULL;
+}
+
+static void *unregister_thread(void *opaque)
+{
+	struct slow_shrinker *slow = opaque;
+
+	mm_unregister_shrinker(slow->pool->mm, &slow->shrinker);
+	__atomic_store_n(&slow->unregistered, 1, __ATOMIC_RELEASE);
+	return NULL;
+}
+
+/* Nobody frees a shrinker that is at work. */
+static void test_unregister_waits(void **state)
+{
+	struct slow_shrinker slow = { .leave = 0 };
+	pthread_t reclaimer, leaver;
+	struct pool pool;
+
+	(void)state;
+	pool_create_simple(&pool, 256, 1);
+	slow.pool = &pool;
+	slow.shrinker = (struct shrinker){ .count_objects = slow_count,
+					   .scan_objects = slow_scan,
+					   .opaque = &slow };
+	assert_int_equal(mm_register_shrinker(pool.mm, &slow.shrinker), 0);
+	assert_int_equal(pthread_create(&reclaimer, NULL, reclaim_thread, &slow), 0);
+	while (!__atomic_load_n(&slow.inside, __ATOMIC_ACQUIRE))
+		sleep_ms(1);
+	assert_int_equal(pthread_create(&leaver, NULL, unregister_thread, &slow), 0);
+	sleep_ms(50);
+	assert_int_equal(__atomic_load_n(&slow.unregistered, __ATOMIC_ACQUIRE), 0);
+	__atomic_store_n(&slow.leave, 1, __ATOMIC_RELEASE);
+	pthread_join(leaver, NULL);
+	pthread_join(reclaimer, NULL);
+	pool_destroy(&pool);
+}
+
+static int take_from_node(void *opaque, struct page *page, gfp_t gfp)
+{
+	unsigned int *taken = opaque;
+
+	(void)gfp;
+	page_unmap(page);
+	taken[page_to_nid(page)]++;
+	return 0;
+}
+
+/* Frames are taken where the request may have some, and nowhere else. */
+static void test_nodes_of_the_request(void **state)
+{
+	static const struct mm_reclaim_ops ops = { .reclaim = take_from_node };
+	struct mm_config config = { .nr_nodes = 2,
+				    .nr_cpus = 1,
+				    .node = { { .spanned = 256, .phys_base = PHYS_NORMAL },
+					      { .spanned = 256, .phys_base = PHYS_NORMAL } } };
+	const nodemask_t second = 2;
+	unsigned int taken[2] = { 0 };
+	struct pool pool;
+	struct page *page;
+
+	(void)state;
+	pool_create(&pool, &config);
+	for (unsigned int nid = 0; nid < 2; nid++)
+		assert_int_equal(mm_online_pages(pool.mm, nid, 0, 256, false), 0);
+	while ((page = mm_alloc_pages(pool.mm, GFP_NOWAIT | __GFP_MOVABLE, 0)) != NULL) {
+		page_map(page);
+		mm_lru_add(pool.mm, page);
+	}
+	mm_set_reclaim_ops(pool.mm, &ops, taken);
+	page = mm_alloc_pages_nodemask(pool.mm, GFP_KERNEL, 0, 1, &second);
+	assert_non_null(page);
+	assert_int_equal(page_to_nid(page), 1);
+	assert_int_equal(taken[0], 0);
+	assert_true(taken[1] > 0);
+	pool_validate(&pool);
+	mm_destroy(pool.mm);
+	free(pool.metadata);
+}
+
+static uint64_t claims_much(struct shrinker *shrinker, struct shrink_control *sc)
+{
+	(void)shrinker;
+	return sc->nr_to_scan ? sc->nr_to_scan : 1000;
+}
+
+/* __GFP_NORETRY: one round, even when that one says that it got somewhere. */
+static void test_noretry_with_progress(void **state)
+{
+	struct shrinker shrinker = { .count_objects = claims_much, .scan_objects = claims_much };
+	struct pool pool;
+
+	(void)state;
+	pool_create_simple(&pool, 256, 1);
+	while (mm_alloc_pages(pool.mm, GFP_NOWAIT, 0))
+		;
+	assert_int_equal(mm_register_shrinker(pool.mm, &shrinker), 0);
+	assert_null(mm_alloc_pages(pool.mm, GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN, 0));
+	assert_int_equal(mm_vm_event(pool.mm, ALLOCSTALL + ZONE_NORMAL), 1);
+	assert_null(mm_alloc_pages(pool.mm, GFP_KERNEL | __GFP_NOWARN, 0));
+	assert_true(mm_vm_event(pool.mm, ALLOCSTALL + ZONE_NORMAL) > 10);
+	mm_unregister_shrinker(pool.mm, &shrinker);
+	pool_validate(&pool);
+	mm_destroy(pool.mm);
+	free(pool.metadata);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_direct_reclaim), cmocka_unit_test(test_flags_reach_reclaim),
-		cmocka_unit_test(test_second_chance),  cmocka_unit_test(test_refusing_callback),
-		cmocka_unit_test(test_pinned_stays),   cmocka_unit_test(test_shrinker),
-		cmocka_unit_test(test_kswapd),         cmocka_unit_test(test_kswapd_hopeless),
-		cmocka_unit_test(test_nofail),         cmocka_unit_test(test_settings),
+		cmocka_unit_test(test_direct_reclaim),
+		cmocka_unit_test(test_flags_reach_reclaim),
+		cmocka_unit_test(test_second_chance),
+		cmocka_unit_test(test_refusing_callback),
+		cmocka_unit_test(test_pinned_stays),
+		cmocka_unit_test(test_shrinker),
+		cmocka_unit_test(test_kswapd),
+		cmocka_unit_test(test_kswapd_hopeless),
+		cmocka_unit_test(test_nofail),
+		cmocka_unit_test(test_settings),
+		cmocka_unit_test(test_unregister_waits),
+		cmocka_unit_test(test_nodes_of_the_request),
+		cmocka_unit_test(test_noretry_with_progress),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
