@@ -93,6 +93,7 @@ static int teardown(void **state)
 	(void)state;
 	server_destroy(server);
 	balance_destroy(balance);
+	event_timer_destroy(enough);
 	event_loop_destroy(loop);
 	close(listen_fd);
 	pool_take_back(pool, VM_ID);
