@@ -270,12 +270,9 @@ static void balloon_notify(struct virtio_device *vdev, unsigned int queue)
 
 /* Linux sends what it gives up, takes back or reports, and waits. It does not wait for each hint,
  * so that several are looked at together. */
-static bool balloon_driver_waits(const struct virtio_device *vdev, unsigned int queue)
+static bool balloon_driver_waits(struct virtio_device *vdev, unsigned int queue)
 {
-	const struct virtio_balloon *balloon =
-		(const struct virtio_balloon *)((const char *)vdev -
-						offsetof(struct virtio_balloon, vdev));
-	enum balloon_role role = queue_role(balloon, queue);
+	enum balloon_role role = queue_role(to_balloon(vdev), queue);
 
 	return role == BALLOON_INFLATE || role == BALLOON_DEFLATE || role == BALLOON_REPORTS;
 }

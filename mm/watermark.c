@@ -141,51 +141,9 @@ static void setup_lowmem_reserve(struct mm *mm, pg_data_t *pgdat)
 	}
 }
 
-static void calculate_totalreserve_pages(struct mm *mm)
-{
-	uint64_t total = 0;
-	unsigned int nid, idx;
-	struct zone *zone;
-
-	for_each_zone (mm, nid, idx, zone) {
-		uint64_t reserve = 0;
-
-		for (unsigned int j = idx; j < MAX_NR_ZONES; j++)
-			if (zone->lowmem_reserve[j] > reserve)
-				reserve = zone->lowmem_reserve[j];
-		reserve += zone->_watermark[WMARK_HIGH];
-		total += reserve < zone->managed_pages ? reserve : zone->managed_pages;
-	}
-	__atomic_store_n(&mm->totalreserve_pages, total, __ATOMIC_RELAXED);
-}
-
-/* After a change of sizes or settings. The caller holds the hotplug lock (or is alone). */
-void setup_per_zone_wmarks(struct mm *mm)
-{
-	const struct growth none = { 0 };
-	uint64_t lowmem = lowmem_pages(mm, &none);
-	uint64_t pages_min;
-	unsigned int nid, idx;
-	struct zone *zone;
-
-	calculate_min_free_kbytes(mm);
-	pages_min = kbytes_to_frames(mm->settings.min_free_kbytes);
-	for_each_zone (mm, nid, idx, zone)
-		setup_zone_wmarks(mm, zone, pages_min, lowmem);
-	for_each_node (mm, nid)
-		setup_lowmem_reserve(mm, mm->node[nid]);
-	calculate_totalreserve_pages(mm);
-	for_each_zone (mm, nid, idx, zone)
-		pcp_update_limits(mm, zone);
-}
-
-uint64_t mm_totalreserve_pages(struct mm *mm)
-{
-	return __atomic_load_n(&mm->totalreserve_pages, __ATOMIC_RELAXED);
-}
-
-/* What calculate_totalreserve_pages() will come to. */
-static uint64_t totalreserve_with(struct mm *mm, const struct growth *growth)
+/* Of each zone the high mark and the largest of its lowmem reserves, with what is to come. Kernel:
+ * calculate_totalreserve_pages(), which has the marks that are set. */
+static uint64_t calculate_totalreserve_pages(struct mm *mm, const struct growth *growth)
 {
 	uint64_t lowmem = lowmem_pages(mm, growth), total = 0;
 	uint64_t pages_min = kbytes_to_frames(min_free_kbytes(mm, lowmem));
@@ -206,6 +164,32 @@ static uint64_t totalreserve_with(struct mm *mm, const struct growth *growth)
 	return total;
 }
 
+/* After a change of sizes or settings. The caller holds the hotplug lock (or is alone). */
+void setup_per_zone_wmarks(struct mm *mm)
+{
+	const struct growth none = { 0 };
+	uint64_t lowmem = lowmem_pages(mm, &none);
+	uint64_t pages_min;
+	unsigned int nid, idx;
+	struct zone *zone;
+
+	calculate_min_free_kbytes(mm);
+	pages_min = kbytes_to_frames(mm->settings.min_free_kbytes);
+	for_each_zone (mm, nid, idx, zone)
+		setup_zone_wmarks(mm, zone, pages_min, lowmem);
+	for_each_node (mm, nid)
+		setup_lowmem_reserve(mm, mm->node[nid]);
+	__atomic_store_n(&mm->totalreserve_pages, calculate_totalreserve_pages(mm, &none),
+			 __ATOMIC_RELAXED);
+	for_each_zone (mm, nid, idx, zone)
+		pcp_update_limits(mm, zone);
+}
+
+uint64_t mm_totalreserve_pages(struct mm *mm)
+{
+	return __atomic_load_n(&mm->totalreserve_pages, __ATOMIC_RELAXED);
+}
+
 uint64_t mm_totalreserve_pages_after(struct mm *mm, uint64_t nr, uint64_t movable)
 {
 	static const enum zone_type zones[] = { ZONE_DMA32, ZONE_NORMAL };
@@ -215,10 +199,10 @@ uint64_t mm_totalreserve_pages_after(struct mm *mm, uint64_t nr, uint64_t movabl
 	for (unsigned int i = 0; nr && i < sizeof(zones) / sizeof(zones[0]); i++) {
 		growth.idx = zones[i];
 		growth.nid = EVERY_NODE;
-		total = totalreserve_with(mm, &growth);
+		total = calculate_totalreserve_pages(mm, &growth);
 		most = total > most ? total : most;
 		for (growth.nid = 0; growth.nid < mm->nr_nodes; growth.nid++) {
-			total = totalreserve_with(mm, &growth);
+			total = calculate_totalreserve_pages(mm, &growth);
 			most = total > most ? total : most;
 		}
 	}

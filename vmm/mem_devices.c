@@ -167,9 +167,6 @@ void mem_devices_pool_moved(struct vm *vm)
 		return;
 	if (reserve(vm, false, &err) < 0 || tell(vm, &err) < 0)
 		log_warn("%s", err.message);
-	/* A driver that asked for a block too early waits for a word. */
-	for (unsigned int i = 0; i < vm->nr_mem; i++)
-		virtio_mem_ask_again(vm->devices.mem[i]);
 }
 
 const struct vm_mem_device *vm_mem_device(const struct vm *vm, unsigned int index)

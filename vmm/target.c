@@ -373,9 +373,6 @@ void target_pool_moved(struct target *target)
 		return;
 	target->ask_pause_ms = 0;
 	look(target);
-	/* A driver that asked for a block too early waits for a word. */
-	for (unsigned int i = 0; i < target->config.nr_mem; i++)
-		virtio_mem_ask_again(target->config.mem[i]);
 }
 
 /* The promise for a new target. Returns 0, or a negative errno with err set. */

@@ -148,6 +148,9 @@ void vm_owner_grown(struct vm *vm)
 {
 	mem_devices_pool_moved(vm);
 	target_pool_moved(vm->target);
+	/* A driver that asked for a block too early waits for a word. */
+	for (unsigned int i = 0; i < vm->devices.nr_mem; i++)
+		virtio_mem_ask_again(vm->devices.mem[i]);
 }
 
 static int on_grown(void *opaque)

@@ -141,7 +141,7 @@ struct virtio_device_type {
 	 * that it finds the answer there and need not go to sleep and be woken by an interrupt.
 	 * Such a device has no doorbells. Optional.
 	 */
-	bool (*driver_waits)(const struct virtio_device *vdev, unsigned int queue);
+	bool (*driver_waits)(struct virtio_device *vdev, unsigned int queue);
 	/* Status 0 was written, or the machine is reset. Queues are initialised afterwards. */
 	void (*reset)(struct virtio_device *vdev);
 };

@@ -7,9 +7,8 @@
  * has none that lasts until somebody gives frames back, and it stops whoever touched: a vCPU, which
  * is what is wanted, but also a thread that serves a device's queue: the loop's, and with it every
  * device and QMP. So a few frames are kept back for those alone (as a kernel keeps reserves for
- * those who free memory).
- * A device that works on more untouched memory than that at a time asks frame_ops->back() first,
- * which says -ENOMEM instead of waiting, and tries again later.
+ * those who free memory). A device that works on more untouched memory than that at a time asks
+ * frame_ops->back() first, which says -ENOMEM instead of waiting, and tries again later.
  */
 #ifndef FRAMEVISOR_VM_MEMORY_H
 #define FRAMEVISOR_VM_MEMORY_H

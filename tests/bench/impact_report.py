@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What a guest's own work loses while its memory changes, beside QEMU, and while its memory moves: runs
 impact_figures.py in the test host and makes tables of what it prints."""
-import json
 import statistics
 
+from figures import ask
 from memory_report import NAMES
 from testhost import TestHost
 
@@ -34,11 +34,7 @@ def measure_impact(turns):
             for what, names in PLAN:
                 size, rounds = (MOVED_MIB, 2) if what == "move" else (MEM_MIB, 8)
                 for name in names:
-                    result = host.run(f"/usr/bin/python3 tests/bench/impact_figures.py {what} {name} --mem {size} --rounds {rounds} "
-                                      f"--kernel {image} --initrd {initrd}", timeout=900)
-                    if result.rc != 0:
-                        raise SystemExit(f"bench: {result}")
-                    entry = json.loads(result.out)
+                    entry = ask(host, f"impact_figures.py {what} {name} --mem {size} --rounds {rounds} --kernel {image} --initrd {initrd}", 900)
                     figures.setdefault(what, {}).setdefault(name, []).append(entry)
                     print(f"bench: impact {what} {turn + 1}/{turns} {name}: {summary(what, entry)}", flush=True)
     return {"kernel": kernel, "qemu": qemu, "figures": figures}

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Memory out of running guests and into them again, beside QEMU: runs memory_figures.py in the test
 host and makes tables of what it prints."""
-import json
-
+from figures import ask
 from testhost import TestHost
 
 MEM_MIB = 512
@@ -47,11 +46,7 @@ def measure_memory(turns):
             for what, names, all_kernels in PLAN:
                 for kernel in kernels if all_kernels else kernels[:1]:
                     for name in names:
-                        result = host.run(f"/usr/bin/python3 tests/bench/memory_figures.py {what} {name} --mem {MEM_MIB} "
-                                          f"--kernel {files[kernel][0]} --initrd {files[kernel][1]}", timeout=900)
-                        if result.rc != 0:
-                            raise SystemExit(f"bench: {result}")
-                        entry = json.loads(result.out)
+                        entry = ask(host, f"memory_figures.py {what} {name} --mem {MEM_MIB} --kernel {files[kernel][0]} --initrd {files[kernel][1]}", 900)
                         figures.setdefault(what, {}).setdefault(kernel, {}).setdefault(name, []).append(entry)
                         print(f"bench: {what} {turn + 1}/{turns} {kernel} {name}: {entry}", flush=True)
     return {"qemu": qemu, "kernels": kernels, "figures": figures}

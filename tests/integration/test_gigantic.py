@@ -24,6 +24,15 @@ def start_pool(product, gib):
     assert started.rc == 0, started
 
 
+def end(product, vm, before):
+    """The guest switches itself off, and everything is where it was."""
+    vm.type("poweroff")
+    assert vm.wait_until_ended() == 0, vm.describe()
+    assert product.check_conservation()["held"] == 0
+    product.ok("pool stop")
+    assert reserved(product) == before
+
+
 def test_guest_on_a_gigantic_page(product):
     before = reserved(product)
     start_pool(product, 1)
@@ -46,11 +55,7 @@ def test_guest_on_a_gigantic_page(product):
     out = product.ok("balloon web 700M", timeout=120)
     assert "1 frame partly ballooned" in out, out
     vm.verb("verify", timeout=120)
-    vm.type("poweroff")
-    assert vm.wait_until_ended() == 0, vm.describe()
-    assert product.check_conservation()["held"] == 0
-    product.ok("pool stop")
-    assert reserved(product) == before
+    end(product, vm, before)
 
 
 def wait_for_plugged(product, frames):
@@ -91,8 +96,4 @@ def test_gigantic_blocks_come_and_go(product):
         assert pool["held"] == 1 and pool["free"] == 1, pool
         assert total_mib(vm) <= small + 1
         vm.verb("verify", timeout=120)
-    vm.type("poweroff")
-    assert vm.wait_until_ended() == 0, vm.describe()
-    assert product.check_conservation()["held"] == 0
-    product.ok("pool stop")
-    assert reserved(product) == before
+    end(product, vm, before)

@@ -325,11 +325,6 @@ static uint64_t model_steps, model_waits;
 static uint64_t model_lately[LEAST_ROUNDS];
 static unsigned int model_rounds;
 
-static uint64_t less(uint64_t a, uint64_t b)
-{
-	return a > b ? a - b : 0;
-}
-
 static uint64_t model_free(void)
 {
 	uint64_t held = 0;

@@ -40,6 +40,7 @@ struct msi_vector {
 
 struct test_host {
 	struct device_host host;
+	struct device_host_ops ops;
 	struct guest_memory mem;
 	struct device_set set;
 	uint8_t *ram;     /* as mapped */
@@ -192,16 +193,6 @@ static inline void th_queue_work_end(void *machine)
 
 /* Set before host_create(): a vCPU serves queues whose driver waits, as in a VM. */
 static bool host_serves_here;
-
-static const struct device_host_ops th_ops_loop_only = {
-	.irq_line = th_irq_line,
-	.msi_create = th_msi_create,
-	.msi_set = th_msi_set,
-	.msi_raise = th_msi_raise,
-	.msi_destroy = th_msi_destroy,
-	.doorbell = th_doorbell,
-	.power = th_power,
-};
 
 static const struct device_host_ops th_ops = {
 	.irq_line = th_irq_line,
@@ -438,7 +429,10 @@ static inline struct test_host *host_create(bool threaded)
 	th->host.loop = event_loop_create();
 	th->host.pio = bus_create();
 	th->host.mmio = bus_create();
-	th->host.ops = host_serves_here ? &th_ops : &th_ops_loop_only;
+	th->ops = th_ops;
+	if (!host_serves_here)
+		th->ops.queue_work_begin = NULL;
+	th->host.ops = &th->ops;
 	th->host.machine = th;
 	th->mem_options = (struct virtio_mem_options){ .addr = HOST_PLUG,
 						       .region_size = HOST_PLUG_FRAMES * FRAME_SIZE,

@@ -94,5 +94,8 @@ struct qmp_client *cli_pool_connect(struct error *err);
 /* One question to a VM or to the pool owner. Returns a new reference or NULL with err set. */
 json_t *cli_vm_query(const char *name, const char *command, int timeout_ms, struct error *err);
 json_t *cli_pool_query(const char *command, struct error *err);
+/* Asks the pool owner for a report and prints its text, or its JSON. Returns an exit status; err is
+ * set unless it is CLI_OK. */
+int cli_pool_report(const char *command, bool json, struct error *err);
 
 #endif

@@ -281,19 +281,6 @@ static int show_settings(struct error *err)
 	return CLI_OK;
 }
 
-static int show_slabinfo(struct error *err)
-{
-	json_t *reply = cli_pool_query("query-slabinfo", err);
-
-	if (!reply)
-		return CLI_ERROR;
-	if (options.json)
-		return cli_print_json(reply, err);
-	fputs(cli_json_string(reply, "human-readable-text"), stdout);
-	json_decref(reply);
-	return CLI_OK;
-}
-
 static int check(struct error *err)
 {
 	json_t *verdict = cli_pool_query("x-validate", err);
@@ -444,7 +431,7 @@ static int run(const struct cli_args *args, struct error *err)
 	if (strcmp(what, "settings") == 0)
 		return show_settings(err);
 	if (strcmp(what, "slabinfo") == 0)
-		return show_slabinfo(err);
+		return cli_pool_report("query-slabinfo", options.json, err);
 	if (strcmp(what, "start") == 0)
 		return start(err);
 	if (strcmp(what, "stop") == 0)

@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* framevisor buddyinfo, framevisor zoneinfo: the pool in the kernel's own text formats. */
-#include <errno.h>
-#include <stdio.h>
-
 #include "vmm/cli/cli.h"
 
 static struct {
@@ -19,29 +16,16 @@ static void *defaults(void)
 	return &options;
 }
 
-static int print_report(const char *command, struct error *err)
-{
-	json_t *reply = cli_pool_query(command, err);
-
-	if (!reply)
-		return CLI_ERROR;
-	if (options.json)
-		return cli_print_json(reply, err);
-	fputs(cli_json_string(reply, "human-readable-text"), stdout);
-	json_decref(reply);
-	return CLI_OK;
-}
-
 static int run_buddyinfo(const struct cli_args *args, struct error *err)
 {
 	(void)args;
-	return print_report("query-buddyinfo", err);
+	return cli_pool_report("query-buddyinfo", options.json, err);
 }
 
 static int run_zoneinfo(const struct cli_args *args, struct error *err)
 {
 	(void)args;
-	return print_report("query-zoneinfo", err);
+	return cli_pool_report("query-zoneinfo", options.json, err);
 }
 
 const struct cli_verb cli_buddyinfo = {

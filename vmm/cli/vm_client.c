@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* How verbs reach running VMs and the pool owner. See cli.h. */
 #include <errno.h>
+#include <stdio.h>
 
 #include "framevisor/frame.h"
 #include "framevisor/rundir.h"
@@ -76,4 +77,17 @@ json_t *cli_vm_query(const char *name, const char *command, int timeout_ms, stru
 json_t *cli_pool_query(const char *command, struct error *err)
 {
 	return ask(cli_pool_connect(err), command, err);
+}
+
+int cli_pool_report(const char *command, bool json, struct error *err)
+{
+	json_t *reply = cli_pool_query(command, err);
+
+	if (!reply)
+		return CLI_ERROR;
+	if (json)
+		return cli_print_json(reply, err);
+	fputs(cli_json_string(reply, "human-readable-text"), stdout);
+	json_decref(reply);
+	return CLI_OK;
 }

@@ -293,6 +293,7 @@ static bool from_device(struct vm_memory *mem, uint32_t tid)
 static bool read_events(struct vm_memory *mem)
 {
 	struct uffd_msg msgs[EVENTS_PER_READ];
+
 	for (;;) {
 		ssize_t len = read(mem->uffd, msgs, sizeof(msgs));
 

@@ -112,8 +112,8 @@ struct hotplug_slot {
 
 /* Frames granted to us and not bound yet. */
 #define STOCK_BATCH_MAX 64
-/* Kept for touches by devices when the pool is empty: a queue that a driver has just set
- * up and a buffer in another frame. Of frames of 1 GiB nothing is held ahead of need. */
+/* Kept for touches by devices when the pool is empty: a queue that a driver has just set up and a
+ * buffer in another frame. Of frames of 1 GiB nothing is held ahead of need. */
 #define STOCK_RESERVE (FRAME_SHIFT == FRAME_SHIFT_2M ? 2u : 0u)
 /* Refilled only with room for a whole reply; beyond that, room for what a dead owner did not take
  * back: one message's worth, as nothing is taken from the guest after that. */

@@ -32,11 +32,6 @@
 #define WATCH_FROM  3
 #define WATCH_UNTIL 4
 
-static uint64_t above(uint64_t value, uint64_t base)
-{
-	return value > base ? value - base : 0;
-}
-
 static uint64_t since(uint64_t then, uint64_t now)
 {
 	return then ? now - then : UINT64_MAX;
@@ -65,7 +60,7 @@ static uint64_t free_of_view(const struct balance *balance)
 	struct pool_info info;
 
 	pool_info(balance->config.pool, &info);
-	return above(balance->view.unused, info.unclaimed);
+	return less(balance->view.unused, info.unclaimed);
 }
 
 static bool overcommitted(const struct balance *balance)
@@ -323,13 +318,6 @@ static void set_pace(struct balance *balance, uint32_t pace)
 
 /* --- steps --- */
 
-/* The VM may have gone, and its place be another's: so answers go by id. */
-struct answer {
-	struct balance *balance;
-	uint32_t id;
-	enum balance_kind kind;
-};
-
 /* So many requests can be under way however short memory is: they are what brings some back. */
 struct object_cache answer_cache = OBJECT_CACHE(answer, 16);
 
@@ -548,7 +536,7 @@ void balance_traffic(void *opaque, uint64_t asked, uint64_t got, uint64_t return
 	struct pool_view *view = &balance->view;
 	uint64_t now = now_ms();
 
-	view->unused = above(view->unused + returned, got);
+	view->unused = less(view->unused + returned, got);
 	if (returned) {
 		balance->last_return = now;
 		/* Stolen for somebody who waits already: that is direct reclaim. */

@@ -8,7 +8,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "framevisor/clock.h"
@@ -29,14 +28,9 @@ static unsigned int nr_running(const struct balance *balance)
 }
 
 static void tell(struct balance *balance, const char *name, const struct balance_entry *entry,
-		 struct balance_vm *vm, uint64_t free)
+		 const struct balance_vm *vm, uint64_t free)
 {
-	bool running = vm->running;
-	int64_t badness;
-
-	vm->running = true; /* one that is stopped has none */
-	badness = balance_badness(vm, total_frames(balance));
-	vm->running = running;
+	int64_t badness = balance_badness(vm, total_frames(balance));
 
 	log_warn("%s: VM '%s' holds %" PRIu64 " frames (guaranteed %" PRIu64
 		 "), shares %u, adjustment %d, badness %" PRId64 "; %" PRIu64 " frames are free",
@@ -50,16 +44,9 @@ static void tell(struct balance *balance, const char *name, const struct balance
 					(json_int_t)free));
 }
 
-/* The VM may have gone, and its place be another's: so answers go by id. */
-struct pause_answer {
-	struct balance *balance;
-	uint32_t id;
-	uint64_t free;
-};
-
 static void on_paused(void *opaque, int status, uint64_t frames)
 {
-	struct pause_answer *answer = opaque;
+	struct answer *answer = opaque;
 	struct balance *balance = answer->balance;
 
 	(void)frames;
@@ -76,29 +63,29 @@ static void on_paused(void *opaque, int status, uint64_t frames)
 			entry->paused = false;
 		}
 	}
-	free(answer);
+	object_free(&answer_cache, answer);
 }
 
-static int send_pause(struct balance *balance, const struct balance_vm *vm, uint64_t free_frames,
+static int send_pause(struct balance *balance, const struct balance_vm *vm, uint64_t free,
 		      uint64_t wanted)
 {
 	union notice_packet packet = {
 		.pause = { .held = vm->held,
-			   .free = free_frames,
+			   .free = free,
 			   .wanted = wanted,
 			   .badness = balance_badness(vm, total_frames(balance)),
 			   .oom_score_adj = vm->oom_score_adj },
 	};
-	struct pause_answer *answer = malloc(sizeof(*answer));
+	struct answer *answer = object_zalloc(&answer_cache);
 	int ret;
 
 	if (!answer)
 		return -ENOMEM;
-	*answer = (struct pause_answer){ .balance = balance, .id = vm->id, .free = free_frames };
+	*answer = (struct answer){ .balance = balance, .id = vm->id, .free = free };
 	ret = server_notice(balance->config.server, vm->id, &packet, NOTICE_PAUSE,
 			    sizeof(packet.pause), on_paused, answer);
 	if (ret < 0)
-		free(answer);
+		object_free(&answer_cache, answer);
 	return ret;
 }
 
@@ -181,13 +168,10 @@ static int who_goes_on(struct balance *balance)
 	int chosen = -1;
 
 	for (unsigned int i = 0; i < balance->nr_vms; i++) {
-		struct balance_vm vm = balance->vms[i];
-		int64_t badness;
+		int64_t badness = balance_badness(&balance->vms[i], total_frames(balance));
 
 		if (!balance->of_vm[i]->paused)
 			continue;
-		vm.running = true; /* as far as its badness is concerned */
-		badness = balance_badness(&vm, total_frames(balance));
 		if (chosen < 0 || badness < least) {
 			chosen = (int)i;
 			least = badness;

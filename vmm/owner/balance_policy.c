@@ -25,11 +25,6 @@
 #define FOLLOW_MS      3000
 #define HINT_PERIOD_MS 10000
 
-static uint64_t less(uint64_t a, uint64_t b)
-{
-	return a > b ? a - b : 0;
-}
-
 static uint64_t smaller(uint64_t a, uint64_t b)
 {
 	return a < b ? a : b;
@@ -313,7 +308,7 @@ int64_t balance_badness(const struct balance_vm *vm, uint64_t total)
 {
 	uint64_t above = less(vm->held, vm->min);
 
-	if (vm->oom_score_adj <= -1000 || !vm->running || vm->held == 0)
+	if (vm->oom_score_adj <= -1000 || vm->held == 0)
 		return INT64_MIN;
 	/* What it has beyond its minimum, against the shares behind it. */
 	return (int64_t)(above * 1000 / larger(vm->shares, 1)) +
@@ -328,7 +323,7 @@ int balance_oom_victim(const struct balance_vm *vms, unsigned int nr, uint64_t t
 	for (unsigned int i = 0; i < nr; i++) {
 		int64_t badness = balance_badness(&vms[i], total);
 
-		if (badness > worst) {
+		if (vms[i].running && badness > worst) {
 			worst = badness;
 			victim = (int)i;
 		}

@@ -15,6 +15,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* a - b, and 0 where that would be less. */
+static inline uint64_t less(uint64_t a, uint64_t b)
+{
+	return a > b ? a - b : 0;
+}
+
 struct balance_vm {
 	uint32_t id;
 	uint32_t shares;
@@ -81,14 +87,15 @@ unsigned int balance_decide(const struct balance_input *input, struct balance_st
 /* The price of a VM's frames: who has the lowest is taxed first. */
 double balance_rho(const struct balance_vm *vm, const struct balance_input *input);
 
-/*
- * Out of memory: the VM with the highest badness, its size and adjustment as the kernel weighs them
- * (adj thousandths of all frames), size against shares; -1: none may be chosen. total: frames of
- * the pool.
- */
 /* Frames that its guest says it can do without, beyond what is left to it and above its minimum. */
 uint64_t balance_can_pay(const struct balance_vm *vm);
+/*
+ * Out of memory: how much a VM has to do with it, its size and adjustment as the kernel weighs them
+ * (adj thousandths of all frames), size against shares; INT64_MIN: it is never chosen. total:
+ * frames of the pool.
+ */
 int64_t balance_badness(const struct balance_vm *vm, uint64_t total);
+/* Of those that run the one with the highest badness; -1: none may be chosen. */
 int balance_oom_victim(const struct balance_vm *vms, unsigned int nr, uint64_t total);
 
 #endif

@@ -43,6 +43,15 @@ struct balance_entry {
 	uint64_t some_us, full_us; /* stalled since the last look of pressure */
 };
 
+/* A request to a VM that is under way. The VM may go, and its place be another's: so answers go by
+ * id. */
+struct answer {
+	struct balance *balance;
+	uint32_t id;
+	enum balance_kind kind; /* of a step */
+	uint64_t free;          /* of a pause: frames when it was decided */
+};
+
 /* The pool as it was seen last; unused is kept up with what was granted and given back since. */
 struct pool_view {
 	uint64_t changes; /* pool_changes() at that time */
