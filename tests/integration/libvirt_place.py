@@ -81,15 +81,19 @@ def shell(command, check=True, timeout=WAIT):
     return done
 
 
+NOTHING_YET = -2  # of virStream.recv() that does not wait
+
+
 class Console:
     """The console of a domain as virsh console has it, and the guest behind it."""
 
     def __init__(self, connection, name, stock):
         self.text, self.position, self.stock = "", 0, stock
-        # A connection of its own: while one thread waits for a stream's data, calls of others on the same connection
-        # are answered only when something else arrives, which may be libvirtd's sign of life after five seconds.
         self._connection = connection
-        self._stream = connection.newStream(0)
+        import libvirt  # pylint: disable=import-outside-toplevel
+        # As virsh console has it. A recv() that waits misses, once in some thousand times, what the thread of the event
+        # loop has received for it just before: the end of a line then stays in libvirt until something else arrives.
+        self._stream = connection.newStream(libvirt.VIR_STREAM_NONBLOCK)
         connection.lookupByName(name).openConsole(None, self._stream, 1)  # 1: VIR_DOMAIN_CONSOLE_FORCE
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -98,9 +102,12 @@ class Console:
         try:
             while True:
                 data = self._stream.recv(4096)
-                if not data:
+                if data == NOTHING_YET:
+                    time.sleep(0.02)
+                elif data:
+                    self.text += data.decode(errors="replace").replace("\r", "")
+                else:
                     return
-                self.text += data.decode(errors="replace").replace("\r", "")
         except libvirt.libvirtError:
             pass  # the domain has ended
 
@@ -116,13 +123,21 @@ class Console:
     def wait_until_up(self):
         self.wait_for("^guest: ready for verbs$" if self.stock else "^guest: up$")
 
+    def _type(self, data):
+        while data:
+            sent = self._stream.send(data)
+            if sent == NOTHING_YET:
+                time.sleep(0.02)
+            else:
+                data = data[sent:]
+
     def verb(self, text):
         """A verb of the stock guest's."""
-        self._stream.send(text.encode() + b"\n")
+        self._type(text.encode() + b"\n")
         return self.wait_for(rf"^guest: {text.split()[0]} ok(.*)$")[1].strip()
 
     def ask(self):
-        self._stream.send(b"echo here\n" if self.stock else b"e")
+        self._type(b"echo here\n" if self.stock else b"e")
 
     def wait_for_answer(self):
         self.wait_for("^guest: echo ok here$" if self.stock else "^guest: echo$")
@@ -134,7 +149,7 @@ class Console:
 
     def order(self, word):
         """reboot or poweroff, from inside."""
-        self._stream.send(word.encode() + b"\n" if self.stock else {"reboot": b"r", "poweroff": b"o"}[word])
+        self._type(word.encode() + b"\n" if self.stock else {"reboot": b"r", "poweroff": b"o"}[word])
 
 
 class Place:
