@@ -144,6 +144,14 @@ def product_anywhere(request, place):
 
 
 @pytest.fixture
+def product_here(request):
+    """The product on this machine, for what the emulated one is too slow for."""
+    instance = _product(request, here_or_skip())
+    yield instance
+    instance.finish()
+
+
+@pytest.fixture
 def product_somewhere(request, hosts):
     """The product where that is cheapest, for what needs no guest that runs: on this machine, or in the
     test host when this one has no KVM."""

@@ -223,6 +223,48 @@ static void test_relief(void **state)
 	assert_non_null(find(2, BALANCE_TAX, nr));
 }
 
+/* One that is short gets something back. As long as enough is free, nobody has to pay for that. */
+static void test_relief_from_free(void **state)
+{
+	(void)state;
+	make_input(2);
+	input.active = false;
+	input.least_free = 0;
+	vms[0].tax = 150;
+	vms[0].bound = 250;
+	vms[0].available = 10;
+	input.free = input.high + 40;
+	assert_int_equal(decide(), 1);
+	assert_int_equal(steps[0].id, 1);
+	assert_int_equal(steps[0].frames, 150 - 40);
+	input.free = input.high + 35;
+	assert_int_equal(decide(), 2);
+	assert_int_equal(steps[1].kind, BALANCE_TAX);
+	assert_int_equal(steps[1].frames, 100 + 5);
+}
+
+/* A VM at work gets what is free now, even if it was needed lately; one at rest does not. */
+static void test_relief_at_work(void **state)
+{
+	(void)state;
+	make_input(2);
+	input.active = false;
+	input.least_free = 0;
+	input.free = 40 + 10 + 60; /* high, the band and what is unused */
+	vms[0].tax = vms[1].tax = 100;
+	expect_nothing();
+	vms[1].growing = true;
+	assert_int_equal(decide(), 1);
+	assert_int_equal(steps[0].id, 2);
+	assert_int_equal(steps[0].frames, 100 - 60);
+	vms[0].growing = true; /* there is only so much */
+	assert_int_equal(decide(), 1);
+	assert_int_equal(steps[0].id, 1);
+	vms[0].taxed_ms = 4999;
+	assert_int_equal(decide(), 1);
+	assert_int_equal(steps[0].id, 2);
+}
+
 /* A balloon full of pieces of frames: the others pay, and when nobody else can, it goes on. */
 static void test_pieces(void **state)
 {
@@ -535,7 +577,8 @@ int main(void)
 		cmocka_unit_test(test_any_input),       cmocka_unit_test(test_load_moves),
 		cmocka_unit_test(test_too_much),        cmocka_unit_test(test_all_back),
 		cmocka_unit_test(test_gigantic_frames), cmocka_unit_test(test_bursts),
-		cmocka_unit_test(test_pieces),
+		cmocka_unit_test(test_pieces),          cmocka_unit_test(test_relief_from_free),
+		cmocka_unit_test(test_relief_at_work),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -240,9 +240,10 @@ static void plan_swap(struct plan *plan)
 	}
 }
 
-/* How much less tax a VM is to have, 0 if none. surplus: frames that nobody needs. */
+/* How much less tax a VM is to have, 0 if none. surplus: frames that nobody needs; unused: that
+ * nobody needs now. */
 static uint64_t relief_of(const struct balance_vm *vm, const struct balance_input *input,
-			  uint64_t surplus)
+			  uint64_t surplus, uint64_t unused)
 {
 	uint64_t step = larger(vm->total / MARGIN_SHARE, 2 * STEP_MIN);
 
@@ -253,7 +254,9 @@ static uint64_t relief_of(const struct balance_vm *vm, const struct balance_inpu
 		return smaller(vm->tax, step);
 	if (input->active || vm->taxed_ms < RELIEF_AFTER_TAX_MS)
 		return 0;
-	return smaller(vm->tax, surplus);
+	/* One at work would drop its page cache, which it needs, before it is short; and it needs
+	 * this now, whoever may want it later. */
+	return smaller(vm->tax, vm->growing ? larger(surplus, unused) : surplus);
 }
 
 static void plan_relief(struct plan *plan)
@@ -264,21 +267,21 @@ static void plan_relief(struct plan *plan)
 	 * between two of them has to be taken again, page by page, while somebody waits. And half
 	 * of it: what is given back is touched, and must not start the next round. */
 	uint64_t spare = smaller(input->free, input->least_free);
-	uint64_t surplus = less(spare, input->high + band) / 2;
+	uint64_t surplus = less(spare, input->high + band) / 2, given = 0;
 
 	for (unsigned int i = 0; i < input->nr_vms; i++) {
 		const struct balance_vm *vm = &input->vms[i];
-		uint64_t relief = relief_of(vm, input, surplus);
+		uint64_t unused = less(input->free, input->high + band + given);
+		uint64_t relief = relief_of(vm, input, surplus, unused);
 
-		if (relief < DEAD_BAND && relief < vm->tax)
-			continue;
-		if (!relief)
+		if (!relief || (relief < DEAD_BAND && relief < vm->tax))
 			continue;
 		add_step(plan, vm->id, BALANCE_RELIEF, vm->tax - relief);
-		if (relief > surplus)
-			plan->need += relief - surplus;
+		given += relief;
 		surplus = less(surplus, relief);
 	}
+	/* What is free beyond high is nobody's tax. */
+	plan->need = less(given, less(input->free, input->high));
 }
 
 unsigned int balance_decide(const struct balance_input *input, struct balance_step *steps,

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: MIT
+"""Guests that use more together than their pool has, and have a swap file each: nobody stops, and nothing is lost."""
+from test_overcommit import follower, start_pool, wait_until
+
+
+def swap_files(product, vm):
+    """What the VM's process has open in the directory that it swaps to: mode and where the link leads."""
+    words = f"for fd in /proc/{vm.pid}/fd/*; do readlink $fd | grep -q '^{product.directory}/swap' && stat -L -c '%a %h' $fd; done"
+    return product.run(words).out.split("\n")[:-1]
+
+
+def test_counting_guests(product_here):
+    """Two of 96M in 128M that count in all of it: one count lost would end them."""
+    product = product_here
+    start_pool(product, "128M", "oom_delay_ms=60000")
+    product.run(f"mkdir {product.directory}/swap", check=True)
+    vms = [follower(product, name, "96M,min=16M", f"--swap {product.directory}/swap") for name in ("one", "two")]
+    for vm in vms:
+        vm.wait_for(r"^follower: (\d+) frames, 0 blocks", 60)
+    wait_until(lambda: product.json("vmstat")["pswpin"] >= 200, 120, vms[0])
+    assert product.json("vmstat")["pswpout"] >= 200
+    # Nobody finds what guests had in memory: the file has no name.
+    assert product.run(f"ls -A {product.directory}/swap", check=True).out == ""
+    for vm in vms:
+        assert swap_files(product, vm) == ["600 0"], swap_files(product, vm)
+    product.check_conservation()
+    for vm in vms:
+        vm.type("q")
+        vm.wait_for(r"^PASS follower", 120)
+        assert vm.wait_until_ended(60) == 0, vm.describe()
+    assert product.json("vmstat")["oom_pause"] == 0
+    product.check_conservation()
+    product.ok("pool stop")
