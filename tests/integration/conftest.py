@@ -145,7 +145,7 @@ def product_anywhere(request, place):
 
 @pytest.fixture
 def product_here(request):
-    """The product on this machine, for what the emulated one is too slow for."""
+    """The product on this machine, for what breaks guests on the emulated one (docs/testing.md)."""
     instance = _product(request, here_or_skip())
     yield instance
     instance.finish()
