@@ -215,8 +215,8 @@ def test_no_driver_and_too_much(product):
 
 
 def ask_while_it_grows(product, value, last):
-    """Sets a size over QMP, then asks for the target until it is there, or is in the state last. Returns (ms that
-    setting took, the longest that a question took, the states that were seen)."""
+    """Sets a size over QMP, then asks for the target until it is there, or is in the state last. Returns (s that
+    setting took, the longest that a question took, and all together; the states that were seen)."""
     script = (
         "import json, socket, sys, time\n"
         "def call(command, **arguments):\n"
@@ -224,18 +224,19 @@ def ask_while_it_grows(product, value, last):
         "    s.sendall(json.dumps({'execute': command, 'arguments': arguments}).encode())\n"
         "    while 'event' in (reply := json.loads(f.readline())): pass\n"
         "    assert 'return' in reply, reply\n"
-        "    return reply['return'], 1000 * (time.monotonic() - start)\n"
+        "    return reply['return'], time.monotonic() - start\n"
         "s = socket.socket(socket.AF_UNIX); s.settimeout(80); s.connect(sys.argv[1])\n"
         "f = s.makefile('r', newline='\\n'); f.readline(); call('qmp_capabilities')\n"
+        "begin = time.monotonic()\n"
         "_, took = call('balloon', value=int(sys.argv[2]))\n"
         "longest, states, deadline = 0, [], time.monotonic() + 60\n"
         "while not states or states[-1] not in ('reached', sys.argv[3]):\n"
         "    assert time.monotonic() < deadline, states\n"
-        "    reply, ms = call('query-framevisor-memory')\n"
-        "    longest, state = max(longest, ms), reply['target']['state']\n"
+        "    reply, waited = call('query-framevisor-memory')\n"
+        "    longest, state = max(longest, waited), reply['target']['state']\n"
         "    if state not in states[-1:]: states.append(state)\n"
         "    time.sleep(0.01)\n"
-        "print(json.dumps([took, longest, states]))\n")
+        "print(json.dumps([took, longest, time.monotonic() - begin, states]))\n")
     path = f"{product.rundir}/vm/web/qmp.sock"
     result = product.run(f"/usr/bin/python3 - {path} {value} {last}", timeout=90, stdin=script)
     assert result.rc == 0, result
@@ -247,21 +248,19 @@ def test_nobody_waits_while_the_pool_grows(product):
     plugs what there is by then, and a VM that is asked to quit does so."""
     vm = product.linux("web", mem="512M,max=3G", extra="--hugepages=never")
     vm.wait_until_up()
-    start = time.monotonic()
-    took, longest, states = ask_while_it_grows(product, 2048 * MIB, "none")
-    elapsed = 1000 * (time.monotonic() - start)
+    took, longest, whole, states = ask_while_it_grows(product, 2048 * MIB, "none")
     assert states[-1] == "reached" and len(states) > 1, states
     assert memory(product)["frames"]["plugged"] == 1536 // FRAME_MIB
     # Two emulated CPUs zero, serve the guest and answer; what blocked took as long as the whole.
-    assert took < 150 * SLOW and longest < 300 * SLOW, (took, longest, elapsed, states)
+    assert took < whole / 4 and longest < whole / 2, (took, longest, whole, states)
     all_frames_accounted(product)
 
-    took, _, states = ask_while_it_grows(product, 3072 * MIB, "pool-grows")
+    *_, states = ask_while_it_grows(product, 3072 * MIB, "pool-grows")
     assert states[-1] == "pool-grows", states
     start = time.monotonic()
     talk(product, "web", [{"execute": "qmp_capabilities"}, {"execute": "quit"}], events=1)
     assert vm.wait_until_ended() == 0, vm.describe()
-    assert time.monotonic() - start < 2 * SLOW
+    assert time.monotonic() - start < whole / 2, (time.monotonic() - start, whole)
 
 
 def test_memory_devices_for_tools(product):
