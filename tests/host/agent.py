@@ -64,6 +64,20 @@ def start_other_cpus():
                     file.write("1")
 
 
+def keep_the_first_cpu_free():
+    """Only the kernel's own threads run on the first CPU from now on. QEMU's cpu_clear_ignne() changes the first CPU's
+    flags from the thread of any CPU that loads FPU state, and not atomically: if the first one enters or leaves a
+    guest at that moment, it forgets that it is in the guest, or that it is not."""
+    def put(name, text):
+        with open(f"/sys/fs/cgroup/{name}", "w", encoding="ascii") as file:
+            file.write(text)
+
+    put("cgroup.subtree_control", "+cpuset")
+    os.mkdir("/sys/fs/cgroup/first-cpu")
+    put("first-cpu/cpuset.cpus", "0")
+    put("first-cpu/cpuset.cpus.partition", "root")
+
+
 def environment(request):
     return {**os.environ, **(request.get("env") or {})}
 
@@ -175,6 +189,7 @@ def main():
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     idle_vms = hold_idle_vms()
     start_other_cpus()
+    keep_the_first_cpu_free()
     agent = Agent()
     agent.send({"id": 0, "kvm": bool(idle_vms)})
     agent.serve()

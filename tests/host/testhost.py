@@ -34,10 +34,10 @@ ROOT = os.path.dirname(os.path.dirname(HERE))
 KERNELS = os.path.join(ROOT, "build/kernels")
 LOGS = os.environ.get("FRAMEVISOR_TEST_LOGS") or os.path.join(ROOT, f"build/test-logs/run-{os.getpid()}")
 PING_EVERY_S = 5
-# A machine that has not answered for so long is wedged. One that is merely slow, with both of its CPUs
+# A machine that has not answered for so long is wedged. One that is merely slow, with its CPUs
 # busy on a busy machine, answers within seconds.
 WEDGED_S = 120
-# agent.py starts the other CPU when all is set up. A fault ends the machine at once, a CPU that hangs
+# agent.py starts the other CPUs when all is set up. A fault ends the machine at once, a CPU that hangs
 # after a minute. The rest saves time, and spares an emulated machine what it does badly: a time stamp
 # counter checked against slow timers, and features of the nested KVM that no guest of ours needs.
 CMDLINE = ("maxcpus=1 panic=-1 oops=panic rcupdate.rcu_cpu_stall_timeout=60 sysctl.kernel.panic_on_rcu_stall=1 nowatchdog mitigations=off "

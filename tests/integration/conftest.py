@@ -59,11 +59,6 @@ def why_again(reports):
     for before in re.findall(r"Oops: int3.*?Code: ([0-9a-f ]+) <", "\n".join(failed), re.DOTALL):
         if before.split()[-1] != "cc":
             return ["a guest's kernel executed a breakpoint that its code does not have any more"]
-    # Seen of stock guests on the emulated machine only, without a word of their kernels before.
-    for text in failed if HOSTS.host is not None else []:
-        _, found, after = text.partition("triple fault: the guest is reset")
-        if found:
-            return ["a guest was reset by a triple fault", *after.splitlines()[1:40]]
     return []
 
 
@@ -139,14 +134,6 @@ def product(request, host):
 def product_anywhere(request, place):
     """The product, on this machine and in the test host."""
     instance = _product(request, place)
-    yield instance
-    instance.finish()
-
-
-@pytest.fixture
-def product_here(request):
-    """The product on this machine, for what breaks guests on the emulated one (docs/testing.md)."""
-    instance = _product(request, here_or_skip())
     yield instance
     instance.finish()
 
