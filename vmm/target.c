@@ -88,7 +88,7 @@ static void gather(struct target *target, struct target_parts *parts)
 		.boot = config->boot,
 		.size = target->size > target->tax ? target->size - target->tax : 0,
 		.balloon_limit = UINT64_MAX,
-		.taxed = target->tax != 0,
+		.tax = target->tax < target->size ? target->tax : target->size,
 		.has_mem = config->nr_mem != 0,
 		.give_way = target->ask.gives_way,
 	};

@@ -59,10 +59,10 @@ extern const char *const target_state_texts[TARGET_STATES];
 /* What there is to decide by. In bytes where nothing else is said. */
 struct target_parts {
 	bool running;
-	bool taxed;      /* size is less than the user's */
 	bool compacting; /* a round of target_compact.h runs, or is about to */
 	uint64_t boot;   /* RAM that is always there */
 	uint64_t size;   /* the target */
+	uint64_t tax;    /* what the user's is more than that */
 
 	struct virtio_balloon_stats balloon;
 	uint64_t balloon_idle_ms; /* since the balloon moved or was told something else */

@@ -46,7 +46,7 @@ bool compact_useful(const struct target_parts *parts)
 		return false;
 	if (parts->has_mem && parts->mem.plugged != parts->mem.requested)
 		return false;
-	if (parts->taxed)
+	if (parts->tax)
 		return complete <= balloon->actual / TAXED_SHARE;
 	return complete < balloon->actual / 10 * GOOD_TENTHS;
 }
@@ -56,7 +56,7 @@ bool compact_due(const struct target_compact *compact, const struct target_parts
 {
 	if (compact->phase != COMPACT_NOT_YET || !compact_useful(parts))
 		return false;
-	return !parts->taxed || !compact->ended_ms || now - compact->ended_ms >= TAXED_REST_MS;
+	return !parts->tax || !compact->ended_ms || now - compact->ended_ms >= TAXED_REST_MS;
 }
 
 bool compact_runs(const struct target_compact *compact)

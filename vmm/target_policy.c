@@ -61,10 +61,27 @@ static bool mem_moves(const struct target_parts *parts)
 	       parts->mem.idle_ms < parts->mem_stall_ms;
 }
 
+/*
+ * What is to be plugged. A tax is the balloon's: it comes at once and goes as soon, and the balloon
+ * takes what the guest has free, while a block that goes first moves what is in it into memory that
+ * has no frames under it: in a pool that has none left a guest waits for them then, and nothing
+ * comes back.
+ */
+static uint64_t mem_wanted(const struct target_parts *parts)
+{
+	uint64_t least = less(parts->size, parts->boot), most = least;
+
+	if (balloon_works(parts))
+		most = less(parts->size + parts->tax, parts->boot);
+	if (parts->mem.plugged < least)
+		return least;
+	return parts->mem.plugged < most ? parts->mem.plugged : most;
+}
+
 /* Blocks are to go that are still there. */
 static bool mem_excess(const struct target_parts *parts)
 {
-	return parts->mem.plugged > less(parts->size, parts->boot);
+	return parts->mem.plugged > mem_wanted(parts);
 }
 
 /* They go, or are about to: the balloon does not stand in for them. */
@@ -76,7 +93,7 @@ static bool mem_shrinks(const struct target_parts *parts)
 /* What is to be in the balloon when all blocks have gone that shall. */
 static uint64_t balloon_in_the_end(const struct target_parts *parts)
 {
-	return less(parts->boot, parts->size);
+	return less(parts->boot + mem_wanted(parts), parts->size);
 }
 
 /* The balloon is giving memory back that the target leaves to the guest. */
@@ -88,7 +105,7 @@ static bool balloon_deflates(const struct target_parts *parts)
 
 static uint64_t decide_requested(const struct target_parts *parts)
 {
-	uint64_t want = less(parts->size, parts->boot);
+	uint64_t want = mem_wanted(parts);
 
 	if (want <= parts->mem.plugged)
 		return want;
@@ -105,12 +122,15 @@ static uint64_t decide_balloon(const struct target_parts *parts)
 	uint64_t balloon = excess, limit = parts->balloon_limit;
 
 	/* Blocks are still going: no more than there is, and nothing that stands in their way.
-	 * While the pool is short, it gives back only what blocks that went make superfluous. */
+	 * While the pool is short, the tax does not wait for them, and it gives back only what
+	 * blocks that went make superfluous. */
 	if (mem_shrinks(parts)) {
-		if (balloon > parts->balloon.target)
-			balloon = parts->balloon.target;
-		if (!parts->taxed && balloon > balloon_in_the_end(parts))
-			balloon = balloon_in_the_end(parts);
+		uint64_t end = balloon_in_the_end(parts), most = parts->balloon.target;
+
+		if (parts->tax ? most < end : most > end)
+			most = end;
+		if (balloon > most)
+			balloon = most;
 	}
 	/* What is in it already does not come out because the guest is short: that is the guest's
 	 * to do (deflate on OOM). */
@@ -248,7 +268,7 @@ bool target_ask_again(struct target_ask *ask, const struct target_parts *parts, 
 		return ask_while_giving_way(ask, parts, now_ms);
 	if (mem_moves(parts) || (ask->interval_ms && now_ms - ask->at_ms < ask->interval_ms))
 		return false;
-	if (stands_in(parts) && !ask->in_vain && !parts->taxed) {
+	if (stands_in(parts) && !ask->in_vain && !parts->tax) {
 		ask->gives_way = true;
 		ask->asked = false;
 		return false;

@@ -49,7 +49,7 @@ def balance_tables(results):
     qemu = {"started": "none", "why-not": "", **by_key["qemu", SMALL_MIB][0]}
     lines = [
         f"{GUESTS} stock {results['kernel']} guests that may have {MAX_MIB} MiB each; one works at a time (a file of 320 MiB in its page cache, "
-        "320 MiB written and freed, the file again; all that twice), then the next, twice round; in the test host (an emulated machine: ratios mean something, "
+        "320 MiB written and freed, the file again; all that eight times), then the next, twice round; in the test host (an emulated machine: ratios mean something, "
         "seconds do not). *Waited*: touches that found no frame in the VM's stock, and the longest; *reclaim*: from below low to above high; "
         "*left*: the least that a guest was left with by its target and its tax; its minimum is 128 MiB.", "",
         "| pool | time, s | to 3 GiB | turns, s | OOM pauses | left, MiB | waited, of all touches, longest in ms | reclaims, median and 99th percentile in ms |", "|---|---|---|---|---|---|---|---|"]

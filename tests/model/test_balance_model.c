@@ -263,6 +263,11 @@ static void test_relief_at_work(void **state)
 	vms[0].taxed_ms = 4999;
 	assert_int_equal(decide(), 1);
 	assert_int_equal(steps[0].id, 2);
+	/* One that is short does not wait either, and not for a step at a time. */
+	vms[0].available = 1;
+	assert_int_equal(decide(), 1);
+	assert_int_equal(steps[0].id, 1);
+	assert_int_equal(steps[0].frames, 100 - 60);
 }
 
 /* A balloon full of pieces of frames: the others pay, and when nobody else can, it goes on. */
@@ -285,6 +290,73 @@ static void test_pieces(void **state)
 	vms[0].compacting = true;
 	vms[0].available = 0;
 	assert_int_equal(decide(), 0);
+}
+
+/* Who has nothing to touch that brings nothing pays first, and who is on its way is waited for. */
+static void test_air(void **state)
+{
+	(void)state;
+	make_input(2);
+	input.free = input.high - 5; /* one step is enough */
+	vms[1].tax = 100;
+	vms[1].taxed_ms = NEVER;
+	vms[1].shares = 5000; /* dearer, but what it has comes at once */
+	assert_int_equal(decide(), 1);
+	assert_int_equal(steps[0].id, 2);
+	vms[1].available = 40; /* nothing more to give */
+	assert_int_equal(decide(), 1);
+	assert_int_equal(steps[0].id, 1);
+	assert_int_equal(steps[0].frames, 100 + 5);
+	/* It follows: what it still has to touch takes its time. */
+	vms[0].tax = 105;
+	vms[0].taxed_ms = 6000;
+	vms[0].reached = false;
+	vms[0].available = 250;
+	vms[0].still_ms = 500;
+	expect_nothing();
+	vms[0].still_ms = 2001;
+	assert_int_equal(decide(), 1);
+	vms[0].still_ms = 500;
+	vms[0].taxed_ms = 10001;
+	assert_int_equal(decide(), 1);
+}
+
+/* Before anybody is short one idle guest is made ready to pay. */
+static void test_ahead(void **state)
+{
+	(void)state;
+	make_input(3);
+	input.active = false;
+	input.free = 3 * 40 - 1;
+	expect_nothing();
+	input.twice = true;
+	vms[0].busy = true;
+	vms[0].shares = 100;
+	vms[1].shares = 500;
+	assert_int_equal(decide(), 1);
+	assert_int_equal(steps[0].id, 2);
+	assert_int_equal(steps[0].kind, BALANCE_TAX);
+	assert_int_equal(steps[0].frames, 100);
+	input.free = 3 * 40;
+	expect_nothing();
+	/* It follows; then it is ready, and nobody else has to be. */
+	input.free = 3 * 40 - 1;
+	vms[1].tax = 100;
+	vms[1].taxed_ms = 100;
+	vms[1].reached = false;
+	expect_nothing();
+	vms[1].reached = true;
+	expect_nothing();
+	vms[1].available = 60; /* that is not enough */
+	assert_int_equal(decide(), 1);
+	assert_int_equal(steps[0].id, 3);
+	/* It has that back when more was free for a while than that. */
+	vms[1].available = 300;
+	vms[1].taxed_ms = NEVER;
+	input.free = 4 * 40 + 20;
+	assert_int_equal(decide(), 1);
+	assert_int_equal(steps[0].kind, BALANCE_RELIEF);
+	assert_int_equal(steps[0].frames, 100 - 10);
 }
 
 static void test_oom(void **state)
@@ -578,7 +650,7 @@ int main(void)
 		cmocka_unit_test(test_too_much),        cmocka_unit_test(test_all_back),
 		cmocka_unit_test(test_gigantic_frames), cmocka_unit_test(test_bursts),
 		cmocka_unit_test(test_pieces),          cmocka_unit_test(test_relief_from_free),
-		cmocka_unit_test(test_relief_at_work),
+		cmocka_unit_test(test_relief_at_work), cmocka_unit_test(test_air), cmocka_unit_test(test_ahead),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -92,10 +92,10 @@ static void test_shrink_stalls(void **state)
 	parts.mem.plugged = MIB(64);
 	parts.mem.idle_ms = 0;
 	expect(&parts, 0, 0);
-	parts.taxed = true;
-	expect(&parts, 64, 0);
+	parts.size -= parts.tax = MIB(2);
+	expect(&parts, 64 + 2, 0);
 	parts.mem.plugged = 0;
-	expect(&parts, 0, 0);
+	expect(&parts, 2, 0);
 	/* Beside what it is to hold anyway. */
 	parts = guest(400, 64, 112 + 64);
 	parts.mem.requested = 0;
@@ -313,11 +313,34 @@ static void test_gives_way(void **state)
 	assert_int_equal(stalled.parts.balloon.target, MIB(64));
 
 	/* Not while the pool is short. */
-	stalled.parts.taxed = true;
+	stalled.parts.size -= stalled.parts.tax = MIB(2);
 	stalled.moved = stalled.now;
 	stalled_for(&stalled, 60000);
 	assert_int_equal(stalled.gave_way, 2);
-	assert_int_equal(stalled.parts.balloon.target, MIB(64));
+	assert_int_equal(stalled.parts.balloon.target, MIB(64 + 2));
+}
+
+/* A tax is the balloon's, and leaves the blocks alone. */
+static void test_tax(void **state)
+{
+	struct target_parts parts = guest(768, 256, 0);
+
+	(void)state;
+	parts.size -= parts.tax = MIB(128);
+	expect(&parts, 128, 256);
+	/* Blocks that are to go all the same go; none comes that a smaller tax would let go. */
+	parts.size -= MIB(64);
+	parts.mem.idle_ms = 0;
+	expect(&parts, 128, 192);
+	parts.mem.plugged = MIB(32);
+	expect(&parts, 0, 64);
+	parts = guest(768, 256, 0);
+	parts.size -= parts.tax = MIB(512);
+	expect(&parts, 512, 256);
+	/* Without a balloon they are all there is. */
+	parts.balloon.driver_ready = false;
+	assert_false(parts.balloon.broken);
+	expect(&parts, 512, 0);
 }
 
 /* A guest that pauses and goes on is waited for longer the next time. */
@@ -432,6 +455,7 @@ int main(void)
 		cmocka_unit_test(test_balloon_only),
 		cmocka_unit_test(test_asked_again),
 		cmocka_unit_test(test_gives_way),
+		cmocka_unit_test(test_tax),
 		cmocka_unit_test(test_pace),
 		cmocka_unit_test(test_shares),
 		cmocka_unit_test(test_sum),

@@ -46,10 +46,10 @@ static void test_when_it_is_useful(void **state)
 	parts = guest(240);
 	assert_false(compact_useful(&parts));
 	parts = guest(66);
-	parts.taxed = true; /* what it gave up is needed elsewhere */
+	parts.tax = MIB(64); /* what it gave up is needed elsewhere */
 	assert_false(compact_useful(&parts));
 	parts = guest(30);
-	parts.taxed = true; /* it gave up next to nothing */
+	parts.tax = MIB(64); /* it gave up next to nothing */
 	assert_true(compact_useful(&parts));
 	parts = guest(66);
 	parts.balloon.accepted &= ~(UINT64_C(1) << VIRTIO_BALLOON_F_FREE_PAGE_HINT);
@@ -133,7 +133,7 @@ static void test_taxed(void **state)
 	struct target_compact compact = { .phase = COMPACT_NOT_YET };
 
 	(void)state;
-	parts.taxed = true;
+	parts.tax = MIB(64);
 	assert_true(compact_due(&compact, &parts, 1000));
 	compact = begun(&parts, 1000);
 	parts.balloon.actual = 0;
@@ -141,12 +141,12 @@ static void test_taxed(void **state)
 	expect(&compact, &parts, 1200, COMPACT_LET_GO, COMPACT_SETTLE);
 	expect(&compact, &parts, 1400, COMPACT_LEAVE, COMPACT_OVER);
 	parts = guest(30);
-	parts.taxed = true;
+	parts.tax = MIB(64);
 	compact_restart(&compact);
 	assert_false(compact_due(&compact, &parts, 1400));
 	assert_false(compact_due(&compact, &parts, 61399));
 	assert_true(compact_due(&compact, &parts, 61400));
-	parts.taxed = false; /* the user's target is another matter */
+	parts.tax = 0; /* the user's target is another matter */
 	assert_true(compact_due(&compact, &parts, 1400));
 }
 

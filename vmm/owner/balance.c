@@ -10,10 +10,10 @@
 #include "framevisor/log.h"
 
 #define ROUND_MS     100  /* while it works */
-#define SLOW_MS      1000 /* while memory is promised twice */
+#define SLOW_MS      500  /* while memory is promised twice */
 #define REST_MS      5000 /* else: for the reports */
 #define PACE_ACTIVE  200
-#define PACE_SLOW    1000
+#define PACE_SLOW    500
 #define PACE_REST    5000
 #define SWAP_WAIT_MS 2000
 /* Longer than a VM that was given something back is left alone (balance_policy.c). */
@@ -142,7 +142,7 @@ static void note_available(struct balance_entry *entry, const struct notice_stat
 static void note_growth(struct balance_entry *entry, const struct notice_status *status,
 			uint64_t now)
 {
-	uint64_t least = status->bound;
+	uint64_t least = status->bound, most = status->bound;
 	bool stalled;
 
 	if (status->stall_some_us + status->waits != entry->stalled_us)
@@ -157,7 +157,10 @@ static void note_growth(struct balance_entry *entry, const struct notice_status 
 	for (unsigned int i = 0; i < BOUND_SAMPLES; i++) {
 		if (entry->bound[i] < least)
 			least = entry->bound[i];
+		if (entry->bound[i] > most)
+			most = entry->bound[i];
 	}
+	entry->busy = most - least > status->max / GROWTH_SHARE;
 	entry->growing =
 		status->bound - least > status->max / GROWTH_SHARE || (entry->growing && stalled);
 }
@@ -189,6 +192,7 @@ static void fill_vm(struct balance_vm *vm, struct balance_entry *entry,
 		.knows_idle = (status->flags & NOTICE_STATUS_IDLE) != 0,
 		.idle_permille = status->idle_permille,
 		.taxed_ms = since(entry->taxed_at, now),
+		.still_ms = since(entry->moved_at, now),
 		.relieved_ms = since(entry->relieved_at, now),
 		.hinted_ms = since(entry->hinted_at, now),
 		.stock_asked = entry->stock_asked,
@@ -205,6 +209,7 @@ static void fill_vm(struct balance_vm *vm, struct balance_entry *entry,
 	if (status->bound < entry->floor)
 		entry->floor = status->bound;
 	vm->growing = entry->growing;
+	vm->busy = entry->busy;
 	if (vm->reports) {
 		note_available(entry, status, age, now);
 		vm->available_change = entry->available_change;
@@ -251,7 +256,7 @@ static void see(void *opaque, const struct server_client_info *info)
 	if (entry->has_last && entry->tax &&
 	    (info->status->bound < entry->last.bound ||
 	     info->status->available < entry->last.available))
-		balance->last_progress = now_ms();
+		balance->last_progress = entry->moved_at = now_ms();
 	entry->last = *info->status;
 	entry->has_last = true;
 	if (info->status->wait_max_us > balance->wait_max_us)
@@ -470,9 +475,11 @@ static uint64_t least_free(const struct balance *balance)
 	return least;
 }
 
-static void work(struct balance *balance, uint64_t free, const struct pool_marks *marks)
+static struct balance_input input_of(const struct balance *balance, uint64_t free,
+				     const struct pool_marks *marks, bool twice)
 {
-	struct balance_input input = {
+	return (struct balance_input){
+		.twice = twice,
 		.free = free,
 		.min = marks->min,
 		.low = marks->low,
@@ -485,7 +492,21 @@ static void work(struct balance *balance, uint64_t free, const struct pool_marks
 		.vms = balance->vms,
 		.nr_vms = balance->nr_vms,
 	};
-	unsigned int nr = balance_decide(&input, balance->steps, balance->room * STEPS_PER_VM);
+}
+
+/* Work is under way that waits for the next round. */
+static bool in_a_hurry(const struct balance *balance, const struct balance_input *input)
+{
+	bool hurry = balance->active;
+
+	for (unsigned int i = 0; i < balance->nr_vms && !hurry; i++)
+		hurry = balance_in_need(&balance->vms[i], input);
+	return hurry;
+}
+
+static void work(struct balance *balance, const struct balance_input *input)
+{
+	unsigned int nr = balance_decide(input, balance->steps, balance->room * STEPS_PER_VM);
 	uint64_t now = now_ms();
 
 	for (unsigned int i = 0; i < nr; i++)
@@ -495,9 +516,10 @@ static void work(struct balance *balance, uint64_t free, const struct pool_marks
 static void on_round(void *opaque)
 {
 	struct balance *balance = opaque;
+	struct balance_input input;
 	struct pool_marks marks;
 	uint64_t free;
-	bool twice;
+	bool twice, hurry;
 
 	balance->due_at = 0;
 	balance->rounds++;
@@ -513,12 +535,14 @@ static void on_round(void *opaque)
 		set_active(balance, free, &marks);
 		set_watching(balance, free, &marks);
 	}
-	set_pace(balance, balance->active ? PACE_ACTIVE : twice ? PACE_SLOW : PACE_REST);
-	work(balance, free, &marks);
+	input = input_of(balance, free, &marks, twice);
+	hurry = in_a_hurry(balance, &input);
+	set_pace(balance, hurry ? PACE_ACTIVE : twice ? PACE_SLOW : PACE_REST);
+	work(balance, &input);
 	balance_keep_for_payers(balance, twice, &marks);
 	balance_oom(balance, free, &marks);
 	balance_resume(balance, free, &marks);
-	arm(balance, balance->active ? ROUND_MS : twice ? SLOW_MS : REST_MS);
+	arm(balance, hurry ? ROUND_MS : twice ? SLOW_MS : REST_MS);
 }
 
 /* Whether reclaim has to begin, by what was seen last. */

@@ -20,10 +20,17 @@
 /* Of a balloon that holds more than this part in pieces of frames, at least so many frames' worth,
  * little comes. */
 #define PIECES_SHARE 2
+/* It is worth the effort when not more than this part of what a VM has comes first, for nothing. */
+#define AIR_SHARE 16
 #define PIECES_MIN   16
-/* A guest that did not follow by then does not count as being on its way. */
-#define FOLLOW_MS      3000
+/* A guest that did not move for so long, or did not follow by then, is not on its way. */
+#define STILL_MS       2000
+#define FOLLOW_MS      10000
 #define HINT_PERIOD_MS 10000
+/* Somebody is made ready to pay when less than so many times high is free, and an idle guest has its
+ * tax back when that much was free for a while. */
+#define AHEAD_FROM  3
+#define AHEAD_UNTIL 4
 
 static uint64_t smaller(uint64_t a, uint64_t b)
 {
@@ -63,12 +70,17 @@ double balance_rho(const struct balance_vm *vm, const struct balance_input *inpu
 	return vm->shares / (frames * (active + k * (1.0 - active)));
 }
 
+/* Its guest follows its last tax. */
+static bool pays(const struct balance_vm *vm)
+{
+	return vm->tax && vm->running && !vm->reached && vm->taxed_ms <= FOLLOW_MS &&
+	       smaller(vm->taxed_ms, vm->still_ms) <= STILL_MS;
+}
+
 /* On its way already: what its last tax has not brought yet. */
 static uint64_t coming(const struct balance_vm *vm)
 {
-	if (!vm->running || vm->reached || vm->taxed_ms > FOLLOW_MS)
-		return 0;
-	return less(vm->bound, less(vm->target, vm->tax));
+	return pays(vm) ? less(vm->bound, less(vm->target, vm->tax)) : 0;
 }
 
 /* Its guest paid, and frames did not come of it: its balloon holds pieces of them. */
@@ -100,9 +112,15 @@ static uint64_t taxable(const struct balance_vm *vm, const struct balance_input 
 
 static bool squeezed(const struct balance_vm *vm, const struct balance_input *input)
 {
-	/* While it compacts, the driver holds what is free. */
+	/* While it compacts, the driver holds what is free. And what it said before it got something
+	 * back says nothing. */
 	return vm->tax && vm->running && !vm->compacting && fresh(vm, input) &&
-	       vm->available < margin_of(vm);
+	       vm->stats_age_ms < vm->relieved_ms && vm->available < margin_of(vm);
+}
+
+bool balance_in_need(const struct balance_vm *vm, const struct balance_input *input)
+{
+	return squeezed(vm, input) || (vm->tax && vm->growing);
 }
 
 struct plan {
@@ -157,15 +175,26 @@ static bool chosen(const struct plan *plan, const struct balance_vm *vm)
 	return false;
 }
 
-/* One that grows needs what it takes, although it may be page cache; one whose balloon holds pieces
- * of frames loses much for little. Both only when the others cannot give enough. */
-static bool dear(const struct balance_vm *vm)
+/*
+ * What it takes to get frames of a VM, beside their price. One that may still touch what has no
+ * frames under it gives that first: its guest clears it, for nothing. One whose balloon holds
+ * pieces of frames loses much for little. And one that grows needs what it takes, although it may
+ * be page cache.
+ */
+enum effort { EFFORT_NONE, EFFORT_AIR, EFFORT_PIECES, EFFORT_GROWING, EFFORTS };
+
+static enum effort effort_of(const struct balance_vm *vm)
 {
-	return vm->growing || in_pieces(vm);
+	if (vm->growing)
+		return EFFORT_GROWING;
+	if (in_pieces(vm))
+		return EFFORT_PIECES;
+	return air_of(vm) > vm->bound / AIR_SHARE ? EFFORT_AIR : EFFORT_NONE;
 }
 
-/* The cheapest one that can still give and has not been asked in this round. */
-static const struct balance_vm *cheapest_of(const struct plan *plan, bool dear_ones)
+/* The cheapest one of these that can still give and has not been asked in this round. */
+static const struct balance_vm *cheapest_of(const struct plan *plan, enum effort effort,
+					    bool busy_ones)
 {
 	const struct balance_vm *best = NULL;
 	double best_rho = 0;
@@ -174,7 +203,8 @@ static const struct balance_vm *cheapest_of(const struct plan *plan, bool dear_o
 		const struct balance_vm *vm = &plan->input->vms[i];
 		double rho;
 
-		if (dear(vm) != dear_ones || !taxable(vm, plan->input) || chosen(plan, vm))
+		if (effort_of(vm) != effort || !taxable(vm, plan->input) || chosen(plan, vm) ||
+		    (vm->busy && !busy_ones))
 			continue;
 		rho = balance_rho(vm, plan->input);
 		if (!best || rho < best_rho) {
@@ -185,15 +215,15 @@ static const struct balance_vm *cheapest_of(const struct plan *plan, bool dear_o
 	return best;
 }
 
-/* Whether those that are not dear can give all that is needed, if not in this round. */
-static bool others_suffice(const struct plan *plan)
+/* Whether those that take no more effort can give all that is needed, if not in this round. */
+static bool suffice(const struct plan *plan, enum effort effort)
 {
 	uint64_t all = 0;
 
 	for (unsigned int i = 0; i < plan->input->nr_vms; i++) {
 		const struct balance_vm *vm = &plan->input->vms[i];
 
-		if (!dear(vm))
+		if (effort_of(vm) <= effort)
 			all += taxable(vm, plan->input) + coming(vm);
 	}
 	return all >= plan->wanted;
@@ -201,11 +231,14 @@ static bool others_suffice(const struct plan *plan)
 
 static const struct balance_vm *cheapest(const struct plan *plan)
 {
-	const struct balance_vm *vm = cheapest_of(plan, false);
+	const struct balance_vm *vm = NULL;
 
-	if (vm || others_suffice(plan))
-		return vm;
-	return cheapest_of(plan, true);
+	for (enum effort effort = EFFORT_NONE; effort < EFFORTS; effort++) {
+		vm = cheapest_of(plan, effort, true);
+		if (vm || suffice(plan, effort))
+			break;
+	}
+	return vm;
 }
 
 static void plan_taxes(struct plan *plan)
@@ -221,8 +254,39 @@ static void plan_taxes(struct plan *plan)
 		step = smaller(step, larger(plan->need, DEAD_BAND));
 		step = smaller(step, taxable(vm, plan->input));
 		add_step(plan, vm->id, BALANCE_TAX, vm->tax + air_of(vm) + step);
+		/* What takes effort is asked of as few as possible: of this one more in the next
+		 * rounds, when it has become easy. */
+		if (effort_of(vm) == EFFORT_AIR)
+			step = taxable(vm, plan->input);
 		plan->need = less(plan->need, step);
 	}
+}
+
+/*
+ * While there is time: what one idle guest may still touch is taken from it, so that frames come at
+ * once when they are needed. Not from all of them, for it is work, and a guest that gets busy needs
+ * its memory back.
+ */
+static void plan_ahead(struct plan *plan)
+{
+	const struct balance_input *input = plan->input;
+	const struct balance_vm *vm;
+	uint64_t ready = 0;
+
+	if (!input->twice || input->active || input->free >= AHEAD_FROM * input->high)
+		return;
+	for (unsigned int i = 0; i < input->nr_vms; i++) {
+		vm = &input->vms[i];
+		if (pays(vm))
+			return;
+		if (effort_of(vm) == EFFORT_NONE)
+			ready += taxable(vm, input);
+	}
+	if (ready >= input->high)
+		return;
+	vm = cheapest_of(plan, EFFORT_AIR, false);
+	if (vm)
+		add_step(plan, vm->id, BALANCE_TAX, vm->tax + air_of(vm));
 }
 
 static void plan_swap(struct plan *plan)
@@ -249,9 +313,10 @@ static uint64_t relief_of(const struct balance_vm *vm, const struct balance_inpu
 
 	if (!vm->tax)
 		return 0;
-	/* A guest that is short gets it back at once; the others have to pay for it. */
+	/* A guest that is short gets it back at once: what is free, and if that is little others
+	 * have to pay for it. */
 	if (squeezed(vm, input))
-		return smaller(vm->tax, step);
+		return smaller(vm->tax, larger(step, unused));
 	if (input->active || vm->taxed_ms < RELIEF_AFTER_TAX_MS)
 		return 0;
 	/* One at work would drop its page cache, which it needs, before it is short; and it needs
@@ -267,7 +332,8 @@ static void plan_relief(struct plan *plan)
 	 * between two of them has to be taken again, page by page, while somebody waits. And half
 	 * of it: what is given back is touched, and must not start the next round. */
 	uint64_t spare = smaller(input->free, input->least_free);
-	uint64_t surplus = less(spare, input->high + band) / 2, given = 0;
+	uint64_t needed = input->twice ? AHEAD_UNTIL * input->high : input->high + band;
+	uint64_t surplus = less(spare, needed) / 2, given = 0;
 
 	for (unsigned int i = 0; i < input->nr_vms; i++) {
 		const struct balance_vm *vm = &input->vms[i];
@@ -295,6 +361,7 @@ unsigned int balance_decide(const struct balance_input *input, struct balance_st
 	plan_stocks(&plan);
 	plan_hints(&plan);
 	plan_taxes(&plan);
+	plan_ahead(&plan);
 	if (input->active)
 		plan_swap(&plan);
 	return plan.nr;

@@ -40,11 +40,13 @@ struct balance_vm {
 	uint64_t available, total;
 	uint64_t stats_age_ms;
 	bool growing;             /* it took a good deal lately, or waits for more */
+	bool busy;                /* it took or gave back a good deal lately */
 	int64_t available_change; /* since the report before, without what the tax changed */
 	bool knows_idle;
 	uint32_t idle_permille; /* of bound */
 
 	uint64_t taxed_ms;    /* since it was taxed; UINT64_MAX: never */
+	uint64_t still_ms;    /* since its guest was seen giving something up */
 	uint64_t relieved_ms; /* since tax was given back */
 	uint64_t hinted_ms;   /* since it was asked for hints */
 	bool stock_asked;     /* under way */
@@ -54,6 +56,7 @@ struct balance_vm {
 
 struct balance_input {
 	uint64_t free, min, low, high;
+	bool twice;          /* more is promised than there is */
 	bool active;         /* free fell below low and has not been above high since */
 	uint64_t least_free; /* lately */
 
@@ -83,6 +86,9 @@ struct balance_step {
  * many. */
 unsigned int balance_decide(const struct balance_input *input, struct balance_step *steps,
 			    unsigned int max);
+
+/* Whether the VM could use what it was taxed just now: time matters. */
+bool balance_in_need(const struct balance_vm *vm, const struct balance_input *input);
 
 /* The price of a VM's frames: who has the lowest is taxed first. */
 double balance_rho(const struct balance_vm *vm, const struct balance_input *input);

@@ -25,6 +25,7 @@ struct balance_entry {
 	uint32_t asked_flags;
 	uint64_t tax;                                          /* as it was told */
 	uint64_t taxed_at, relieved_at, hinted_at, swapped_at; /* ms; 0: never */
+	uint64_t moved_at; /* the guest had less, of frames or available: it follows its tax */
 	uint64_t swap_asked;
 	bool stock_asked, no_hint, no_swap;
 	bool paused; /* by the OOM policy */
@@ -32,7 +33,7 @@ struct balance_entry {
 	uint64_t bound[BOUND_SAMPLES];   /* the newest first, GROWTH_MS / BOUND_SAMPLES apart */
 	uint64_t bound_at;               /* when that was */
 	uint64_t stalled_us, stalled_at; /* its stall time, and when that last grew */
-	bool growing;
+	bool growing, busy;
 	uint64_t floor;    /* the least that its guest had since it was taxed */
 	uint64_t stats_at; /* when its guest's numbers came */
 	uint64_t available;
