@@ -69,10 +69,13 @@ static bool mem_moves(const struct target_parts *parts)
  */
 static uint64_t mem_wanted(const struct target_parts *parts)
 {
-	uint64_t least = less(parts->size, parts->boot), most = least;
+	uint64_t least = less(parts->size, parts->boot), most = least, tax = parts->tax;
 
+	/* What the balloon does not get. Not at once: a guest that waits for a frame gets on. */
+	if (parts->balloon_idle_ms >= TARGET_STALL_MAX_MS)
+		tax = less(tax, less(parts->balloon.target, parts->balloon.actual));
 	if (balloon_works(parts))
-		most = less(parts->size + parts->tax, parts->boot);
+		most = less(parts->size + tax, parts->boot);
 	if (parts->mem.plugged < least)
 		return least;
 	return parts->mem.plugged < most ? parts->mem.plugged : most;

@@ -47,7 +47,8 @@ enum vm_event_item {
 
 /* Any thread. */
 uint64_t mm_vm_event(struct mm *mm, enum vm_event_item item);
-/* Adds to a counter: for holders and their PSWPIN to BALLOON_MIGRATE. */
+/* Adds to a counter: for holders and their PSWPIN to BALLOON_MIGRATE, and what they migrate for
+ * others. */
 void mm_count_vm_events(struct mm *mm, enum vm_event_item item, uint64_t nr);
 /* As in /proc/vmstat; NULL: no such item. For reports that go beyond mm_report_vmstat(). */
 const char *mm_vm_event_name(enum vm_event_item item);

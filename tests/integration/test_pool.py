@@ -3,6 +3,8 @@
 import json
 import time
 
+import pytest
+
 HELPER = "/usr/bin/python3 tests/integration/kill_and_watch.py"
 
 
@@ -78,14 +80,20 @@ def wait_for_owner(product, wanted):
         time.sleep(0.5)
 
 
-def test_owner_killed_under_a_running_vm(product):
-    """kill -9 of the pool owner must not stop a VM: it keeps the frames it has, and the next owner takes
-    them over with the rest of the pool."""
+@pytest.mark.parametrize("how", ["killed", "upgraded"])
+def test_owner_goes_under_a_running_vm(product, how):
+    """kill -9 of the pool owner must not stop a VM at work: it keeps the frames it has, and the next owner takes
+    them over with the rest of the pool. So it does from one that was told to end."""
     vm = product.linux("web", mem="256M")
     vm.wait_until_up()
     vm.verb("fill 64")
+    vm.verb("load 2")
     owner = wait_for_owner(product, True)
-    product.run(f"kill -9 {owner}", check=True)
+    if how == "killed":
+        product.run(f"kill -9 {owner}", check=True)
+    else:
+        assert product.framevisor("pool stop").rc != 0
+        product.ok("pool stop --force")
     vm.verb("verify")
     assert vm.verb("echo alive") == "alive"
     deadline = time.monotonic() + 120
@@ -98,6 +106,8 @@ def test_owner_killed_under_a_running_vm(product):
     assert wait_for_owner(product, True) != owner
     assert product.check_conservation()["held"] >= 32
     vm.verb("verify")
+    assert int(vm.verb("unload").split()[0]) > 0
+    assert "LOST DATA" not in vm.describe()
     vm.type("poweroff")
     assert vm.wait_until_ended() == 0, vm.describe()
     wait_for_owner(product, False)

@@ -268,6 +268,31 @@ static void test_relief_at_work(void **state)
 	assert_int_equal(decide(), 1);
 	assert_int_equal(steps[0].id, 1);
 	assert_int_equal(steps[0].frames, 100 - 60);
+	/* What it was given and has not taken yet is still among what is free. */
+	vms[0].running = false;
+	vms[1].tax = 40;
+	vms[1].reached = false;
+	vms[1].relieved_ms = 1999;
+	expect_nothing();
+	vms[1].relieved_ms = 2000;
+	assert_int_equal(decide(), 1);
+	/* A page cache that is read all the time is available, and needed. */
+	vms[1].reached = true;
+	vms[1].growing = false;
+	expect_nothing();
+	vms[1].knows_idle = true;
+	vms[1].idle_permille = 499;
+	assert_true(balance_in_need(&vms[1], &input));
+	assert_int_equal(decide(), 1);
+	assert_int_equal(steps[0].frames, 0);
+	vms[1].idle_permille = 500;
+	assert_false(balance_in_need(&vms[1], &input));
+	expect_nothing();
+	/* Its user lowers the target, and the minimum stays. */
+	vms[1].target = 100; /* of which 64 are the minimum */
+	assert_int_equal(decide(), 1);
+	assert_int_equal(steps[0].kind, BALANCE_RELIEF);
+	assert_int_equal(steps[0].frames, 36);
 }
 
 /* A balloon full of pieces of frames: the others pay, and when nobody else can, it goes on. */
@@ -314,11 +339,21 @@ static void test_air(void **state)
 	vms[0].available = 250;
 	vms[0].still_ms = 500;
 	expect_nothing();
-	vms[0].still_ms = 2001;
+	/* It does not: somebody else is asked, although that takes longer. */
+	make_vm(2);
+	input.nr_vms = 3;
+	vms[2].shares = 5000;
+	expect_nothing();
+	vms[0].still_ms = 3001;
 	assert_int_equal(decide(), 1);
+	assert_int_equal(steps[0].id, 3);
 	vms[0].still_ms = 500;
 	vms[0].taxed_ms = 10001;
 	assert_int_equal(decide(), 1);
+	assert_int_equal(steps[0].id, 3);
+	vms[2].running = false; /* and when there is nobody else, it is */
+	assert_int_equal(decide(), 1);
+	assert_int_equal(steps[0].id, 1);
 }
 
 /* Before anybody is short one idle guest is made ready to pay. */
@@ -332,6 +367,14 @@ static void test_ahead(void **state)
 	input.twice = true;
 	vms[0].busy = true;
 	vms[0].shares = 100;
+	expect_nothing(); /* who is idle is not known yet */
+	for (int i = 0; i < 3; i++) {
+		vms[i].knows_idle = true;
+		vms[i].idle_permille = 900;
+	}
+	/* One reads its page cache all the time. */
+	vms[2].idle_permille = 100;
+	vms[2].shares = 100;
 	vms[1].shares = 500;
 	assert_int_equal(decide(), 1);
 	assert_int_equal(steps[0].id, 2);
@@ -348,8 +391,19 @@ static void test_ahead(void **state)
 	vms[1].reached = true;
 	expect_nothing();
 	vms[1].available = 60; /* that is not enough */
+	expect_nothing();
+	vms[2].idle_permille = 900;
 	assert_int_equal(decide(), 1);
 	assert_int_equal(steps[0].id, 3);
+	vms[2].relieved_ms = 29999; /* it may need that still */
+	expect_nothing();
+	vms[2].relieved_ms = NEVER;
+	vms[2].available = 40 + 100 + 9; /* what it could pay is not worth it */
+	expect_nothing();
+	vms[2].available = 300;
+	vms[1].compacting = true;
+	expect_nothing();
+	vms[1].compacting = false;
 	/* It has that back when more was free for a while than that. */
 	vms[1].available = 300;
 	vms[1].taxed_ms = NEVER;
@@ -385,8 +439,9 @@ static void test_any_input(void **state)
 		unsigned int nr, changes[NR_VMS] = { 0 };
 
 		make_input(NR_VMS);
-		input.free = (uint64_t)rand() % 100;
+		input.free = (uint64_t)rand() % 200;
 		input.active = rand() % 2;
+		input.twice = rand() % 2;
 		for (unsigned int i = 0; i < NR_VMS; i++) {
 			vms[i].target = (uint64_t)rand() % 500;
 			vms[i].bound = (uint64_t)rand() % 500;
@@ -396,7 +451,14 @@ static void test_any_input(void **state)
 			vms[i].total = (uint64_t)rand() % 500;
 			vms[i].stock = (uint64_t)rand() % 20;
 			vms[i].reached = rand() % 2;
-			vms[i].taxed_ms = (uint64_t)rand() % 10000;
+			vms[i].taxed_ms = (uint64_t)rand() % 20000;
+			vms[i].relieved_ms = (uint64_t)rand() % 60000;
+			vms[i].still_ms = (uint64_t)rand() % 4000;
+			vms[i].compacting = rand() % 4 == 0;
+			vms[i].growing = rand() % 4 == 0;
+			vms[i].busy = rand() % 2;
+			vms[i].knows_idle = rand() % 2;
+			vms[i].idle_permille = (uint32_t)rand() % 1001;
 			vms[i].can_swap = rand() % 2;
 		}
 		nr = decide();
@@ -451,7 +513,7 @@ static uint64_t model_free(void)
 
 static void model_guest(struct guest *guest, struct balance_vm *vm)
 {
-	uint64_t goal = vm->target - vm->tax, before = vm->available;
+	uint64_t goal = vm->target - vm->tax, before = vm->available, bound = vm->bound;
 
 	/* The balloon takes only what is not in use, and gives back at once. */
 	if (guest->effective > goal) {
@@ -491,6 +553,10 @@ static void model_guest(struct guest *guest, struct balance_vm *vm)
 	vm->available_change = (int64_t)vm->available - (int64_t)before;
 	vm->taxed_ms += ROUND_MS;
 	vm->relieved_ms += ROUND_MS;
+	vm->still_ms += ROUND_MS;
+	if (vm->bound < bound || (vm->bound == bound && vm->available < before))
+		vm->still_ms = 0;
+	vm->busy = guest->uses < guest->wants;
 	assert_true(guest->effective >= vm->min);
 }
 
@@ -541,6 +607,7 @@ static void make_model(uint64_t wants)
 	input.min = 10;
 	input.low = 40;
 	input.high = 70;
+	input.twice = true;
 	for (unsigned int i = 0; i < LEAST_ROUNDS; i++)
 		model_lately[i] = 0;
 	memset(guests, 0, sizeof(guests));
@@ -650,7 +717,8 @@ int main(void)
 		cmocka_unit_test(test_too_much),        cmocka_unit_test(test_all_back),
 		cmocka_unit_test(test_gigantic_frames), cmocka_unit_test(test_bursts),
 		cmocka_unit_test(test_pieces),          cmocka_unit_test(test_relief_from_free),
-		cmocka_unit_test(test_relief_at_work), cmocka_unit_test(test_air), cmocka_unit_test(test_ahead),
+		cmocka_unit_test(test_relief_at_work),  cmocka_unit_test(test_air),
+		cmocka_unit_test(test_ahead),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -224,6 +224,9 @@ static void take_over(struct balance_entry *entry, const struct session *session
 		return;
 	entry->tax = status->tax;
 	entry->floor = status->bound;
+	/* What it had before is not known: it has not grown. */
+	for (unsigned int i = 0; i < BOUND_SAMPLES; i++)
+		entry->bound[i] = status->bound;
 	entry->paused = (status->flags & NOTICE_STATUS_PAUSED) != 0;
 }
 
@@ -255,7 +258,9 @@ static void see(void *opaque, const struct server_client_info *info)
 	/* A guest may be slow, and what its balloon takes first brings no frame. */
 	if (entry->has_last && entry->tax &&
 	    (info->status->bound < entry->last.bound ||
-	     info->status->available < entry->last.available))
+	     (info->status->available < entry->last.available &&
+	      info->status->bound == entry->last.bound) ||
+	     info->status->balloon_in > entry->last.balloon_in))
 		balance->last_progress = entry->moved_at = now_ms();
 	entry->last = *info->status;
 	entry->has_last = true;
@@ -368,6 +373,15 @@ static int send_step(struct balance *balance, const struct balance_step *step)
 	return ret;
 }
 
+/* While somebody waits it is direct reclaim. */
+static void note_asked(struct balance *balance, uint64_t frames, uint64_t now)
+{
+	if (now - balance->last_short < 2 * ROUND_MS)
+		balance->asked_direct += frames;
+	else
+		balance->asked_kswapd += frames;
+}
+
 static void take_step(struct balance *balance, const struct balance_step *step, uint64_t now)
 {
 	struct balance_entry *entry = find_entry(balance, step->id);
@@ -379,7 +393,7 @@ static void take_step(struct balance *balance, const struct balance_step *step, 
 	case BALANCE_STOCK:
 		entry->stock_asked = true;
 		balance->stock_asks++;
-		balance->asked_frames += step->frames;
+		note_asked(balance, step->frames, now);
 		break;
 	case BALANCE_HINT:
 		entry->hinted_at = now;
@@ -387,7 +401,7 @@ static void take_step(struct balance *balance, const struct balance_step *step, 
 		break;
 	case BALANCE_TAX:
 		balance->taxes++;
-		balance->asked_frames += step->frames - entry->tax;
+		note_asked(balance, step->frames - entry->tax, now);
 		/* What it took of what it was given back is its own. */
 		if (!entry->tax || entry->relieved_at > entry->taxed_at)
 			entry->floor = entry->last.bound;
@@ -401,7 +415,7 @@ static void take_step(struct balance *balance, const struct balance_step *step, 
 		break;
 	case BALANCE_SWAP:
 		balance->swap_asks++;
-		balance->asked_frames += step->frames;
+		note_asked(balance, step->frames, now);
 		entry->swap_asked = step->frames;
 		entry->swapped_at = now;
 		break;

@@ -21,16 +21,20 @@
  * little comes. */
 #define PIECES_SHARE 2
 /* It is worth the effort when not more than this part of what a VM has comes first, for nothing. */
-#define AIR_SHARE 16
-#define PIECES_MIN   16
+#define AIR_SHARE  16
+#define PIECES_MIN 16
 /* A guest that did not move for so long, or did not follow by then, is not on its way. */
-#define STILL_MS       2000
+#define STILL_MS       3000
 #define FOLLOW_MS      10000
 #define HINT_PERIOD_MS 10000
-/* Somebody is made ready to pay when less than so many times high is free, and an idle guest has its
- * tax back when that much was free for a while. */
+/* Somebody is made ready to pay when less than so many times high is free, and an idle guest has
+ * its tax back when that much was free for a while. */
 #define AHEAD_FROM  3
 #define AHEAD_UNTIL 4
+/* One that was given something back may need it for so long. */
+#define AHEAD_REST_MS 30000
+/* Of a guest at work less than this part is idle. */
+#define IDLE_MIN_PERMILLE 500
 
 static uint64_t smaller(uint64_t a, uint64_t b)
 {
@@ -68,6 +72,13 @@ double balance_rho(const struct balance_vm *vm, const struct balance_input *inpu
 	else if (fresh(vm, input))
 		active = 1.0 - (double)smaller(vm->available, vm->total) / (double)vm->total;
 	return vm->shares / (frames * (active + k * (1.0 - active)));
+}
+
+/* Its guest uses what it has. One that lives on its page cache has all of that available, takes no
+ * more than it may, and is not short by its own account: only who touches its frames tells. */
+static bool at_work(const struct balance_vm *vm)
+{
+	return vm->growing || (vm->knows_idle && vm->idle_permille < IDLE_MIN_PERMILLE);
 }
 
 /* Its guest follows its last tax. */
@@ -112,15 +123,15 @@ static uint64_t taxable(const struct balance_vm *vm, const struct balance_input 
 
 static bool squeezed(const struct balance_vm *vm, const struct balance_input *input)
 {
-	/* While it compacts, the driver holds what is free. And what it said before it got something
-	 * back says nothing. */
+	/* While it compacts, the driver holds what is free. And what it said before it got
+	 * something back says nothing. */
 	return vm->tax && vm->running && !vm->compacting && fresh(vm, input) &&
 	       vm->stats_age_ms < vm->relieved_ms && vm->available < margin_of(vm);
 }
 
 bool balance_in_need(const struct balance_vm *vm, const struct balance_input *input)
 {
-	return squeezed(vm, input) || (vm->tax && vm->growing);
+	return squeezed(vm, input) || (vm->tax && at_work(vm));
 }
 
 struct plan {
@@ -187,14 +198,22 @@ static enum effort effort_of(const struct balance_vm *vm)
 {
 	if (vm->growing)
 		return EFFORT_GROWING;
-	if (in_pieces(vm))
+	/* Nor does anything come of one that does not follow. */
+	if (in_pieces(vm) || (vm->tax && !vm->reached && !pays(vm)))
 		return EFFORT_PIECES;
 	return air_of(vm) > vm->bound / AIR_SHARE ? EFFORT_AIR : EFFORT_NONE;
 }
 
+/* As far as can be known it has had nothing to do for a while. */
+static bool at_rest(const struct balance_vm *vm, const struct balance_input *input)
+{
+	return !vm->busy && !at_work(vm) && vm->relieved_ms >= AHEAD_REST_MS &&
+	       (vm->knows_idle || input->idle_tax == 0);
+}
+
 /* The cheapest one of these that can still give and has not been asked in this round. */
 static const struct balance_vm *cheapest_of(const struct plan *plan, enum effort effort,
-					    bool busy_ones)
+					    bool only_at_rest)
 {
 	const struct balance_vm *best = NULL;
 	double best_rho = 0;
@@ -204,7 +223,7 @@ static const struct balance_vm *cheapest_of(const struct plan *plan, enum effort
 		double rho;
 
 		if (effort_of(vm) != effort || !taxable(vm, plan->input) || chosen(plan, vm) ||
-		    (vm->busy && !busy_ones))
+		    (only_at_rest && !at_rest(vm, plan->input)))
 			continue;
 		rho = balance_rho(vm, plan->input);
 		if (!best || rho < best_rho) {
@@ -234,7 +253,7 @@ static const struct balance_vm *cheapest(const struct plan *plan)
 	const struct balance_vm *vm = NULL;
 
 	for (enum effort effort = EFFORT_NONE; effort < EFFORTS; effort++) {
-		vm = cheapest_of(plan, effort, true);
+		vm = cheapest_of(plan, effort, false);
 		if (vm || suffice(plan, effort))
 			break;
 	}
@@ -277,15 +296,16 @@ static void plan_ahead(struct plan *plan)
 		return;
 	for (unsigned int i = 0; i < input->nr_vms; i++) {
 		vm = &input->vms[i];
-		if (pays(vm))
+		if (pays(vm) || (vm->tax && vm->compacting))
 			return;
 		if (effort_of(vm) == EFFORT_NONE)
 			ready += taxable(vm, input);
 	}
 	if (ready >= input->high)
 		return;
-	vm = cheapest_of(plan, EFFORT_AIR, false);
-	if (vm)
+	vm = cheapest_of(plan, EFFORT_AIR, true);
+	/* Next to nothing is not worth it, and it would be short of memory at once. */
+	if (vm && taxable(vm, input) >= input->high / 4)
 		add_step(plan, vm->id, BALANCE_TAX, vm->tax + air_of(vm));
 }
 
@@ -310,18 +330,25 @@ static uint64_t relief_of(const struct balance_vm *vm, const struct balance_inpu
 			  uint64_t surplus, uint64_t unused)
 {
 	uint64_t step = larger(vm->total / MARGIN_SHARE, 2 * STEP_MIN);
+	uint64_t most = less(vm->target, vm->min);
 
 	if (!vm->tax)
 		return 0;
+	/* Its user has lowered the target since: the minimum is left to it all the same. */
+	if (vm->tax > most)
+		return vm->tax - most;
 	/* A guest that is short gets it back at once: what is free, and if that is little others
 	 * have to pay for it. */
 	if (squeezed(vm, input))
 		return smaller(vm->tax, larger(step, unused));
 	if (input->active || vm->taxed_ms < RELIEF_AFTER_TAX_MS)
 		return 0;
+	/* It has not taken what it was given last: that is still among what is free. */
+	if (!vm->reached && vm->relieved_ms < TAX_AFTER_RELIEF_MS)
+		return 0;
 	/* One at work would drop its page cache, which it needs, before it is short; and it needs
 	 * this now, whoever may want it later. */
-	return smaller(vm->tax, vm->growing ? larger(surplus, unused) : surplus);
+	return smaller(vm->tax, at_work(vm) ? larger(surplus, unused) : surplus);
 }
 
 static void plan_relief(struct plan *plan)

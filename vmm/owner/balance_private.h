@@ -87,7 +87,7 @@ struct balance {
 	uint64_t least_at;             /* when that began */
 	uint64_t last_progress;        /* a taxed guest was seen on its way */
 
-	uint64_t wakes, rounds, asked_frames, stolen_kswapd, stolen_direct, stalls;
+	uint64_t wakes, rounds, asked_kswapd, asked_direct, stolen_kswapd, stolen_direct, stalls;
 	uint64_t taxes, reliefs, hints, stock_asks, swap_asks, oom_pauses, oom_kills, oom_resumes;
 	struct notice_status gone; /* counters of VMs that have left */
 	uint32_t episode_ms[EPISODES_MAX];

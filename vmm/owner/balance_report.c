@@ -172,7 +172,8 @@ json_t *balance_vmstat(struct balance *balance)
 	set(object, "balloon_inflate", sum.balloon_in);
 	set(object, "balloon_deflate", sum.balloon_out);
 	/* Frames asked of VMs are this kswapd's scan, frames they gave its steal. */
-	set(object, "pgscan_kswapd", balance->asked_frames);
+	set(object, "pgscan_kswapd", balance->asked_kswapd);
+	set(object, "pgscan_direct", balance->asked_direct);
 	set(object, "pgsteal_kswapd", balance->stolen_kswapd);
 	set(object, "pgsteal_direct", balance->stolen_direct);
 	set(object, "allocstall", balance->stalls);

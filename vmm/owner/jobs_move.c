@@ -14,6 +14,7 @@
 #include "framevisor/frame.h"
 #include "framevisor/mmzone.h"
 #include "framevisor/page.h"
+#include "framevisor/vmstat.h"
 #include "vmm/owner/pool_pick.h"
 
 /* Without any frame coming back, of a VMM that is alive. */
@@ -55,6 +56,7 @@ static void on_moved(void *opaque, uint64_t frames)
 	struct jobs *jobs = opaque;
 
 	jobs->moved += frames;
+	mm_count_vm_events(pool_mm(jobs->config.pool), PGMIGRATE_SUCCESS, frames);
 }
 
 struct bound_search {

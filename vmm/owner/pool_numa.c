@@ -24,19 +24,22 @@ uint64_t pool_to_be_had(struct pool *pool, unsigned int nid)
 	return unused > reserve ? unused - reserve : 0;
 }
 
+/* More is wanted there than is left. */
 static int refuse(struct pool *pool, unsigned int nid, uint64_t wanted, uint64_t room,
 		  struct error *err)
 {
-	char want[SIZE_TEXT_MAX], has[SIZE_TEXT_MAX], kept[SIZE_TEXT_MAX];
+	char want[SIZE_TEXT_MAX], has[SIZE_TEXT_MAX], kept[SIZE_TEXT_MAX], lack[SIZE_TEXT_MAX];
 
 	return error_set(
 		err, ENOMEM,
 		"node %d of the host cannot give %s: of the pool there %s can be had, and "
-		"%s of it are kept for other VMs; use policy=preferred, another node, or a "
-		"larger pool",
+		"%s of it are kept for other VMs, %s are missing; use policy=preferred, another "
+		"node, or a larger pool",
 		pool->node[nid].host_nid, size_format(frames_to_bytes(wanted), want, sizeof(want)),
 		size_format(frames_to_bytes(room), has, sizeof(has)),
-		size_format(frames_to_bytes(pool->node[nid].owed), kept, sizeof(kept)));
+		size_format(frames_to_bytes(pool->node[nid].owed), kept, sizeof(kept)),
+		size_format(frames_to_bytes(wanted + pool->node[nid].owed - room), lack,
+			    sizeof(lack)));
 }
 
 void pool_owe(struct pool *pool, unsigned int nid, uint64_t before, uint64_t after)

@@ -227,26 +227,34 @@ void session_get_limits(const struct session *session, struct session_limits *li
 static int check_limits(const struct session *session, const struct session_limits *limits,
 			struct error *err)
 {
-	char a[SIZE_TEXT_MAX], b[SIZE_TEXT_MAX];
+	char a[SIZE_TEXT_MAX], b[SIZE_TEXT_MAX], lack[SIZE_TEXT_MAX];
 
 	size_format(frames_to_bytes(limits->max_frames), a, sizeof(a));
 	if (limits->max_frames > session->ceiling)
 		return error_set(err, EINVAL,
 				 "VM '%s' cannot have a maximum of %s: it was started with room "
-				 "for %s (--mem max=)",
+				 "for %s (--mem max=), %s less",
 				 session->name, a,
-				 size_format(frames_to_bytes(session->ceiling), b, sizeof(b)));
+				 size_format(frames_to_bytes(session->ceiling), b, sizeof(b)),
+				 size_format(frames_to_bytes(limits->max_frames - session->ceiling),
+					     lack, sizeof(lack)));
 	if (limits->max_frames < session->ram_frames)
-		return error_set(err, EBUSY,
-				 "VM '%s' has been given %s, which is more than %s; shrink it "
-				 "first (framevisor balloon)",
-				 session->name,
-				 size_format(frames_to_bytes(session->ram_frames), b, sizeof(b)),
-				 a);
+		return error_set(
+			err, EBUSY,
+			"VM '%s' has been given %s, which is %s more than %s; shrink it "
+			"first (framevisor balloon)",
+			session->name,
+			size_format(frames_to_bytes(session->ram_frames), b, sizeof(b)),
+			size_format(frames_to_bytes(session->ram_frames - limits->max_frames), lack,
+				    sizeof(lack)),
+			a);
 	if (limits->min_frames > limits->max_frames)
-		return error_set(err, EINVAL, "VM '%s' cannot be guaranteed %s: its maximum is %s",
-				 session->name,
-				 size_format(frames_to_bytes(limits->min_frames), b, sizeof(b)), a);
+		return error_set(
+			err, EINVAL, "VM '%s' cannot be guaranteed %s: its maximum is %s, %s less",
+			session->name,
+			size_format(frames_to_bytes(limits->min_frames), b, sizeof(b)), a,
+			size_format(frames_to_bytes(limits->min_frames - limits->max_frames), lack,
+				    sizeof(lack)));
 	if (limits->shares == 0 || limits->shares > OWNER_SHARES_MAX)
 		return error_set(err, EINVAL, "shares are 1 to %d", OWNER_SHARES_MAX);
 	if (limits->oom_score_adj < -1000 || limits->oom_score_adj > 1000)
@@ -485,13 +493,15 @@ static enum session_result handle_resize_later(struct session *session, struct s
 
 static int check_resize(const struct session *session, uint64_t frames, struct error *err)
 {
-	char size[SIZE_TEXT_MAX];
+	char size[SIZE_TEXT_MAX], lack[SIZE_TEXT_MAX];
 
 	if (frames > session->max_frames)
 		return error_set(
-			err, ENOMEM, "VM '%s' may not have more than its maximum, %s",
+			err, ENOMEM, "VM '%s' may not have more than its maximum, %s: %s too much",
 			session->name,
-			size_format(frames_to_bytes(session->max_frames), size, sizeof(size)));
+			size_format(frames_to_bytes(session->max_frames), size, sizeof(size)),
+			size_format(frames_to_bytes(frames - session->max_frames), lack,
+				    sizeof(lack)));
 	if (frames < session->held)
 		return error_set(err, EBUSY, "VM '%s' holds more frames than it would be left with",
 				 session->name);
