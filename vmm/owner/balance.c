@@ -142,7 +142,7 @@ static void note_available(struct balance_entry *entry, const struct notice_stat
 static void note_growth(struct balance_entry *entry, const struct notice_status *status,
 			uint64_t now)
 {
-	uint64_t least = status->bound, most = status->bound;
+	uint64_t least = status->bound, most = least;
 	bool stalled;
 
 	if (status->stall_some_us + status->waits != entry->stalled_us)
