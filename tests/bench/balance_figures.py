@@ -116,7 +116,7 @@ def main():
     parser.add_argument("--disk", type=int, default=320)
     parser.add_argument("--memory", type=int, default=320)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--repeat", type=int, default=8, help="how often a guest works in its turn")
+    parser.add_argument("--repeat", type=int, default=2, help="how often a guest works in its turn")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fvbench-") as directory:
         json.dump(start_many(options, directory) if options.name == "qemu" else share(options, directory), sys.stdout)

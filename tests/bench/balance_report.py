@@ -6,6 +6,7 @@ import json
 from testhost import TestHost
 
 GUESTS, MAX_MIB = 4, 768
+REPEAT = 8  # times that a guest does its work in its turn
 SMALL_MIB, LARGE_MIB = 2048, 3072
 TESTHOST_MIB = 6144  # the large pool, and the host's own programs
 PLAN = [("framevisor", SMALL_MIB), ("framevisor", LARGE_MIB), ("elastic", SMALL_MIB), ("fixed", SMALL_MIB), ("qemu", SMALL_MIB)]
@@ -31,7 +32,7 @@ def measure_balance(turns):
                 # QEMU's hugepages are the host's; a pool brings its own.
                 host.run(f"echo {pool // 2 if name == 'qemu' else 0} >/proc/sys/vm/nr_hugepages", check=True)
                 result = host.run(f"/usr/bin/python3 tests/bench/balance_figures.py {name} --pool {pool} --guests {GUESTS} "
-                                  f"--max {MAX_MIB} --kernel {image} --initrd {initrd}", timeout=2400)
+                                  f"--max {MAX_MIB} --repeat {REPEAT} --kernel {image} --initrd {initrd}", timeout=2400)
                 if result.rc != 0 and (name, pool) == ("framevisor", LARGE_MIB):
                     raise SystemExit(f"bench: {result}")
                 # The others may end without a result, and that is one, too.
@@ -49,7 +50,7 @@ def balance_tables(results):
     qemu = {"started": "none", "why-not": "", **by_key["qemu", SMALL_MIB][0]}
     lines = [
         f"{GUESTS} stock {results['kernel']} guests that may have {MAX_MIB} MiB each; one works at a time (a file of 320 MiB in its page cache, "
-        "320 MiB written and freed, the file again; all that eight times), then the next, twice round; in the test host (an emulated machine: ratios mean something, "
+        f"320 MiB written and freed, the file again; all that {REPEAT} times), then the next, twice round; in the test host (an emulated machine: ratios mean something, "
         "seconds do not). *Waited*: touches that found no frame in the VM's stock, and the longest; *reclaim*: from below low to above high; "
         "*left*: the least that a guest was left with by its target and its tax; its minimum is 128 MiB.", "",
         "| pool | time, s | to 3 GiB | turns, s | OOM pauses | left, MiB | waited, of all touches, longest in ms | reclaims, median and 99th percentile in ms |", "|---|---|---|---|---|---|---|---|"]

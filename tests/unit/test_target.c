@@ -320,13 +320,21 @@ static void test_gives_way(void **state)
 	assert_int_equal(stalled.parts.balloon.target, MIB(64 + 2));
 }
 
+/* One of 768 MiB that does without so much of it. */
+static struct target_parts taxed_guest(unsigned int tax)
+{
+	struct target_parts parts = guest(768 - tax, 256, 0);
+
+	parts.tax = MIB(tax);
+	return parts;
+}
+
 /* A tax is the balloon's, and leaves the blocks alone. */
 static void test_tax(void **state)
 {
-	struct target_parts parts = guest(768, 256, 0);
+	struct target_parts parts = taxed_guest(128);
 
 	(void)state;
-	parts.size -= parts.tax = MIB(128);
 	expect(&parts, 128, 256);
 	/* Blocks that are to go all the same go; none comes that a smaller tax would let go. */
 	parts.size -= MIB(64);
@@ -334,8 +342,7 @@ static void test_tax(void **state)
 	expect(&parts, 128, 192);
 	parts.mem.plugged = MIB(32);
 	expect(&parts, 0, 64);
-	parts = guest(768, 256, 0);
-	parts.size -= parts.tax = MIB(512);
+	parts = taxed_guest(512);
 	expect(&parts, 512, 256);
 	/* It stands still, for long: what it does not get the blocks give. */
 	parts.balloon.target = MIB(512);
@@ -348,8 +355,7 @@ static void test_tax(void **state)
 	parts.mem.plugged = MIB(56);
 	expect(&parts, 312, 56);
 	/* Without a balloon they are all there is. */
-	parts = guest(768, 256, 0);
-	parts.size -= parts.tax = MIB(512);
+	parts = taxed_guest(512);
 	parts.balloon.driver_ready = false;
 	expect(&parts, 512, 0);
 }

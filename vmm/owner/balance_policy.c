@@ -20,9 +20,9 @@
 /* Of a balloon that holds more than this part in pieces of frames, at least so many frames' worth,
  * little comes. */
 #define PIECES_SHARE 2
+#define PIECES_MIN   16
 /* It is worth the effort when not more than this part of what a VM has comes first, for nothing. */
-#define AIR_SHARE  16
-#define PIECES_MIN 16
+#define AIR_SHARE 16
 /* A guest that did not move for so long, or did not follow by then, is not on its way. */
 #define STILL_MS       3000
 #define FOLLOW_MS      10000
