@@ -78,6 +78,7 @@ void split_halves(struct page *page, unsigned int order, unsigned int *low, unsi
 void free_one_page(struct mm *mm, struct zone *zone, struct page *page, unsigned int order,
 		   unsigned int nr_zeroed)
 {
+	const unsigned int frames = order_frames(order), zeroed = nr_zeroed;
 	uint64_t pfn = pfn_of(mm, page);
 	const uint8_t *entry = zone_pageblock(mm, zone, pfn);
 	enum migratetype mt = __atomic_load_n(entry, __ATOMIC_RELAXED);
@@ -99,7 +100,7 @@ void free_one_page(struct mm *mm, struct zone *zone, struct page *page, unsigned
 
 		if (!page_is_buddy(page, buddy, order) || !types_mergeable(mm, buddy, order, mt))
 			break;
-		del_from_free_list(zone, buddy);
+		unlist_free_block(zone, buddy);
 		buddy_zeroed = buddy->nr_zeroed;
 		if (order >= mm->pageblock_order)
 			set_pageblock_migratetype(mm, buddy, order, mt);
@@ -110,13 +111,14 @@ void free_one_page(struct mm *mm, struct zone *zone, struct page *page, unsigned
 		order++;
 	}
 	page->nr_zeroed = (uint16_t)nr_zeroed;
-	add_to_free_list(mm, zone, page, order, mt, merge_likely(mm, page, pfn, order));
+	list_free_block(mm, zone, page, order, mt, merge_likely(mm, page, pfn, order));
+	account_freepages(zone, frames, zeroed, mt);
 }
 
 /*
- * Cuts a block just taken off its list down to order low; what is cut off goes back to the lists of
- * mt. The half that has the wanted kind of frames is kept, the lower one if both have. Returns the
- * rest. Kernel: expand().
+ * Cuts a block just taken off its list (and still counted) down to order low; what is cut off goes
+ * back to the lists of mt. The half that has the wanted kind of frames is kept, the lower one if
+ * both have. Returns the rest, which is not counted any more. Kernel: page_del_and_expand().
  */
 static struct page *expand(struct mm *mm, struct zone *zone, struct page *page, unsigned int low,
 			   enum migratetype mt, bool want_zeroed)
@@ -132,12 +134,13 @@ static struct page *expand(struct mm *mm, struct zone *zone, struct page *page, 
 		half = order_frames(order);
 		upper = page + half;
 		if (want_zeroed ? nr_low == 0 && nr_high > 0 : nr_low == half && nr_high < half) {
-			add_to_free_list(mm, zone, page, order, mt, false);
+			list_free_block(mm, zone, page, order, mt, false);
 			page = upper;
 		} else {
-			add_to_free_list(mm, zone, upper, order, mt, false);
+			list_free_block(mm, zone, upper, order, mt, false);
 		}
 	}
+	account_freepages(zone, -(int64_t)order_frames(low), -(int64_t)page->nr_zeroed, mt);
 	page_set_flags(page, (page_flags(page) & PAGE_IDENTITY) | PAGE_ORDER(low));
 	return page;
 }
@@ -190,7 +193,7 @@ struct page *rmqueue_smallest(struct mm *mm, struct zone *zone, unsigned int ord
 		page = last_block(zone, found, mt, kind);
 	else
 		page = first_block(zone, found, mt, kind);
-	del_from_free_list(zone, page);
+	unlist_free_block(zone, page);
 	return expand(mm, zone, page, order, mt, want_zeroed);
 }
 
@@ -220,7 +223,7 @@ struct page *rmqueue_dirty(struct mm *mm, struct zone *zone)
 		struct page *page = block_with_dirty(zone, mt);
 
 		if (page) {
-			del_from_free_list(zone, page);
+			unlist_free_block(zone, page);
 			return expand(mm, zone, page, 0, mt, false);
 		}
 	}
@@ -241,7 +244,7 @@ struct page *find_free_head(struct mm *mm, struct page *page)
 	return NULL;
 }
 
-/* One piece of a block whose frames in [start, end) leave the lists for good. */
+/* One piece of a block, still counted, whose frames in [start, end) leave the lists for good. */
 static void take_piece(struct mm *mm, struct zone *zone, struct page *page, unsigned int order,
 		       enum migratetype mt, const uint64_t range[2])
 {
@@ -249,11 +252,13 @@ static void take_piece(struct mm *mm, struct zone *zone, struct page *page, unsi
 	unsigned int low, high;
 
 	if (pfn >= range[1] || pfn + order_frames(order) <= range[0]) {
-		add_to_free_list(mm, zone, page, order, mt, false);
+		list_free_block(mm, zone, page, order, mt, false);
 		return;
 	}
 	if (pfn >= range[0] && pfn + order_frames(order) <= range[1]) {
 		page_set_flags(page, (page_flags(page) & PAGE_IDENTITY) | PAGE_ORDER(order));
+		account_freepages(zone, -(int64_t)order_frames(order), -(int64_t)page->nr_zeroed,
+				  mt);
 		return;
 	}
 	split_halves(page, order, &low, &high);
@@ -271,6 +276,6 @@ void take_free_range(struct mm *mm, struct zone *zone, struct page *head, uint64
 	const uint64_t range[2] = { start, end };
 	enum migratetype mt = page_list_migratetype(head);
 
-	del_from_free_list(zone, head);
+	unlist_free_block(zone, head);
 	take_piece(mm, zone, head, page_order(head), mt, range);
 }

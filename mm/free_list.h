@@ -3,6 +3,11 @@
  * Putting a block on the free list of its order, mobility and kind, and taking it off, with the
  * counters that belong to it. Inline, because every allocation of a large block does both. All with
  * the zone lock held.
+ *
+ * The watermarks are compared with the free count without the lock. So whoever splits, merges or
+ * moves a block counts once what left or came in the end (list_block(), unlist_block(),
+ * account_freepages()): a block off its list for a moment, with the holder of the lock preempted,
+ * must not look like an empty zone. Kernel: account_freepages().
  */
 #ifndef MM_FREE_LIST_H
 #define MM_FREE_LIST_H
@@ -30,21 +35,20 @@ static inline void account_freepages(struct zone *zone, int64_t frames, int64_t 
 		zone_stat_add(zone, NR_FREE_HIGHATOMIC, frames);
 }
 
-/* page->nr_zeroed is set, and says the kind: inline, so that callers who know it get less code. */
-static inline __attribute__((always_inline)) void link_block(struct mm *mm, struct zone *zone,
+/* Without the free counts. page->nr_zeroed is set, and says the kind: inline, so that callers who
+ * know it get less code. */
+static inline __attribute__((always_inline)) void list_block(struct mm *mm, struct zone *zone,
 							     struct page *page, unsigned int order,
 							     enum migratetype mt, unsigned int kind,
 							     bool tail)
 {
 	struct free_area *area = &zone->free_area[order];
-	unsigned int frames = order_frames(order);
-	unsigned int zeroed = kind == FREE_ZEROED ? page->nr_zeroed : 0;
 
 	page_set_flags(page, (page_flags(page) & PAGE_IDENTITY) | PAGE_FLAG(buddy) |
 				     PAGE_ORDER(order) | PAGE_MT(mt));
 	/* Mixed blocks in front of all-zero ones: they are what both kinds of requests break. */
 	if (kind == FREE_ZEROED)
-		tail = zeroed == frames;
+		tail = page->nr_zeroed == order_frames(order);
 	if (tail)
 		list_add_tail(&page->lru, &area->free_list[mt][kind]);
 	else
@@ -55,17 +59,24 @@ static inline __attribute__((always_inline)) void link_block(struct mm *mm, stru
 			update_large_orders(mm, zone);
 	}
 	__atomic_store_n(&area->nr[mt], area->nr[mt] + 1, __ATOMIC_RELAXED);
-	account_freepages(zone, frames, zeroed, mt);
 }
 
-/* Off its list; the flags are still those of a free block. */
-static inline __attribute__((always_inline)) void unlink_block(struct zone *zone, struct page *page,
+static inline __attribute__((always_inline)) void link_block(struct mm *mm, struct zone *zone,
+							     struct page *page, unsigned int order,
+							     enum migratetype mt, unsigned int kind,
+							     bool tail)
+{
+	list_block(mm, zone, page, order, mt, kind, tail);
+	account_freepages(zone, order_frames(order), kind == FREE_ZEROED ? page->nr_zeroed : 0, mt);
+}
+
+/* Off its list, still counted; the flags are those of a free block. */
+static inline __attribute__((always_inline)) void unlist_block(struct zone *zone, struct page *page,
 							       unsigned int order,
 							       enum migratetype mt,
 							       unsigned int kind)
 {
 	struct free_area *area = &zone->free_area[order];
-	unsigned int zeroed = kind == FREE_ZEROED ? page->nr_zeroed : 0;
 
 	list_del(&page->lru);
 	if (unlikely(list_empty(&area->free_list[mt][kind]))) {
@@ -74,7 +85,23 @@ static inline __attribute__((always_inline)) void unlink_block(struct zone *zone
 			update_large_orders(zone->mm, zone);
 	}
 	__atomic_store_n(&area->nr[mt], area->nr[mt] - 1, __ATOMIC_RELAXED);
-	account_freepages(zone, -(int64_t)order_frames(order), -(int64_t)zeroed, mt);
+}
+
+/* Off its list; the flags are still those of a free block. */
+static inline __attribute__((always_inline)) void unlink_block(struct zone *zone, struct page *page,
+							       unsigned int order,
+							       enum migratetype mt,
+							       unsigned int kind)
+{
+	const int64_t zeroed = kind == FREE_ZEROED ? page->nr_zeroed : 0;
+
+	unlist_block(zone, page, order, mt, kind);
+	account_freepages(zone, -(int64_t)order_frames(order), -zeroed, mt);
+}
+
+static inline unsigned int free_kind(const struct page *page)
+{
+	return page->nr_zeroed ? FREE_ZEROED : FREE_DIRTY;
 }
 
 static inline __attribute__((always_inline)) void add_to_free_list(struct mm *mm, struct zone *zone,
@@ -82,16 +109,51 @@ static inline __attribute__((always_inline)) void add_to_free_list(struct mm *mm
 								   unsigned int order,
 								   enum migratetype mt, bool tail)
 {
-	link_block(mm, zone, page, order, mt, page->nr_zeroed ? FREE_ZEROED : FREE_DIRTY, tail);
+	link_block(mm, zone, page, order, mt, free_kind(page), tail);
 }
 
 /* The page keeps its order and list type in its flags, but is no buddy any more. */
 static inline __attribute__((always_inline)) void del_from_free_list(struct zone *zone,
 								     struct page *page)
 {
-	unlink_block(zone, page, page_order(page), page_list_migratetype(page),
-		     page->nr_zeroed ? FREE_ZEROED : FREE_DIRTY);
+	unlink_block(zone, page, page_order(page), page_list_migratetype(page), free_kind(page));
 	page_set_flags(page, page_flags(page) & ~PAGE_FLAG(buddy));
+}
+
+/* The same for a block whose parts are listed again, or which becomes part of another. */
+static inline __attribute__((always_inline)) void unlist_free_block(struct zone *zone,
+								    struct page *page)
+{
+	unlist_block(zone, page, page_order(page), page_list_migratetype(page), free_kind(page));
+	page_set_flags(page, page_flags(page) & ~PAGE_FLAG(buddy));
+}
+
+static inline void list_free_block(struct mm *mm, struct zone *zone, struct page *page,
+				   unsigned int order, enum migratetype mt, bool tail)
+{
+	list_block(mm, zone, page, order, mt, free_kind(page), tail);
+}
+
+/* Whether the frames of both types are in the same counts. */
+static inline bool counted_alike(enum migratetype a, enum migratetype b)
+{
+	return a == b || (a < MIGRATE_PCPTYPES && b < MIGRATE_PCPTYPES);
+}
+
+/* A free block onto the list of another type. */
+static inline void move_to_free_list(struct mm *mm, struct zone *zone, struct page *page,
+				     enum migratetype mt, bool tail)
+{
+	enum migratetype old = page_list_migratetype(page);
+	unsigned int order = page_order(page);
+	int64_t frames = order_frames(order);
+
+	unlist_free_block(zone, page);
+	list_free_block(mm, zone, page, order, mt, tail);
+	if (!counted_alike(old, mt)) {
+		account_freepages(zone, -frames, -(int64_t)page->nr_zeroed, old);
+		account_freepages(zone, frames, page->nr_zeroed, mt);
+	}
 }
 
 #endif

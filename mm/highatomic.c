@@ -55,14 +55,14 @@ static void cut_to_pageblock(struct mm *mm, struct zone *zone, struct page *page
 	unsigned int order = page_order(page);
 	unsigned int low, high;
 
-	del_from_free_list(zone, page);
+	unlist_free_block(zone, page);
 	while (order > mm->pageblock_order) {
 		split_halves(page, order, &low, &high);
 		order--;
-		add_to_free_list(mm, zone, page + order_frames(order), order, MIGRATE_HIGHATOMIC,
-				 false);
+		list_free_block(mm, zone, page + order_frames(order), order, MIGRATE_HIGHATOMIC,
+				false);
 	}
-	add_to_free_list(mm, zone, page, order, MIGRATE_HIGHATOMIC, false);
+	list_free_block(mm, zone, page, order, MIGRATE_HIGHATOMIC, false);
 }
 
 /* Gives the pageblock that a free block is in, or the first of those that it has, to type mt. Zone

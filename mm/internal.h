@@ -143,6 +143,7 @@ _Static_assert(MAX_NR_ZONES *MIGRATE_PCPTYPES <= HOT_LAST, "slots");
 #define ALLOC_HIGHATOMIC    0x40u /* may take from the highatomic reserve */
 #define ALLOC_NOFRAGMENT    0x80u /* no mixing of mobility in pageblocks */
 #define ALLOC_KSWAPD        0x100u
+#define ALLOC_EXACT         0x200u /* no zone is passed over for what was read without its lock */
 #define ALLOC_RESERVES      (ALLOC_NON_BLOCK | ALLOC_MIN_RESERVE | ALLOC_OOM)
 
 /* Everything about one request that does not change while it is tried. */

@@ -236,7 +236,7 @@ enum oom_result out_of_memory(struct mm *mm, gfp_t gfp, unsigned int order,
 	if (!spin_trylock(&mm->oom_lock))
 		return OOM_HANDLED;
 	/* Somebody may have been killed while this thread was on its way here. */
-	*page = get_page_from_freelist(mm, gfp, order, ALLOC_WMARK_HIGH, ac);
+	*page = get_page_from_freelist(mm, gfp, order, ALLOC_WMARK_HIGH | ALLOC_EXACT, ac);
 	outer = reclaim_enter();
 	if (!*page && mm->oom_fn && mm->oom_fn(mm->oom_opaque, mm, gfp, order))
 		result = OOM_HANDLED;

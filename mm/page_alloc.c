@@ -114,15 +114,30 @@ static struct page *rmqueue_cached(struct mm *mm, struct zone *zone, unsigned in
 	return page;
 }
 
+/* Lock-free numbers are enough to take frames; to say that there are none, only while it is a
+ * hint: with a block being split, its frames are on no list. */
+static bool zone_has_frames(struct zone *zone, unsigned int order, gfp_t gfp,
+			    unsigned int alloc_flags, const struct alloc_context *ac)
+{
+	uint64_t mark = wmark_pages(zone, alloc_flags & ALLOC_WMARK_MASK);
+	bool ok = zone_watermark_fast(zone, order, mark, ac->highest_zoneidx, alloc_flags, gfp);
+
+	if (ok || !(alloc_flags & ALLOC_EXACT))
+		return ok;
+	spin_lock(&zone->lock);
+	ok = zone_watermark_fast(zone, order, mark, ac->highest_zoneidx, alloc_flags, gfp);
+	spin_unlock(&zone->lock);
+	return ok;
+}
+
 static struct page *try_zone(struct mm *mm, struct zone *zone, unsigned int order, gfp_t gfp,
 			     unsigned int alloc_flags, const struct alloc_context *ac)
 {
-	uint64_t mark = wmark_pages(zone, alloc_flags & ALLOC_WMARK_MASK);
 	struct page *page;
 
 	do {
 		if ((alloc_flags & ALLOC_NO_WATERMARKS) ||
-		    zone_watermark_fast(zone, order, mark, ac->highest_zoneidx, alloc_flags, gfp))
+		    zone_has_frames(zone, order, gfp, alloc_flags, ac))
 			page = rmqueue(mm, zone, order, ac, alloc_flags);
 		else
 			page = rmqueue_cached(mm, zone, order, ac);
@@ -153,7 +168,8 @@ struct page *get_page_from_freelist(struct mm *mm, gfp_t gfp, unsigned int order
 		struct page *page;
 
 		if (ref->zone_idx > ac->highest_zoneidx || !(ac->nodemask >> ref->nid & 1) ||
-		    !may_have_block(mm, ref, order) || !managed_zone(ref->zone))
+		    !managed_zone(ref->zone) ||
+		    (!may_have_block(mm, ref, order) && !(alloc_flags & ALLOC_EXACT)))
 			continue;
 		page = try_zone(mm, ref->zone, order, gfp, alloc_flags, ac);
 		if (page)

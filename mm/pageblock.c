@@ -107,8 +107,7 @@ uint64_t move_freepages_block(struct mm *mm, struct zone *zone, struct page *pag
 		step = block_step(head);
 		if (!page_test(head, PAGE_FLAG(buddy)) || page_zonenum(head) != zone->idx)
 			continue;
-		del_from_free_list(zone, head);
-		add_to_free_list(mm, zone, head, page_order(head), mt, true);
+		move_to_free_list(mm, zone, head, mt, true);
 		moved += step;
 	}
 	return moved;
@@ -170,9 +169,8 @@ static struct page *try_to_claim(struct mm *mm, struct zone *zone, struct page *
 	unsigned int alike;
 
 	if (found >= mm->pageblock_order) {
-		del_from_free_list(zone, page);
 		set_pageblock_migratetype(mm, page, found, mt);
-		add_to_free_list(mm, zone, page, found, mt, false);
+		move_to_free_list(mm, zone, page, mt, false);
 		return rmqueue_smallest(mm, zone, order, mt, false);
 	}
 	if ((alloc_flags & ALLOC_KSWAPD) &&

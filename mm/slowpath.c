@@ -15,7 +15,7 @@
 /* Kernel: gfp_to_alloc_flags(). */
 unsigned int gfp_to_alloc_flags(gfp_t gfp, unsigned int order)
 {
-	unsigned int alloc_flags = ALLOC_WMARK_MIN;
+	unsigned int alloc_flags = ALLOC_WMARK_MIN | ALLOC_EXACT;
 
 	if (gfp & __GFP_HIGH)
 		alloc_flags |= ALLOC_MIN_RESERVE;
@@ -34,7 +34,8 @@ unsigned int gfp_to_alloc_flags(gfp_t gfp, unsigned int order)
 	if ((gfp & __GFP_MEMALLOC) || reclaim_in_progress())
 		alloc_flags |= ALLOC_NO_WATERMARKS;
 	else if (is_oom_victim())
-		alloc_flags = ALLOC_WMARK_MIN | ALLOC_OOM | (alloc_flags & ALLOC_KSWAPD);
+		alloc_flags =
+			ALLOC_WMARK_MIN | ALLOC_EXACT | ALLOC_OOM | (alloc_flags & ALLOC_KSWAPD);
 	return alloc_flags;
 }
 

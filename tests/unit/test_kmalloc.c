@@ -263,7 +263,7 @@ static void test_first_use_by_threads(void **state)
 {
 	(void)state;
 	for (unsigned int round = 0; round < 30; round++) {
-		struct pool *pool = pool_create(1, 256, 2, 0);
+		struct pool *pool = pool_create(1, 64, 2, 0);
 		struct starter starters[THREADS + 1] = { 0 };
 		pthread_barrier_t barrier;
 

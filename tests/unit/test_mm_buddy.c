@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Buddy lists, zeroed frames and mobility (mm/buddy.c, pageblock.c, zero.c, bulk.c). */
+#include <pthread.h>
+
 #include "tests/unit/mm_pool.h"
 
 #define MOVABLE (GFP_HIGHUSER_MOVABLE | __GFP_NOWARN)
@@ -253,6 +255,53 @@ static void test_tail_placement(void **state)
 	pool_destroy(&pool);
 }
 
+struct splitter {
+	struct pool *pool;
+	unsigned int order;
+	bool done;
+};
+
+static void *split_and_merge_again(void *opaque)
+{
+	struct splitter *splitter = opaque;
+
+	for (unsigned int i = 0; i < 50000; i++)
+		mm_free_pages(splitter->pool->mm,
+			      mm_alloc_pages(splitter->pool->mm, MOVABLE, splitter->order),
+			      splitter->order);
+	__atomic_store_n(&splitter->done, true, __ATOMIC_RELEASE);
+	return NULL;
+}
+
+/* The only block of a zone is split and merged over and over; who reads the free count without the
+ * lock, as every look at a watermark does, never sees less than what nobody holds. */
+static void test_count_while_split(void **state)
+{
+	enum { FRAMES = 512, ORDER = PCP_MAX_ORDER + 1 };
+	uint64_t least = FRAMES, most = 0, now;
+	struct splitter splitter = { .order = ORDER };
+	const struct zone *zone;
+	pthread_t thread;
+	struct pool pool;
+
+	(void)state;
+	pool_create_simple(&pool, FRAMES, 1);
+	splitter.pool = &pool;
+	zone = &mm_node_data(pool.mm, 0)->node_zones[ZONE_NORMAL];
+	assert_int_equal(blocks(&pool, 9), 1);
+	assert_int_equal(pthread_create(&thread, NULL, split_and_merge_again, &splitter), 0);
+	while (!__atomic_load_n(&splitter.done, __ATOMIC_ACQUIRE)) {
+		now = zone_page_state(zone, NR_FREE_PAGES);
+		least = now < least ? now : least;
+		most = now > most ? now : most;
+	}
+	pthread_join(thread, NULL);
+	assert_in_range(least, FRAMES - (1 << ORDER), FRAMES);
+	assert_in_range(most, FRAMES - (1 << ORDER), FRAMES);
+	assert_int_equal(blocks(&pool, 9), 1);
+	pool_destroy(&pool);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -265,6 +314,7 @@ int main(void)
 		cmocka_unit_test(test_background_zeroing),
 		cmocka_unit_test(test_mobility_grouping),
 		cmocka_unit_test(test_tail_placement),
+		cmocka_unit_test(test_count_while_split),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -319,10 +319,16 @@ static void test_failing_device(void **state)
 
 #define WRITERS 2
 
-/* Touches between two rests. Without rests each frame is touched again before it is written: what
- * is under way is then swapped only when the writers happen not to run, which under the thread
- * sanitizer may not be for minutes. */
+/* Touches between two rests, and how long these are at least. Without rests each frame is touched
+ * again before it is written: what is under way is then swapped only when the writers happen not to
+ * run. All of them have to rest for as long as a frame takes, which is ten times longer under the
+ * thread sanitizer. */
 #define BURST 20000
+#ifdef __SANITIZE_THREAD__
+#define REST_MS 200
+#else
+#define REST_MS 20
+#endif
 
 /* What has to happen under load before a test is over: some dozens, or what a slow build gets. */
 #ifdef __SANITIZE_THREAD__
@@ -358,7 +364,7 @@ static void *writer_thread(void *opaque)
 		w->wrong += words[8 + w->index * 8] != w->count[i];
 		words[8 + w->index * 8] = ++w->count[i];
 		if (++w->touches % BURST == 0)
-			sleep_ms(20 + (unsigned int)(w->random >> 59));
+			sleep_ms(REST_MS + (unsigned int)(w->random >> 59));
 	}
 	return NULL;
 }

@@ -331,22 +331,31 @@ static bool enough(const struct vm_memory *mem, const struct swap_writer *w)
 	return atomic_load(&mem->swap->to_do) <= w->queue.in_flight;
 }
 
+/* A second chance for those in use: they come back before they are written. Each once: the same
+ * few, again and again, would take up a step's time and leave none for those that are cold. */
+static void complete_choice(struct vm_memory *mem)
+{
+	uint32_t parked, active, nr;
+
+	pthread_mutex_lock(&mem->lock);
+	parked = mem->lru[LIST_INACTIVE].nr;
+	active = mem->lru[LIST_ACTIVE].nr;
+	pthread_mutex_unlock(&mem->lock);
+	nr = parked < CHOICE ? CHOICE - parked : 0;
+	cold_sample(mem, nr < active ? nr : active);
+}
+
 bool swap_out_step(struct vm_memory *mem)
 {
 	struct swap *swap = mem->swap;
 	struct swap_writer *w = swap->writer;
-	uint32_t start = park_clock();
-	uint32_t parked;
+	uint32_t start;
 
 	if (atomic_load(&swap->to_do) == 0)
 		return false;
+	complete_choice(mem);
+	start = park_clock();
 	atomic_store(&swap->last_activity, start);
-	pthread_mutex_lock(&mem->lock);
-	parked = mem->lru[LIST_INACTIVE].nr;
-	pthread_mutex_unlock(&mem->lock);
-	/* A second chance for those in use: they come back before they are written. */
-	if (parked < CHOICE)
-		cold_sample(mem, CHOICE);
 	while (!enough(mem, w) && park_clock() - start < STEP_MS &&
 	       !atomic_load(&mem->background.stop))
 		if (!send_one(mem, w))
