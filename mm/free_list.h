@@ -151,8 +151,8 @@ static inline void move_to_free_list(struct mm *mm, struct zone *zone, struct pa
 	unlist_free_block(zone, page);
 	list_free_block(mm, zone, page, order, mt, tail);
 	if (!counted_alike(old, mt)) {
-		account_freepages(zone, -frames, -(int64_t)page->nr_zeroed, old);
 		account_freepages(zone, frames, page->nr_zeroed, mt);
+		account_freepages(zone, -frames, -(int64_t)page->nr_zeroed, old);
 	}
 }
 

@@ -12,8 +12,12 @@ const char guest_name[] = "hostile-balloon";
 #define GIVEN (LAYOUT_KERNEL + 5 * FRAME_SIZE)
 #define MARK  0x686f7374696c6521ull
 
+/* How long a device that is not ready is watched: 50 ms and more. */
+#define WATCHED 200000000ull
+
 static struct balloon balloon;
 static uint32_t pfns[8];
+static uint32_t many[PAGES_PER_FRAME];
 
 enum expectation { NEEDS_RESET, ANY };
 
@@ -109,6 +113,104 @@ static void bad_chains(void)
 	expect("a list to write to", ANY);
 }
 
+/* The same page or frame more than once: it is in the balloon once, and its neighbours are not. */
+static void duplicates(void)
+{
+	uint64_t list = (uint64_t)(uintptr_t)many;
+	volatile uint64_t *word = (volatile uint64_t *)(uintptr_t)GIVEN;
+	struct vring_desc none = desc(0, 0, 0, 0);
+
+	/* All but one page of the frame are in use: check_kept() looks. */
+	for (unsigned int i = 0; i < PAGES_PER_FRAME; i++)
+		many[i] = (uint32_t)(KEPT / PAGE_SIZE) + 7;
+	((volatile uint64_t *)(uintptr_t)KEPT)[7 * PAGE_SIZE / 8] = MARK + 7;
+	offer(desc(list, sizeof(many), 0, 0), none);
+	expect("one page 512 times", ANY);
+
+	/* Twice in one message, and then once more. */
+	for (unsigned int i = 0; i < PAGES_PER_FRAME; i++)
+		many[i] = (uint32_t)(GIVEN / PAGE_SIZE) + i;
+	word[1] = MARK;
+	offer(desc(list, sizeof(many), VRING_DESC_F_NEXT, 1), desc(list, sizeof(many), 0, 0));
+	expect("a frame twice in a chain", ANY);
+	balloon_frame(&balloon.inflate, GIVEN);
+	balloon_frame(&balloon.inflate, GIVEN);
+	balloon_frame(&balloon.deflate, GIVEN);
+	balloon_frame(&balloon.deflate, GIVEN);
+	word[1] = MARK;
+	if (word[0] || word[1] != MARK || word[2])
+		guest_fail("a frame that was given and taken twice: 0x%lx 0x%lx 0x%lx", word[0],
+			   word[1], word[2]);
+}
+
+/* All of the queue's descriptors in a row, each for a list of 512 thousand pages that are none. */
+static void huge_chain(void)
+{
+	volatile uint32_t *list = (volatile uint32_t *)(uintptr_t)GIVEN;
+
+	for (uint64_t i = 0; i < FRAME_SIZE / sizeof(*list); i++)
+		list[i] = 0x80000000u + (uint32_t)i;
+	for (uint16_t i = 0; i < balloon.inflate.size; i++) {
+		bool last = i + 1 == balloon.inflate.size;
+
+		balloon.inflate.desc[i] = desc(GIVEN, FRAME_SIZE, last ? 0 : VRING_DESC_F_NEXT,
+					       last ? 0 : (uint16_t)(i + 1));
+	}
+	vq_offer(&balloon.inflate, 0);
+	expect("a chain of millions of pages", ANY);
+}
+
+/* A page of the balloon is used without a word: a new frame, zeroed, which stays. */
+static void touch_given(void)
+{
+	volatile uint64_t *word = (volatile uint64_t *)(uintptr_t)GIVEN;
+	uint64_t words = FRAME_SIZE / sizeof(*word);
+
+	word[0] = word[words - 1] = MARK;
+	balloon_frame(&balloon.inflate, GIVEN);
+	if (word[0] || word[words - 1])
+		guest_fail("a frame in the balloon has its old content");
+	word[9] = MARK;
+	balloon_frame(&balloon.deflate, GIVEN);
+	if (word[0] || word[9] != MARK)
+		guest_fail("a frame that was touched in the balloon: 0x%lx 0x%lx", word[0],
+			   word[9]);
+	check_kept("a touch of the balloon");
+	print("hostile-balloon: a touch of the balloon: a zeroed frame\n");
+}
+
+/* Queues are not looked at before DRIVER_OK, nor after a reset (2.1, 3.1.1). */
+static void not_ready(void)
+{
+	volatile struct virtio_pci_common_cfg *common = balloon.dev.common;
+	volatile uint64_t *word = (volatile uint64_t *)(uintptr_t)GIVEN;
+	uint64_t list = (uint64_t)(uintptr_t)many;
+	uint64_t start = rdtsc();
+
+	for (unsigned int i = 0; i < PAGES_PER_FRAME; i++)
+		many[i] = (uint32_t)(GIVEN / PAGE_SIZE) + i;
+	word[0] = MARK;
+	virtio_reset(&balloon.dev);
+	vq_setup(&balloon.dev, &balloon.inflate, 0);
+	offer(desc(list, sizeof(many), 0, 0), desc(0, 0, 0, 0));
+	virtio_negotiate(&balloon.dev, 1ull << VIRTIO_F_VERSION_1);
+	vq_notify(&balloon.inflate);
+	while (rdtsc() - start < WATCHED)
+		if (balloon.inflate.used.idx != 0 || word[0] != MARK)
+			guest_fail("a queue is used before DRIVER_OK");
+	print("hostile-balloon: a queue before DRIVER_OK: status 0x%x\n",
+	      (unsigned int)virtio_status(&balloon.dev));
+	virtio_reset(&balloon.dev);
+	vq_notify(&balloon.inflate);
+	common->queue_select = 0;
+	if (common->queue_enable || balloon.inflate.used.idx != 0 || word[0] != MARK)
+		guest_fail("a queue is used after a reset");
+	balloon_start(&balloon);
+	pfns[0] = (uint32_t)(GIVEN / PAGE_SIZE);
+	offer(desc((uint64_t)(uintptr_t)pfns, 4, 0, 0), desc(0, 0, 0, 0));
+	expect("one page after a queue that was not ready", ANY);
+}
+
 static void bad_indices(void)
 {
 	vq_offer(&balloon.inflate, VQ_SIZE);
@@ -158,6 +260,10 @@ void guest_main(void)
 	balloon_start(&balloon);
 	bad_pages();
 	bad_chains();
+	duplicates();
+	huge_chain();
+	touch_given();
 	bad_indices();
 	bad_queue();
+	not_ready();
 }

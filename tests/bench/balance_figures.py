@@ -19,6 +19,7 @@ import time
 from vm_figures import APPEND, Guest, Qmp, framevisor, framevisor_json
 
 MIN_MIB = 128
+RESERVE_MIB = 32  # of the pool, for itself: what is divided is the rest
 
 
 def ours(options, number, mem):
@@ -53,7 +54,7 @@ class Watch(threading.Thread):
 def share(options, directory):
     """All guests in one pool, each at work in its turn."""
     fixed = options.name == "fixed"
-    mem = f"{options.pool // options.guests}M" if fixed else f"{options.max}M,min={MIN_MIB}M"
+    mem = f"{(options.pool - RESERVE_MIB) // options.guests // 2 * 2}M" if fixed else f"{options.max}M,min={MIN_MIB}M"
     if options.name == "elastic":
         mem += ",elastic=on"
     framevisor(directory, "pool", "start", "--hugepages=require", "--size", f"{options.pool}M", "--max", f"{options.pool}M")
@@ -78,6 +79,7 @@ def share(options, directory):
     watch.join()
     pool = framevisor_json(f"{directory}/run", "pool")
     result = {"seconds": total, "turns": turns, "least-mib": watch.least, "min-mib": 0 if fixed else MIN_MIB, "events": events(directory), "vmstat": framevisor_json(f"{directory}/run", "vmstat"),
+              "pressure": framevisor_json(f"{directory}/run", "pressure"),
               "conserved": all(part["free"] + part["cached"] + part["held"] + part["quarantined"] == part["total"] for part in [pool, *pool["nodes"]])}
     for guest in guests:
         guest.end()

@@ -112,6 +112,10 @@ class Vm:
     def _console(self):
         return self._read(self.log).replace("\r", "")
 
+    def messages(self):
+        """What its process has said on stderr."""
+        return self._read(self.errors)
+
     def describe(self):
         """Console and messages, for a failed assertion."""
         return (f"VM {self.name}: exit status {self.status}\n--- console\n{self._read(self.log)[-3000:]}\n"
@@ -205,6 +209,11 @@ class Product:
 
     def pool(self):
         return self.json("pool")
+
+    def events(self, log=None):
+        """The events in a log: the pool owner's, or another's."""
+        lines = self.run(f"cat {log or self.rundir + '/pool.log'}", check=True).out.splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
 
     def hugepages(self):
         """The HugePages lines of /proc/meminfo in the place."""

@@ -138,3 +138,25 @@ def test_balloon_asks_too_much(product):
     vm.verb("verify", timeout=180)
     product.ok("balloon web 512M", timeout=120)
     vm.verb("verify", timeout=120)
+
+
+def test_deflate_on_oom(product):
+    """A guest that runs out of memory takes from the balloon, without being allowed to first: nothing in it is
+    killed, and what it took is charged to it."""
+    vm = product.linux("web")
+    vm.wait_until_up()
+    vm.verb("fill 32")
+    product.ok("balloon web 200M", timeout=90)
+    before = product.json("mem web")
+    assert before["balloon"]["actual"] == 200 << 20, before["balloon"]
+    vm.hold(240, 90)
+    after = product.json("mem web")
+    assert after["balloon"]["actual"] >= 280 << 20, after["balloon"]
+    assert after["frames"]["bound"] >= before["frames"]["bound"] + 40 // FRAME_MIB, (before["frames"], after["frames"])
+    assert after["guest"]["stats"].get("stat-oom-kills", 0) == 0, after["guest"]
+    product.check_conservation()
+    vm.verb("verify")
+    # When the guest needs it no more it is the pool's again.
+    vm.verb("drop")
+    product.ok("balloon web 200M", timeout=90)
+    assert product.json("mem web")["balloon"]["actual"] == 200 << 20

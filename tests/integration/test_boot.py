@@ -76,16 +76,22 @@ def test_input_that_ends(product, redirection):
 
 
 def test_detached_console(product):
-    """run --detach returns when the VM runs; its console is then reached by name."""
+    """run --detach returns when the VM runs; its console is then reached by name, and its events are in its log."""
     image, initrd = linux_files(kernel_versions()[0])
-    product.ok(f"run --detach --name web --mem 256M --kernel {image} --initrd {initrd} "
+    log = f"{product.directory}/web.log"
+    product.ok(f"run --detach --name web --mem 256M --kernel {image} --initrd {initrd} --log {log} "
                "--append 'console=ttyS0 quiet fv.test=lines'", timeout=30)
     assert [vm["name"] for vm in product.json("ps")] == ["web"]
     shown = product.run("for i in $(seq 90); do sleep 1; echo echo hello console; done | timeout 60 "
                         "build/framevisor console web | grep -m 1 'guest: echo ok hello console'", timeout=90)
     assert "guest: echo ok hello console" in shown.out, shown
-    product.ok("kill web")
+    product.ok("balloon web 200M", timeout=60)
+    product.ok("stop web", timeout=60)
     assert product.json("ps") == []
+    events = product.events(log)
+    asked, ended = [event for event in events if event["event"] in ("POWERDOWN", "SHUTDOWN")]
+    assert asked["event"] == "POWERDOWN" and ended["data"]["guest"] and ended["time"] >= asked["time"] > 1.7e9, events
+    assert 200 << 20 <= min(event["data"]["actual"] for event in events if event["event"] == "BALLOON_CHANGE") < 256 << 20, events
 
 
 @pytest.mark.parametrize(("signal", "status"), [("INT", 130), ("TERM", 0), ("HUP", 129)])

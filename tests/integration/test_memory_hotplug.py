@@ -201,6 +201,31 @@ def test_what_a_guest_frees_comes_back(product):
     assert memory(product, "silent")["balloon"]["frames-reported"] == 0
 
 
+def test_limits_of_a_running_vm(product):
+    """set --min and --max hold for a VM that runs: what is beyond them is refused, with how much it is too much, and
+    changes nothing."""
+    def refused(command, *words):
+        result = product.framevisor(command, timeout=60)
+        assert result.rc == 1 and len(result.err.strip().splitlines()) == 1, result
+        assert all(word in result.err for word in words), result
+
+    vm = product.linux("web", mem="512M,max=1G")
+    vm.wait_until_up()
+    product.ok("set web --min 100M --max 600M --shares 2000")
+    refused("balloon web 1G", "600 MiB")
+    assert memory(product)["target"]["size"] == 512 * MIB
+    product.ok("balloon web 600M", timeout=90)
+    refused("set web --max 512M", "600 MiB", "88 MiB more")
+    refused("set web --min 700M", "700 MiB", "100 MiB less")
+    refused("set web --max 2G", "2 GiB", "1 GiB less")
+    vm_of_pool = product.pool()["vms"][0]
+    assert (vm_of_pool["min"], vm_of_pool["max"], vm_of_pool["shares"]) == (50, 300, 2000), vm_of_pool
+    product.ok("set web --max 1G")
+    product.ok("balloon web 1G", timeout=120)
+    assert memory(product)["target"]["actual"] == 1024 * MIB
+    product.ok("balloon web 512M", timeout=120)
+
+
 def test_no_driver_and_too_much(product):
     """One clear line and status 1 each; the guest is as it was."""
     vm = product.linux("web", mem="512M,max=1G")

@@ -101,3 +101,27 @@ def test_policies_and_refusals(product):
                           ("--mem 99G --numa node=0,host-node=1", "99 GiB")):
         result = product.framevisor(f"run --kernel build/guest-tests/touch.elf {options}", timeout=30)
         assert result.rc == 1 and len(result.err.strip().splitlines()) == 1 and word in result.err, result
+
+
+def test_preferred_node_is_full(product):
+    """Memory that would better be on a node comes from another one when the node has no more; bound memory is refused
+    then, with how much is missing."""
+    product.ok("pool start --size 640M --max 640M --hugepages=require")
+    numa = "--hugepages=require --prealloc --free-page-reporting=off --numa node=0,host-node=1,policy="
+    first = product.linux("first", mem="256M", extra=f"{numa}bind")
+    first.wait_until_up()
+    second = product.linux("second", mem="256M", extra=f"{numa}preferred")
+    second.wait_until_up()
+    (found,) = where(product, first)
+    assert found == {"1": 256 // FRAME_MIB}, found
+    (found,) = where(product, second)
+    assert found.keys() == {"0", "1"} and sum(found.values()) == 256 // FRAME_MIB, found
+    # All of the node but its reserve is in use.
+    free = {node["node"]: node["free"] + node["cached"] for node in product.check_conservation()["nodes"]}
+    assert free[1] <= 16 <= free[0], (free, found)
+    refused = product.framevisor("run --kernel build/guest-tests/touch.elf --mem 128M --numa node=0,host-node=1,policy=bind", timeout=30)
+    assert refused.rc == 1 and len(refused.err.strip().splitlines()) == 1 and "MiB" in refused.err, refused
+    for vm in (first, second):
+        product.ok(f"kill {vm.name}")
+        vm.wait_until_ended()
+    product.ok("pool stop")

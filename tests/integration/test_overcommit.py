@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
 """VMs that were promised more memory together than their pool has."""
-import json
 import time
 
 from product import SLOW
@@ -32,9 +31,7 @@ def wait_until(what, seconds, vm):
 
 def events(product, name):
     """Events of that name in the pool's log."""
-    log = product.run(f"cat {product.rundir}/pool.log", check=True).out
-    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
-    return [line for line in lines if line.get("event") == name]
+    return [event for event in product.events() if event["event"] == name]
 
 
 def test_oom_pauses_who_waits(product_anywhere):
@@ -61,5 +58,34 @@ def test_oom_pauses_who_waits(product_anywhere):
     greedy.type("q")
     greedy.wait_for(r"^PASS follower", 60)
     assert greedy.wait_until_ended(60) == 0, greedy.describe()
+    product.check_conservation()
+    product.ok("pool stop")
+
+
+def test_oom_kills_by_choice(product_anywhere):
+    """The same with oom_policy=kill: the one with the worst score ends, its frames are the other's, and the
+    event says what decided."""
+    product = product_anywhere
+    start_pool(product, "96M", "oom_delay_ms=2500", "oom_policy=kill")
+    modest = follower(product, "modest", "72M,min=16M")
+    modest.wait_for(r"^follower: (\d+) frames, 0 blocks", 60)
+    wait_until(lambda: product.json("ps")[0]["frames"]["bound"] >= 24, 60, modest)
+    greedy = follower(product, "greedy", "88M,min=16M", "--oom-score-adj 1000")
+    greedy.wait_for(r"^follower: (\d+) frames, 0 blocks", 60)
+    assert greedy.wait_until_ended(60) == 128 + 9, greedy.describe()
+    killed = [event["data"] for event in events(product, "OOM_KILL")]
+    assert [data["name"] for data in killed] == ["greedy"]
+    assert killed[0]["held"] > killed[0]["min"] == 8 and killed[0]["oom-score-adj"] == 1000, killed
+    assert killed[0]["badness"] > 0 and killed[0]["free"] < 8, killed
+    assert not events(product, "OOM_PAUSE")
+    assert product.json("vmstat")["oom_kill"] == 1
+    # Its frames are there for whoever is left.
+    wait_until(lambda: product.check_conservation()["free"] >= 12, 60, modest)
+    assert status(product, "modest") == "running"
+    stalled = product.json("pressure")
+    assert stalled["some"]["total-us"] >= stalled["full"]["total-us"] >= 0 and stalled["some"]["total-us"] > 0, stalled
+    modest.type("q")
+    modest.wait_for(r"^PASS follower", 60)
+    assert modest.wait_until_ended(60) == 0, modest.describe()
     product.check_conservation()
     product.ok("pool stop")

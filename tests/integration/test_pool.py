@@ -80,12 +80,24 @@ def wait_for_owner(product, wanted):
         time.sleep(0.5)
 
 
+def limits_of(product, name):
+    """What a VM is guaranteed, may have at most, and weighs."""
+    vm = next(vm for vm in product.pool()["vms"] if vm["name"] == name)
+    return {word: vm[word] for word in ("min", "max", "shares", "oom-score-adj")}
+
+
 @pytest.mark.parametrize("how", ["killed", "upgraded"])
 def test_owner_goes_under_a_running_vm(product, how):
     """kill -9 of the pool owner must not stop a VM at work: it keeps the frames it has, and the next owner takes
-    them over with the rest of the pool. So it does from one that was told to end."""
+    them over with the rest of the pool, and what was set. So it does from one that was told to end."""
     vm = product.linux("web", mem="256M")
     vm.wait_until_up()
+    for setting in ("oom_policy=kill", "overcommit_memory=0", "lowmem_reserve_ratio=64,16"):
+        product.ok(f"pool --set {setting}")
+    product.ok("set web --min 64M --shares 500")
+    settings = product.json("pool settings")
+    limits = limits_of(product, "web")
+    assert settings["oom_policy"] == "kill" and settings["lowmem_reserve_ratio"][:2] == [64, 16], settings
     vm.verb("fill 64")
     vm.verb("load 2")
     owner = wait_for_owner(product, True)
@@ -105,6 +117,8 @@ def test_owner_goes_under_a_running_vm(product, how):
         time.sleep(0.5)
     assert wait_for_owner(product, True) != owner
     assert product.check_conservation()["held"] >= 32
+    assert product.json("pool settings") == settings
+    assert limits_of(product, "web") == limits
     vm.verb("verify")
     assert int(vm.verb("unload").split()[0]) > 0
     assert "LOST DATA" not in vm.describe()
@@ -141,6 +155,8 @@ def test_grow_and_shrink(product):
     assert refused.rc == 1 and "it can grow by 320 MiB, not by 512 MiB" in refused.err, refused
     refused = product.framevisor("pool shrink 192M")
     assert refused.rc == 1 and "too much" in refused.err, refused
+    jobs = [(job["data"]["operation"], job["data"]["state"], job["data"]["done"]) for job in product.events() if job["event"] == "POOL_JOB_CONCLUDED"]
+    assert jobs[:3] == [("grow", "concluded", 64), ("shrink", "concluded", 16), ("shrink", "concluded", 80)], jobs
     product.ok("pool stop")
     product.assert_nothing_left()
     assert reserved() == before

@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "framevisor/event_log.h"
 #include "framevisor/log.h"
 #include "framevisor/rundir.h"
 #include "vmm/cli/cli.h"
@@ -64,6 +65,7 @@ static int up(void *opaque, struct error *err)
 	dup2(detached->log_fd, STDERR_FILENO);
 	close(detached->null_fd);
 	close(detached->log_fd);
+	event_log_enable();
 	/* Nobody there to hear it: the start was called off, so the VM must not stay. */
 	if (write(detached->pipe_fd, "", 1) != 1)
 		return error_set(err, EPIPE, "the process that started the VM is gone");

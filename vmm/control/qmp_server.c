@@ -17,6 +17,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include "framevisor/event_log.h"
 #include "framevisor/log.h"
 #include "vmm/control/qmp_dispatch.h"
 #include "vmm/control/qmp_split.h"
@@ -424,6 +425,8 @@ static void broadcast(struct qmp_server *server, json_t *event)
 		log_warn("out of memory: a QMP event was lost");
 		return;
 	}
+	event_log(json_string_value(json_object_get(event, "event")),
+		  json_object_get(event, "data"));
 	for (conn = server->connections; conn; conn = next) {
 		next = conn->next;
 		if (!conn->negotiated)

@@ -18,12 +18,12 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <jansson.h>
 
 #include "framevisor/clock.h"
+#include "framevisor/event_log.h"
 #include "framevisor/event_loop.h"
 #include "framevisor/frame.h"
 #include "framevisor/log.h"
@@ -34,6 +34,7 @@
 #include "vmm/owner/objects.h"
 #include "vmm/owner/options.h"
 #include "vmm/owner/owner_qmp.h"
+#include "vmm/owner/owner_qmp_policy.h"
 #include "vmm/owner/pool.h"
 #include "vmm/owner/server.h"
 
@@ -55,6 +56,7 @@ struct owner {
 	char log_path[RUNDIR_PATH_MAX];
 	char record_path[RUNDIR_PATH_MAX];
 	char ledger_path[RUNDIR_PATH_MAX];
+	char settings_path[RUNDIR_PATH_MAX];
 	int lock_fd;
 	int listen_fd;
 	int signal_fd;
@@ -132,6 +134,8 @@ static int prepare_paths(struct owner *owner, struct error *err)
 		ret = rundir_join(owner->record_path, "pool.hugepages", err);
 	if (ret == 0)
 		ret = rundir_join(owner->ledger_path, LEDGER_FILE, err);
+	if (ret == 0)
+		ret = rundir_join(owner->settings_path, KEPT_SETTINGS_FILE, err);
 	return ret;
 }
 
@@ -214,34 +218,30 @@ static int create_pool(struct owner *owner, struct error *err)
 	return owner->pool ? 0 : -err->code;
 }
 
-/* One line of JSON, in one write, so that it does not mix with other processes' lines. */
-static void log_event(const char *name, json_t *data)
-{
-	struct timespec now;
-	char *text = NULL;
-	json_t *event;
-
-	clock_gettime(CLOCK_REALTIME, &now);
-	event = json_pack("{s:f, s:s, s:O}", "time", (double)now.tv_sec + (double)now.tv_nsec / 1e9,
-			  "event", name, "data", data);
-	if (event)
-		text = json_dumps(event, JSON_COMPACT | JSON_REAL_PRECISION(14));
-	if (text)
-		dprintf(STDERR_FILENO, "%s\n", text);
-	free(text);
-	json_decref(event);
-}
-
-/* A line of JSON in the log, whatever is logged otherwise, and the same to whoever listens. */
+/* To the log, whatever is logged otherwise, and to whoever listens. */
 static void on_policy_event(void *opaque, const char *name, json_t *data)
 {
 	struct owner *owner = opaque;
 
-	log_event(name, data);
-	if (owner->qmp.qmp)
+	if (owner->qmp.qmp) {
 		qmp_server_event(owner->qmp.qmp, name, data);
+		return;
+	}
+	event_log(name, data);
+	json_decref(data);
+}
+
+/* Those of the owner before, for the pool that was its. */
+static int create_settings(struct owner *owner, struct error *err)
+{
+	owner->qmp.kept = kept_settings_create(owner->settings_path);
+	if (!owner->qmp.kept)
+		return error_set(err, ENOMEM, "no memory for the pool's settings");
+	if (pool_adopted(owner->pool))
+		owner_qmp_restore_settings(&owner->qmp);
 	else
-		json_decref(data);
+		kept_settings_forget(owner->qmp.kept);
+	return 0;
 }
 
 static int create_policy(struct owner *owner, struct error *err)
@@ -285,6 +285,8 @@ static int create_servers(struct owner *owner, struct error *err)
 					 .server = owner->server,
 					 .work = owner->work };
 	ret = create_policy(owner, err);
+	if (ret == 0)
+		ret = create_settings(owner, err);
 	if (ret == 0)
 		ret = owner_qmp_create(&owner->qmp, err);
 	if (ret < 0)
@@ -399,6 +401,10 @@ static void stop(struct owner *owner)
 	event_loop_destroy(owner->loop);
 	objects_exit();
 	pool_destroy(owner->pool);
+	/* Who adopts the pool finds its ledger. */
+	if (owner->qmp.kept && access(owner->ledger_path, F_OK) < 0)
+		kept_settings_forget(owner->qmp.kept);
+	kept_settings_destroy(owner->qmp.kept);
 	if (owner->signal_fd >= 0)
 		close(owner->signal_fd);
 	if (stat(owner->log_path, &st) == 0 && st.st_size == 0)
@@ -449,6 +455,7 @@ int main(int argc, char **argv)
 		printf("framevisord %s\n", FRAMEVISOR_VERSION);
 		return EXIT_SUCCESS;
 	default:
+		event_log_enable();
 		return run(&owner);
 	}
 }

@@ -4,8 +4,9 @@
 #define VMM_OWNER_OWNER_QMP_H
 
 #include "framevisor/qmp_server.h"
-#include "vmm/owner/jobs.h"
 #include "vmm/owner/balance.h"
+#include "vmm/owner/jobs.h"
+#include "vmm/owner/kept_settings.h"
 #include "vmm/owner/pool.h"
 #include "vmm/owner/server.h"
 #include "vmm/owner/work.h"
@@ -17,6 +18,7 @@ struct owner_qmp {
 	struct server *server;
 	struct balance *balance;
 	struct work_queue *work;
+	struct kept_settings *kept;
 	struct jobs *jobs; /* made by owner_qmp_create() */
 	struct qmp_server *qmp;
 };

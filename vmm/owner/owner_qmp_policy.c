@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "framevisor/log.h"
 #include "vmm/owner/owner_qmp.h"
 
 static json_t *setting_value(struct pool *pool, const char *name, unsigned int nr)
@@ -80,21 +81,37 @@ static int set_numbers(struct pool *pool, const char *name, const char *text, st
 	return ret;
 }
 
+static int set(void *opaque, const char *name, const char *value, struct error *err)
+{
+	struct owner_qmp *owner = opaque;
+	int ret = balance_setting_set(owner->balance, name, value, err);
+
+	return ret == -ENOENT ? set_numbers(owner->pool, name, value, err) : ret;
+}
+
+void owner_qmp_restore_settings(struct owner_qmp *owner)
+{
+	struct error err = { 0 };
+
+	if (kept_settings_restore(owner->kept, set, owner, &err) < 0)
+		log_warn("%s", err.message);
+}
+
 int owner_qmp_pool_set(void *opaque, json_t *args, json_t **reply, struct qmp_error *err)
 {
 	struct owner_qmp *owner = opaque;
 	const char *name, *value;
 	struct error why = { 0 };
-	int ret;
 
 	(void)reply;
 	if (qmp_arg_string(args, "name", &name, err) < 0 ||
 	    qmp_arg_string(args, "value", &value, err) < 0)
 		return -EINVAL;
-	ret = balance_setting_set(owner->balance, name, value, &why);
-	if (ret == -ENOENT)
-		ret = set_numbers(owner->pool, name, value, &why);
-	return ret < 0 ? qmp_error_from(err, &why) : 0;
+	if (set(owner, name, value, &why) < 0)
+		return qmp_error_from(err, &why);
+	if (kept_settings_note(owner->kept, name, value, &why) < 0)
+		log_warn("%s", why.message);
+	return 0;
 }
 
 /* Absent: as it is. */

@@ -5,6 +5,11 @@
 
 #include "framevisor/qmp_server.h"
 
+struct owner_qmp;
+
+/* What was set under the owner before holds again. What cannot be is said in the log. */
+void owner_qmp_restore_settings(struct owner_qmp *owner);
+
 /* opaque is a struct owner_qmp; see qmp_handler_fn. */
 int owner_qmp_query_settings(void *opaque, json_t *args, json_t **reply, struct qmp_error *err);
 int owner_qmp_pool_set(void *opaque, json_t *args, json_t **reply, struct qmp_error *err);
