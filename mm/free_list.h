@@ -104,14 +104,6 @@ static inline unsigned int free_kind(const struct page *page)
 	return page->nr_zeroed ? FREE_ZEROED : FREE_DIRTY;
 }
 
-static inline __attribute__((always_inline)) void add_to_free_list(struct mm *mm, struct zone *zone,
-								   struct page *page,
-								   unsigned int order,
-								   enum migratetype mt, bool tail)
-{
-	link_block(mm, zone, page, order, mt, free_kind(page), tail);
-}
-
 /* The page keeps its order and list type in its flags, but is no buddy any more. */
 static inline __attribute__((always_inline)) void del_from_free_list(struct zone *zone,
 								     struct page *page)

@@ -76,10 +76,13 @@ static void give_up_block(struct mm *mm, struct zone *zone, struct page *page, e
 	if (page_order(page) < order) {
 		move_freepages_block(mm, zone, page, mt);
 	} else {
-		del_from_free_list(zone, page);
+		const int64_t frames = order_frames(order), zeroed = page->nr_zeroed;
+
+		unlist_free_block(zone, page);
 		set_pageblock_migratetype(mm, page, order, mt);
 		/* Not a plain list_add: its neighbours may be mergeable now. */
 		free_one_page(mm, zone, page, order, page->nr_zeroed);
+		account_freepages(zone, -frames, -zeroed, MIGRATE_HIGHATOMIC);
 	}
 	__atomic_store_n(&zone->nr_reserved_highatomic,
 			 zone->nr_reserved_highatomic - order_frames(order), __ATOMIC_RELAXED);

@@ -76,6 +76,7 @@ static void warn_alloc(struct mm *mm, gfp_t gfp, unsigned int order)
 static struct page *try_after_drain(struct mm *mm, gfp_t gfp, unsigned int order,
 				    unsigned int alloc_flags, const struct alloc_context *ac)
 {
+	bool zeroing = zeroing_in_progress(mm);
 	struct page *page;
 
 	mm_drain_all_pages(mm);
@@ -83,8 +84,10 @@ static struct page *try_after_drain(struct mm *mm, gfp_t gfp, unsigned int order
 	/* The reserve for others: all but its last pageblock before anybody fails. */
 	while (!page && unreserve_highatomic(mm, ac, false))
 		page = get_page_from_freelist(mm, gfp, order, alloc_flags, ac);
-	for (unsigned int i = 0; !page && i < MAX_RECLAIM_RETRIES && zeroing_in_progress(mm); i++) {
+	for (unsigned int i = 0; !page && i < MAX_RECLAIM_RETRIES && zeroing; i++) {
 		sleep_us(100);
+		/* Asked first: what it had in its hands then is on the lists by the look after. */
+		zeroing = zeroing_in_progress(mm);
 		page = get_page_from_freelist(mm, gfp, order, alloc_flags, ac);
 	}
 	return page;

@@ -11,11 +11,11 @@
 
 #include <jansson.h>
 
-/* From now on stderr is a log that wants them: to be called before there are threads. */
+/* From now on stderr is a log that wants them. Both functions: the loop's thread only. */
 void event_log_enable(void);
 
-/* Writes the line, if they are wanted, at once, so that it does not mix with others'. Borrows data;
- * NULL: none. */
+/* Writes the line, if they are wanted, at once, so that it does not mix with others'; not to a file
+ * of more than 16 MiB. Borrows data; NULL: none. */
 void event_log(const char *name, json_t *data);
 
 #endif

@@ -25,8 +25,7 @@ OPERATIONS = {
 PLAN = [
     ("balloon", ("framevisor", "qemu", "framevisor-silent", "qemu-reporting"), False),
     ("plug", ("framevisor", "framevisor-ready", "qemu", "qemu-prealloc"), False),
-    ("fragmented", ("framevisor-elastic", "qemu-elastic"), False),
-    ("fragmented", ("framevisor",), True),
+    ("fragmented", ("framevisor", "framevisor-elastic", "qemu-elastic"), True),
     ("fresh", ("framevisor", "qemu"), True),
 ]
 
@@ -64,8 +63,18 @@ def cost(entries, operation):
     return best(entries, operation, "ms") / frames, best(entries, operation, "cpu-ms") / frames
 
 
+# What is wanted of framevisor's time and of its CPU time, as parts of QEMU's.
+GOALS = (1.0, 0.5)
+
+
+def beside(name, mine, theirs, goal):
+    """The ratio, and whether it is what was wanted."""
+    ratio = mine / theirs
+    return f"{ratio:.2f}" + (" (missed)" if name.startswith("framevisor") and round(ratio, 2) > goal else "")
+
+
 def cost_lines(figures):
-    lines = ["| per 2 MiB | who | time, ms | to QEMU | host CPU, ms | to QEMU |", "|---|---|---|---|---|---|"]
+    lines = [f"| per 2 MiB | who | time, ms | to QEMU (wanted: {GOALS[0]}) | host CPU, ms | to QEMU (wanted: {GOALS[1]}) |", "|---|---|---|---|---|---|"]
     for what, operations in OPERATIONS.items():
         kernel = next(iter(figures[what]))
         by_name = figures[what][kernel]
@@ -73,7 +82,8 @@ def cost_lines(figures):
             time, cpu = cost(by_name["qemu"], operation)
             for name in by_name:
                 mine = cost(by_name[name], operation)
-                lines.append(f"| {title} | {NAMES[name]} | {mine[0]:.2f} | {mine[0] / time:.2f} | {mine[1]:.2f} | {mine[1] / cpu:.2f} |")
+                lines.append(f"| {title} | {NAMES[name]} | {mine[0]:.2f} | {beside(name, mine[0], time, GOALS[0])} | {mine[1]:.2f} | "
+                             f"{beside(name, mine[1], cpu, GOALS[1])} |")
     return lines
 
 

@@ -119,8 +119,8 @@ def test_preferred_node_is_full(product):
     # All of the node but its reserve is in use.
     free = {node["node"]: node["free"] + node["cached"] for node in product.check_conservation()["nodes"]}
     assert free[1] <= 16 <= free[0], (free, found)
-    refused = product.framevisor("run --kernel build/guest-tests/touch.elf --mem 128M --numa node=0,host-node=1,policy=bind", timeout=30)
-    assert refused.rc == 1 and len(refused.err.strip().splitlines()) == 1 and "MiB" in refused.err, refused
+    refused = product.framevisor("run --kernel build/guest-tests/touch.elf --mem 64M --numa node=0,host-node=1,policy=bind", timeout=30)
+    assert refused.rc == 1 and len(refused.err.strip().splitlines()) == 1 and "node 1" in refused.err, refused
     for vm in (first, second):
         product.ok(f"kill {vm.name}")
         vm.wait_until_ended()

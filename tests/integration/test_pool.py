@@ -92,12 +92,12 @@ def test_owner_goes_under_a_running_vm(product, how):
     them over with the rest of the pool, and what was set. So it does from one that was told to end."""
     vm = product.linux("web", mem="256M")
     vm.wait_until_up()
-    for setting in ("oom_policy=kill", "overcommit_memory=0", "lowmem_reserve_ratio=64,16"):
+    for setting in ("oom_policy=kill", "overcommit_memory=0", "lowmem_reserve_ratio=64,16", "lowmem_reserve_ratio=32"):
         product.ok(f"pool --set {setting}")
     product.ok("set web --min 64M --shares 500")
     settings = product.json("pool settings")
     limits = limits_of(product, "web")
-    assert settings["oom_policy"] == "kill" and settings["lowmem_reserve_ratio"][:2] == [64, 16], settings
+    assert settings["oom_policy"] == "kill" and settings["lowmem_reserve_ratio"][:2] == [32, 16], settings
     vm.verb("fill 64")
     vm.verb("load 2")
     owner = wait_for_owner(product, True)

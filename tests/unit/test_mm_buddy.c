@@ -258,18 +258,20 @@ static void test_tail_placement(void **state)
 struct splitter {
 	struct pool *pool;
 	unsigned int order;
-	bool done;
+	bool stop;
+	unsigned int rounds;
 };
 
 static void *split_and_merge_again(void *opaque)
 {
 	struct splitter *splitter = opaque;
 
-	for (unsigned int i = 0; i < 50000; i++)
+	while (!__atomic_load_n(&splitter->stop, __ATOMIC_ACQUIRE)) {
 		mm_free_pages(splitter->pool->mm,
 			      mm_alloc_pages(splitter->pool->mm, MOVABLE, splitter->order),
 			      splitter->order);
-	__atomic_store_n(&splitter->done, true, __ATOMIC_RELEASE);
+		__atomic_add_fetch(&splitter->rounds, 1, __ATOMIC_RELAXED);
+	}
 	return NULL;
 }
 
@@ -277,7 +279,7 @@ static void *split_and_merge_again(void *opaque)
  * lock, as every look at a watermark does, never sees less than what nobody holds. */
 static void test_count_while_split(void **state)
 {
-	enum { FRAMES = 512, ORDER = PCP_MAX_ORDER + 1 };
+	enum { FRAMES = 512, ORDER = PCP_MAX_ORDER + 1, ROUNDS = 20000, READS = 200000 };
 	uint64_t least = FRAMES, most = 0, now;
 	struct splitter splitter = { .order = ORDER };
 	const struct zone *zone;
@@ -290,11 +292,14 @@ static void test_count_while_split(void **state)
 	zone = &mm_node_data(pool.mm, 0)->node_zones[ZONE_NORMAL];
 	assert_int_equal(blocks(&pool, 9), 1);
 	assert_int_equal(pthread_create(&thread, NULL, split_and_merge_again, &splitter), 0);
-	while (!__atomic_load_n(&splitter.done, __ATOMIC_ACQUIRE)) {
+	for (unsigned int reads = 0;
+	     reads < READS || __atomic_load_n(&splitter.rounds, __ATOMIC_RELAXED) < ROUNDS;
+	     reads++) {
 		now = zone_page_state(zone, NR_FREE_PAGES);
 		least = now < least ? now : least;
 		most = now > most ? now : most;
 	}
+	__atomic_store_n(&splitter.stop, true, __ATOMIC_RELEASE);
 	pthread_join(thread, NULL);
 	assert_in_range(least, FRAMES - (1 << ORDER), FRAMES);
 	assert_in_range(most, FRAMES - (1 << ORDER), FRAMES);

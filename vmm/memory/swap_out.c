@@ -22,7 +22,8 @@
 #define STEP_MS 10
 /* How long a file that could not be written is left alone. */
 #define STUCK_MS 1000
-/* So many that were touched meanwhile, one after the other: there is nothing cold. */
+/* So many that were touched meanwhile or could not be had, one after the other: there is nothing
+ * cold. */
 #define MISSES_MAX 64
 /* Parked frames to choose from. */
 #define CHOICE 16
@@ -302,8 +303,10 @@ static bool send_one(struct vm_memory *mem, struct swap_writer *w)
 		d = idle_departure(w);
 	}
 	d->number = pick(mem, w);
-	if (d->number == NO_FRAME)
+	if (d->number == NO_FRAME) {
+		w->misses++;
 		return false;
+	}
 	d->busy = true;
 	d->outdated = false;
 	outdate_others(w, d);
@@ -349,6 +352,7 @@ bool swap_out_step(struct vm_memory *mem)
 {
 	struct swap *swap = mem->swap;
 	struct swap_writer *w = swap->writer;
+	bool found = true;
 	uint32_t start;
 
 	if (atomic_load(&swap->to_do) == 0)
@@ -356,15 +360,15 @@ bool swap_out_step(struct vm_memory *mem)
 	complete_choice(mem);
 	start = park_clock();
 	atomic_store(&swap->last_activity, start);
-	while (!enough(mem, w) && park_clock() - start < STEP_MS &&
+	while (!enough(mem, w) && park_clock() - start < STEP_MS && found &&
 	       !atomic_load(&mem->background.stop))
-		if (!send_one(mem, w))
-			break;
+		found = send_one(mem, w);
 	while (wait_for_one(mem, w))
 		;
 	if (w->misses > MISSES_MAX) {
 		w->misses = 0;
 		atomic_store(&swap->to_do, 0);
 	}
-	return atomic_load(&swap->to_do) > 0;
+	/* Where there is none to send now, there may be one after the next samples. */
+	return found && atomic_load(&swap->to_do) > 0;
 }

@@ -6,7 +6,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <jansson.h>
@@ -72,9 +72,33 @@ int kept_settings_note(struct kept_settings *kept, const char *name, const char 
 	json_object_del(kept->values, name);
 	ret = json_object_set_new(kept->values, name, json_string(value)) < 0 ? -ENOMEM
 									      : write_file(kept);
-	if (ret < 0)
-		return error_set_errno(err, -ret, "cannot keep settings in '%s'", kept->path);
-	return 0;
+	if (ret == 0)
+		return 0;
+	/* Rather the defaults than what does not hold any more. */
+	unlink(kept->path);
+	return error_set_errno(err, -ret, "cannot keep settings in '%s'", kept->path);
+}
+
+/* NULL with err set, or without if there is none. Only a file of ours, whoever may write here. */
+static json_t *read_file(const struct kept_settings *kept, struct error *err)
+{
+	int fd = open(kept->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+	json_error_t why = { .text = "it is no file of its owner" };
+	json_t *values = NULL;
+	struct stat st;
+
+	if (fd < 0 && errno == ENOENT)
+		return NULL;
+	if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_uid == geteuid())
+		values = json_loadfd(fd, JSON_REJECT_DUPLICATES, &why);
+	if (fd >= 0)
+		close(fd);
+	if (!json_is_object(values)) {
+		json_decref(values);
+		error_set(err, EINVAL, "'%s' is no list of settings: %s", kept->path, why.text);
+		return NULL;
+	}
+	return values;
 }
 
 int kept_settings_restore(struct kept_settings *kept,
@@ -82,28 +106,20 @@ int kept_settings_restore(struct kept_settings *kept,
 				     struct error *err),
 			  void *opaque, struct error *err)
 {
-	json_error_t why;
-	json_t *values, *value;
+	json_t *values = read_file(kept, err), *value;
 	const char *name;
 	int refused = 0;
 
-	if (access(kept->path, F_OK) < 0)
-		return 0;
-	values = json_load_file(kept->path, JSON_REJECT_DUPLICATES, &why);
-	if (!json_is_object(values)) {
-		json_decref(values);
-		return error_set(err, EINVAL, "'%s' is no list of settings: %s", kept->path,
-				 why.text);
-	}
+	if (!values)
+		return -err->code;
 	json_object_foreach(values, name, value)
 	{
 		struct error one = { 0 };
 
-		if (json_is_string(value) &&
-		    set(opaque, name, json_string_value(value), &one) == 0) {
-			json_object_set(kept->values, name, value);
+		/* What is refused now may be another owner's again. */
+		json_object_set(kept->values, name, value);
+		if (json_is_string(value) && set(opaque, name, json_string_value(value), &one) == 0)
 			continue;
-		}
 		log_warn("the setting %s of the owner before cannot be kept: %s", name,
 			 one.code ? one.message : "its value is no string");
 		refused++;
@@ -112,7 +128,11 @@ int kept_settings_restore(struct kept_settings *kept,
 	return refused;
 }
 
-void kept_settings_forget(struct kept_settings *kept)
+void kept_settings_forget(const char *path)
 {
-	unlink(kept->path);
+	char temp[RUNDIR_PATH_MAX + 8];
+
+	snprintf(temp, sizeof(temp), "%s.new", path);
+	unlink(temp);
+	unlink(path);
 }

@@ -19,8 +19,8 @@ struct kept_settings *kept_settings_create(const char *path);
 /* NULL is ignored. The file stays. */
 void kept_settings_destroy(struct kept_settings *kept);
 
-/* Remembers that name has this value now, in the file as well. Where that fails, err says so: the
- * setting is in effect, but not for a later owner. */
+/* Remembers that name has this value now, in the file as well. Where that fails, err says so, and
+ * there is no file until a later note succeeds. */
 int kept_settings_note(struct kept_settings *kept, const char *name, const char *value,
 		       struct error *err);
 
@@ -31,7 +31,7 @@ int kept_settings_restore(struct kept_settings *kept,
 				     struct error *err),
 			  void *opaque, struct error *err);
 
-/* The pool ends: nobody will adopt it. */
-void kept_settings_forget(struct kept_settings *kept);
+/* Removes the file: nobody adopts the pool that it was of. */
+void kept_settings_forget(const char *path);
 
 #endif

@@ -237,10 +237,8 @@ static int create_settings(struct owner *owner, struct error *err)
 	owner->qmp.kept = kept_settings_create(owner->settings_path);
 	if (!owner->qmp.kept)
 		return error_set(err, ENOMEM, "no memory for the pool's settings");
-	if (pool_adopted(owner->pool))
-		owner_qmp_restore_settings(&owner->qmp);
-	else
-		kept_settings_forget(owner->qmp.kept);
+	if (!pool_adopted(owner->pool))
+		kept_settings_forget(owner->settings_path);
 	return 0;
 }
 
@@ -370,7 +368,11 @@ static int start(struct owner *owner, struct error *err)
 	if (ret < 0)
 		return ret;
 	say_ready(owner);
-	return owner->ready_fd < 0 ? 0 : daemon_ready(owner->ready_fd, owner->log_path, err);
+	ret = owner->ready_fd < 0 ? 0 : daemon_ready(owner->ready_fd, owner->log_path, err);
+	/* Now that there is a log for what does not hold, and before anybody is served. */
+	if (ret == 0 && pool_adopted(owner->pool))
+		owner_qmp_restore_settings(&owner->qmp);
+	return ret;
 }
 
 static void stop(struct owner *owner)
@@ -402,8 +404,8 @@ static void stop(struct owner *owner)
 	objects_exit();
 	pool_destroy(owner->pool);
 	/* Who adopts the pool finds its ledger. */
-	if (owner->qmp.kept && access(owner->ledger_path, F_OK) < 0)
-		kept_settings_forget(owner->qmp.kept);
+	if (access(owner->ledger_path, F_OK) < 0)
+		kept_settings_forget(owner->settings_path);
 	kept_settings_destroy(owner->qmp.kept);
 	if (owner->signal_fd >= 0)
 		close(owner->signal_fd);

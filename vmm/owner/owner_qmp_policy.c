@@ -3,6 +3,8 @@
 #include "vmm/owner/owner_qmp_policy.h"
 
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -60,25 +62,51 @@ int owner_qmp_query_pressure(void *opaque, json_t *args, json_t **reply, struct 
 	return 0;
 }
 
+#define NUMBERS_MAX 16
+
 /* "N" or "N,N,...": as many values as it has at most. */
 static int set_numbers(struct pool *pool, const char *name, const char *text, struct error *err)
 {
+	uint64_t values[NUMBERS_MAX];
 	const char *at = text;
-	unsigned int index = 0;
+	unsigned int nr = 0;
 	int ret = 0;
 
+	/* Nothing is set before all of it can be read. */
 	do {
 		char *end = NULL;
-		uint64_t value;
 
 		errno = 0;
-		value = strtoull(at, &end, 10);
+		if (nr == NUMBERS_MAX)
+			return error_set(err, EINVAL, "%s: too many values", name);
+		values[nr++] = strtoull(at, &end, 10);
 		if (at[0] < '0' || at[0] > '9' || errno || (*end != '\0' && *end != ','))
 			return error_set(err, EINVAL, "%s: '%s' is not a number", name, text);
-		ret = pool_setting_set(pool, name, index++, value, err);
 		at = *end ? end + 1 : NULL;
-	} while (ret == 0 && at);
+	} while (at);
+	for (unsigned int i = 0; ret == 0 && i < nr; i++)
+		ret = pool_setting_set(pool, name, i, values[i], err);
 	return ret;
+}
+
+/* What the setting is now, as set() takes it: of a list all values, not only those just said. */
+static void setting_text(struct pool *pool, const char *name, const char *said, char *text,
+			 size_t size)
+{
+	const char *known;
+	unsigned int nr = 0;
+	size_t len = 0;
+
+	snprintf(text, size, "%s", said);
+	for (unsigned int n = 0; (known = pool_setting_name(n, &nr)); n++)
+		if (strcmp(known, name) == 0)
+			break;
+	for (unsigned int i = 0; known && nr > 1 && i < nr && len < size; i++) {
+		uint64_t value = 0;
+
+		pool_setting_get(pool, name, i, &value);
+		len += (size_t)snprintf(text + len, size - len, "%s%" PRIu64, i ? "," : "", value);
+	}
 }
 
 static int set(void *opaque, const char *name, const char *value, struct error *err)
@@ -102,6 +130,7 @@ int owner_qmp_pool_set(void *opaque, json_t *args, json_t **reply, struct qmp_er
 	struct owner_qmp *owner = opaque;
 	const char *name, *value;
 	struct error why = { 0 };
+	char text[256];
 
 	(void)reply;
 	if (qmp_arg_string(args, "name", &name, err) < 0 ||
@@ -109,7 +138,8 @@ int owner_qmp_pool_set(void *opaque, json_t *args, json_t **reply, struct qmp_er
 		return -EINVAL;
 	if (set(owner, name, value, &why) < 0)
 		return qmp_error_from(err, &why);
-	if (kept_settings_note(owner->kept, name, value, &why) < 0)
+	setting_text(owner->pool, name, value, text, sizeof(text));
+	if (kept_settings_note(owner->kept, name, text, &why) < 0)
 		log_warn("%s", why.message);
 	return 0;
 }
