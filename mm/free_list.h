@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Putting a block on the free list of its order, mobility and kind, and taking it off, with the
- * counters that belong to it. Inline, because every allocation of a large block does both. All with
- * the zone lock held.
+ * Putting a block on the free list of its order, mobility and kind, taking it off, and the counts
+ * of free frames. Inline, because every allocation of a large block does it. All with the zone lock
+ * held.
  *
  * The watermarks are compared with the free count without the lock. So whoever splits, merges or
- * moves a block counts once what left or came in the end (list_block(), unlist_block(),
- * account_freepages()): a block off its list for a moment, with the holder of the lock preempted,
- * must not look like an empty zone. Kernel: account_freepages().
+ * moves a block counts once what left or came in the end: listing does not count. A block off its
+ * list for a moment, with the holder of the lock preempted, must not look like an empty zone.
+ * Kernel: account_freepages().
  */
 #ifndef MM_FREE_LIST_H
 #define MM_FREE_LIST_H
@@ -61,15 +61,6 @@ static inline __attribute__((always_inline)) void list_block(struct mm *mm, stru
 	__atomic_store_n(&area->nr[mt], area->nr[mt] + 1, __ATOMIC_RELAXED);
 }
 
-static inline __attribute__((always_inline)) void link_block(struct mm *mm, struct zone *zone,
-							     struct page *page, unsigned int order,
-							     enum migratetype mt, unsigned int kind,
-							     bool tail)
-{
-	list_block(mm, zone, page, order, mt, kind, tail);
-	account_freepages(zone, order_frames(order), kind == FREE_ZEROED ? page->nr_zeroed : 0, mt);
-}
-
 /* Off its list, still counted; the flags are those of a free block. */
 static inline __attribute__((always_inline)) void unlist_block(struct zone *zone, struct page *page,
 							       unsigned int order,
@@ -87,32 +78,12 @@ static inline __attribute__((always_inline)) void unlist_block(struct zone *zone
 	__atomic_store_n(&area->nr[mt], area->nr[mt] - 1, __ATOMIC_RELAXED);
 }
 
-/* Off its list; the flags are still those of a free block. */
-static inline __attribute__((always_inline)) void unlink_block(struct zone *zone, struct page *page,
-							       unsigned int order,
-							       enum migratetype mt,
-							       unsigned int kind)
-{
-	const int64_t zeroed = kind == FREE_ZEROED ? page->nr_zeroed : 0;
-
-	unlist_block(zone, page, order, mt, kind);
-	account_freepages(zone, -(int64_t)order_frames(order), -zeroed, mt);
-}
-
 static inline unsigned int free_kind(const struct page *page)
 {
 	return page->nr_zeroed ? FREE_ZEROED : FREE_DIRTY;
 }
 
 /* The page keeps its order and list type in its flags, but is no buddy any more. */
-static inline __attribute__((always_inline)) void del_from_free_list(struct zone *zone,
-								     struct page *page)
-{
-	unlink_block(zone, page, page_order(page), page_list_migratetype(page), free_kind(page));
-	page_set_flags(page, page_flags(page) & ~PAGE_FLAG(buddy));
-}
-
-/* The same for a block whose parts are listed again, or which becomes part of another. */
 static inline __attribute__((always_inline)) void unlist_free_block(struct zone *zone,
 								    struct page *page)
 {

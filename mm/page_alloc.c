@@ -114,8 +114,8 @@ static struct page *rmqueue_cached(struct mm *mm, struct zone *zone, unsigned in
 	return page;
 }
 
-/* Lock-free numbers are enough to take frames; to say that there are none, only while it is a
- * hint: with a block being split, its frames are on no list. */
+/* Numbers read without the lock are enough to go and take frames. That there are none they only
+ * hint at: a block that is being split is on no list. */
 static bool zone_has_frames(struct zone *zone, unsigned int order, gfp_t gfp,
 			    unsigned int alloc_flags, const struct alloc_context *ac)
 {
@@ -268,7 +268,8 @@ static struct page *take_plain(struct mm *mm, struct zone *zone, gfp_t gfp, unsi
 		return NULL;
 	}
 	page = list_first_entry(list, struct page, lru);
-	unlink_block(zone, page, order, mt, FREE_DIRTY);
+	unlist_block(zone, page, order, mt, FREE_DIRTY);
+	account_freepages(zone, -(int64_t)order_frames(order), 0, mt);
 	page_set_flags(page, page_flags(page) & ~PAGE_FLAG(buddy));
 	zone_count_alloc(zone, order_frames(order));
 	spin_unlock(&zone->lock);

@@ -117,6 +117,7 @@ void free_pages_any(struct mm *mm, struct page *page, unsigned int order)
  */
 static bool free_large(struct mm *mm, struct page *page, unsigned int order)
 {
+	enum migratetype mt;
 	struct zone *zone;
 
 	/* page_freeable() and the count in one */
@@ -130,11 +131,13 @@ static bool free_large(struct mm *mm, struct page *page, unsigned int order)
 	page->nr_zeroed = 0;
 	zone = page_zone(mm, page);
 	spin_lock(&zone->lock);
-	if (order < MAX_ORDER || !pageblocks_uniform(mm, pageblock_entry(mm, page), order))
+	if (order < MAX_ORDER || !pageblocks_uniform(mm, pageblock_entry(mm, page), order)) {
 		free_one_page(mm, zone, page, order, 0);
-	else /* there is nothing to be merged with */
-		link_block(mm, zone, page, order, get_pageblock_migratetype(mm, page), FREE_DIRTY,
-			   false);
+	} else { /* there is nothing to be merged with */
+		mt = get_pageblock_migratetype(mm, page);
+		list_block(mm, zone, page, order, mt, FREE_DIRTY, false);
+		account_freepages(zone, order_frames(order), 0, mt);
+	}
 	zone_count_free(zone, order_frames(order));
 	spin_unlock(&zone->lock);
 	return true;

@@ -322,19 +322,15 @@ static void test_failing_device(void **state)
 /* Touches between two rests, and how long these are at least. Without rests each frame is touched
  * again before it is written: what is under way is then swapped only when the writers happen not to
  * run. All of them have to rest for as long as a frame takes, which is ten times longer under the
- * thread sanitizer. */
+ * thread sanitizer. And what has to happen under load before a test is over: some dozens, or what a
+ * slow build gets. */
 #define BURST 20000
 #ifdef __SANITIZE_THREAD__
 #define REST_MS 200
+#define ENOUGH  8
 #else
 #define REST_MS 20
-#endif
-
-/* What has to happen under load before a test is over: some dozens, or what a slow build gets. */
-#ifdef __SANITIZE_THREAD__
-#define ENOUGH 8
-#else
-#define ENOUGH 40
+#define ENOUGH  40
 #endif
 
 struct writer {

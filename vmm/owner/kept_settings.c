@@ -108,7 +108,6 @@ int kept_settings_restore(struct kept_settings *kept,
 {
 	json_t *values = read_file(kept, err), *value;
 	const char *name;
-	int refused = 0;
 
 	if (!values)
 		return -err->code;
@@ -122,10 +121,9 @@ int kept_settings_restore(struct kept_settings *kept,
 			continue;
 		log_warn("the setting %s of the owner before cannot be kept: %s", name,
 			 one.code ? one.message : "its value is no string");
-		refused++;
 	}
 	json_decref(values);
-	return refused;
+	return 0;
 }
 
 void kept_settings_forget(const char *path)

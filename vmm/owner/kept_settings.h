@@ -24,8 +24,8 @@ void kept_settings_destroy(struct kept_settings *kept);
 int kept_settings_note(struct kept_settings *kept, const char *name, const char *value,
 		       struct error *err);
 
-/* Calls set() for what the file has, which may be nothing. Returns how many set() refused, or a
- * negative errno with err set when the file cannot be used. */
+/* Calls set() for what the file has, which may be nothing; what it refuses is said in the log.
+ * Returns 0, or a negative errno with err set when the file cannot be used. */
 int kept_settings_restore(struct kept_settings *kept,
 			  int (*set)(void *opaque, const char *name, const char *value,
 				     struct error *err),
