@@ -309,11 +309,12 @@ void mm_counts(struct mm *mm, int nid, struct mm_counts *counts)
 			continue;
 		for (unsigned int type = 0; type < MAX_NR_ZONES; type++) {
 			const struct zone *zone = &mm->node[n]->node_zones[type];
+			uint64_t isolated = zone_page_state(zone, NR_FREE_ISOLATE);
 
 			counts->present += zone_read(zone, present_pages);
-			counts->free += zone_page_state(zone, NR_FREE_PAGES) +
-					zone_page_state(zone, NR_FREE_ISOLATE) +
+			counts->free += zone_page_state(zone, NR_FREE_PAGES) + isolated +
 					zone_page_state(zone, NR_ZEROING);
+			counts->isolated += isolated;
 			counts->zeroed += zone_page_state(zone, NR_FREE_ZEROED);
 			counts->quarantined += zone_page_state(zone, NR_QUARANTINED);
 			for (unsigned int cpu = 0; zone->pageset && cpu < mm->nr_cpus; cpu++) {

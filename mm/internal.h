@@ -395,6 +395,19 @@ bool poison_intact(struct mm *mm, struct page *page, unsigned int order);
 /* watermark.c */
 bool zone_watermark_ok(const struct zone *zone, unsigned int order, uint64_t mark,
 		       enum zone_type highest_zoneidx, unsigned int alloc_flags);
+
+/* ZONE_FLAG_BELOW_HIGH, see try_zone(). Of requests that may have frames of any zone. */
+static inline bool zone_above_high(const struct zone *zone)
+{
+	return zone_watermark_ok(zone, 0, wmark_pages(zone, WMARK_HIGH), ZONE_MOVABLE, 0);
+}
+
+static inline void note_above_high(struct zone *zone)
+{
+	if (unlikely(zone_read(zone, flags) & ZONE_FLAG_BELOW_HIGH) && zone_above_high(zone))
+		__atomic_fetch_and(&zone->flags, ~ZONE_FLAG_BELOW_HIGH, __ATOMIC_RELAXED);
+}
+
 int64_t zone_allowance(const struct zone *zone, unsigned int order, uint64_t mark,
 		       enum zone_type highest_zoneidx, unsigned int alloc_flags);
 bool zone_watermark_fast(const struct zone *zone, unsigned int order, uint64_t mark,

@@ -33,27 +33,42 @@ bool pgdat_balanced(const pg_data_t *pgdat, unsigned int order, enum zone_type h
 	return !managed;
 }
 
-static void set_zone_flag(pg_data_t *pgdat, uint32_t flag, bool on)
+static void set_reclaiming(pg_data_t *pgdat, bool on)
 {
 	for (unsigned int type = 0; type < MAX_NR_ZONES; type++) {
+		uint32_t *flags = &pgdat->node_zones[type].flags;
+
 		if (on)
-			__atomic_fetch_or(&pgdat->node_zones[type].flags, flag, __ATOMIC_RELAXED);
+			__atomic_fetch_or(flags, ZONE_FLAG_RECLAIMING, __ATOMIC_RELAXED);
 		else
-			__atomic_fetch_and(&pgdat->node_zones[type].flags, ~flag, __ATOMIC_RELAXED);
+			__atomic_fetch_and(flags, ~ZONE_FLAG_RECLAIMING, __ATOMIC_RELAXED);
 	}
 }
 
-/* The boost asked for this round's work and has had it, whatever came of it. */
-static void clear_boost(pg_data_t *pgdat)
+static void read_boost(const pg_data_t *pgdat, uint64_t *boost)
+{
+	for (unsigned int type = 0; type < MAX_NR_ZONES; type++)
+		boost[type] = zone_read(&pgdat->node_zones[type], watermark_boost);
+}
+
+/*
+ * The boost that was there at the start asked for this round's work and has had it, whatever came
+ * of it. What was added meanwhile asks for another one, and who added it has not necessarily woken
+ * this thread yet: the flag stays for that.
+ */
+static void clear_boost(pg_data_t *pgdat, const uint64_t *seen)
 {
 	for (unsigned int type = 0; type < MAX_NR_ZONES; type++) {
 		struct zone *zone = &pgdat->node_zones[type];
+		uint64_t boost;
 
 		spin_lock(&zone->lock);
-		__atomic_store_n(&zone->watermark_boost, 0, __ATOMIC_RELAXED);
+		boost = zone->watermark_boost > seen[type] ? zone->watermark_boost - seen[type] : 0;
+		__atomic_store_n(&zone->watermark_boost, boost, __ATOMIC_RELAXED);
+		if (boost == 0)
+			__atomic_fetch_and(&zone->flags, ~ZONE_FLAG_BOOSTED, __ATOMIC_RELAXED);
 		spin_unlock(&zone->lock);
 	}
-	set_zone_flag(pgdat, ZONE_FLAG_BOOSTED, false);
 }
 
 /* Kernel: balance_pgdat(). */
@@ -61,12 +76,12 @@ static void balance_pgdat(struct mm *mm, pg_data_t *pgdat, unsigned int order,
 			  enum zone_type highest_zoneidx)
 {
 	struct scan_control sc = { .gfp = GFP_KERNEL, .priority = DEF_PRIORITY, .kswapd = true };
+	uint64_t boost[MAX_NR_ZONES], reclaimed = 0;
 	unsigned int asked = order;
-	uint64_t reclaimed = 0;
 
 	count_vm_events(mm, PAGEOUTRUN, 1);
-
-	set_zone_flag(pgdat, ZONE_FLAG_RECLAIMING, true);
+	read_boost(pgdat, boost);
+	set_reclaiming(pgdat, true);
 	/* What lies idle in caches costs nobody anything. */
 	mm_drain_all_pages(mm);
 	while (sc.priority >= 1 && !pgdat_balanced(pgdat, order, highest_zoneidx) &&
@@ -82,8 +97,10 @@ static void balance_pgdat(struct mm *mm, pg_data_t *pgdat, unsigned int order,
 		if (order > 0 && reclaimed >= compact_gap(order))
 			order = 0;
 	}
-	set_zone_flag(pgdat, ZONE_FLAG_RECLAIMING, false);
-	clear_boost(pgdat);
+	set_reclaiming(pgdat, false);
+	clear_boost(pgdat, boost);
+	for (unsigned int type = 0; type < MAX_NR_ZONES; type++)
+		note_above_high(&pgdat->node_zones[type]);
 	if (reclaimed == 0 && !pgdat_balanced(pgdat, order, highest_zoneidx))
 		__atomic_add_fetch(&pgdat->kswapd_failures, 1, __ATOMIC_RELAXED);
 	kcompactd_do_work(pgdat, asked, highest_zoneidx);

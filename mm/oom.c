@@ -10,8 +10,6 @@
 #include "mm/oom_internal.h"
 #include "mm/vmscan_internal.h"
 
-/* How long a victim may take (kernel: the reaper's 2 s and ten attempts 100 ms apart). */
-#define OOM_VICTIM_NS UINT64_C(3000000000)
 /* How long one that could not be killed, or did not give up, is left alone. */
 #define OOM_SKIP_NS UINT64_C(10000000000)
 
@@ -234,7 +232,7 @@ enum oom_result out_of_memory(struct mm *mm, gfp_t gfp, unsigned int order,
 	    ((gfp & __GFP_NORETRY) && !(gfp & __GFP_NOFAIL)))
 		return OOM_NOTHING;
 	if (!spin_trylock(&mm->oom_lock))
-		return OOM_HANDLED;
+		return OOM_BUSY;
 	/* Somebody may have been killed while this thread was on its way here. */
 	*page = get_page_from_freelist(mm, gfp, order, ALLOC_WMARK_HIGH | ALLOC_EXACT, ac);
 	outer = reclaim_enter();

@@ -130,11 +130,24 @@ static bool zone_has_frames(struct zone *zone, unsigned int order, gfp_t gfp,
 	return ok;
 }
 
+/*
+ * The first time that a zone is below its high mark its caches are told not to grow (pcp.c): what
+ * they hold is what kswapd would have to reclaim. Here, and not where frames are freed, since those
+ * who come here have missed the caches (kernel: get_page_from_freelist()). pcp.c and kswapd take
+ * the mark off.
+ */
+static void note_below_high(struct zone *zone)
+{
+	if (!(zone_read(zone, flags) & ZONE_FLAG_BELOW_HIGH) && !zone_above_high(zone))
+		__atomic_fetch_or(&zone->flags, ZONE_FLAG_BELOW_HIGH, __ATOMIC_RELAXED);
+}
+
 static struct page *try_zone(struct mm *mm, struct zone *zone, unsigned int order, gfp_t gfp,
 			     unsigned int alloc_flags, const struct alloc_context *ac)
 {
 	struct page *page;
 
+	note_below_high(zone);
 	do {
 		if ((alloc_flags & ALLOC_NO_WATERMARKS) ||
 		    zone_has_frames(zone, order, gfp, alloc_flags, ac))

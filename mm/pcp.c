@@ -308,6 +308,7 @@ static void drain(struct mm *mm, struct zone *zone, struct per_cpu_pages *pcp, i
 		free_one_page(mm, zone, page, order, page->nr_zeroed);
 		nr -= (int32_t)order_frames(order);
 	}
+	note_above_high(zone);
 	spin_unlock(&zone->lock);
 }
 
@@ -325,12 +326,11 @@ static int32_t tune_high(struct zone *zone, struct per_cpu_pages *pcp)
 		pcp->high = clamp_i32(pcp->high - pcp->batch, pcp->high_min, pcp->high_max);
 		return pcp->batch * 4 < pcp->high ? pcp->batch * 4 : pcp->high;
 	}
-	if (pcp->count + pcp->grown > pcp->high && pcp->high_min != pcp->high_max) {
-		if (flags & ZONE_FLAG_BELOW_HIGH)
-			need = pcp->high - pcp->batch;
+	if (flags & ZONE_FLAG_BELOW_HIGH)
+		pcp->high = clamp_i32(pcp->high - pcp->batch, pcp->high_min, pcp->high_max);
+	else if (pcp->count + pcp->grown > pcp->high && pcp->high_min != pcp->high_max)
 		pcp->high = clamp_i32(need > pcp->high ? need : pcp->high, pcp->high_min,
 				      pcp->high_max);
-	}
 	return pcp->high;
 }
 

@@ -198,15 +198,35 @@ void slab_quarantine(struct slab *slab, unsigned int index)
 	slab_file(node, slab);
 }
 
-/* An object that was given to a cache other than its own: its user is done with it, and nobody
- * knows what else was done to it. */
-static void quarantine_stray(struct slab *slab, const void *object)
+/* Whether there is a slab where the object lies. Of any cache, or (*slab)->cache is NULL. */
+static bool find_any_slab(const struct kmem_cache *cache, const void *object, struct slab **slab)
 {
-	struct kmem_cache *cache = slab->cache;
-	struct kmem_cache_node *node = &cache->node[slab_frame_of(slab)->nid];
-	uint32_t offset = (uint32_t)((uintptr_t)object & (FRAME_SIZE - 1)) - cache->red_left;
-	unsigned int index = object_index(cache, offset - slab->objects);
+	if (cache->debug ? !slab_frame_lookup(cache->mm, object)
+			 : !slab_frame_ok(slab_frame_of(object)))
+		return false;
+	*slab = slab_of(object);
+	return true;
+}
 
+/*
+ * If the object belongs to a cache other than the one it was given to: its user is done with it,
+ * and nobody knows what else was done to it. Takes the lock of its own cache, so no other node's
+ * lock is held: two threads with each other's objects would wait for each other.
+ */
+static void quarantine_stray(const struct kmem_cache *given, const void *object)
+{
+	struct kmem_cache_node *node;
+	struct kmem_cache *cache;
+	struct slab *slab;
+	unsigned int index;
+	uint32_t offset;
+
+	if (!find_any_slab(given, object, &slab) || !slab->cache || slab->cache == given)
+		return;
+	cache = slab->cache;
+	node = &cache->node[slab_frame_of(slab)->nid];
+	offset = (uint32_t)((uintptr_t)object & (FRAME_SIZE - 1)) - cache->red_left;
+	index = object_index(cache, offset - slab->objects);
 	if (offset < slab->objects || index >= slab->nr_objects ||
 	    slab_object(slab, index) != object)
 		return;
@@ -217,28 +237,24 @@ static void quarantine_stray(struct slab *slab, const void *object)
 
 /*
  * The slab and the number of an object of the cache, or NULL, reported, if it is none. Checks what
- * can be checked without a lock.
+ * can be checked without a lock. One of another cache is for quarantine_stray().
  */
 struct slab *slab_find(struct kmem_cache *cache, const void *object, unsigned int *index,
 		       const void *caller)
 {
-	struct slab_frame *frame = slab_frame_of(object);
 	uint32_t offset = (uint32_t)((uintptr_t)object & (FRAME_SIZE - 1)) - cache->red_left;
 	struct slab *slab;
 	unsigned int i;
 
-	if (cache->debug ? !slab_frame_lookup(cache->mm, object) : !slab_frame_ok(frame)) {
+	if (!find_any_slab(cache, object, &slab)) {
 		slab_report(cache, object, "freed pointer is not in a slab", caller);
 		return NULL;
 	}
-	slab = slab_of(object);
 	if (slab->cache != cache) {
 		slab_report(cache, object,
 			    slab->cache ? "freed object is of another cache"
 					: "freed pointer is not in a slab",
 			    caller);
-		if (slab->cache)
-			quarantine_stray(slab, object);
 		return NULL;
 	}
 	i = object_index(cache, offset - slab->objects);
@@ -329,8 +345,13 @@ void slab_put_counted(struct kmem_cache *cache, void **objects, size_t nr, const
 		unsigned int index;
 		struct slab *slab = slab_find(cache, objects[i], &index, caller);
 
-		if (unlikely(!slab))
+		if (unlikely(!slab)) {
+			if (locked)
+				spin_unlock(&locked->lock);
+			locked = NULL;
+			quarantine_stray(cache, objects[i]);
 			continue;
+		}
 		node = &cache->node[slab_frame_of(slab)->nid];
 		if (!locked || node != locked) {
 			if (locked)

@@ -51,6 +51,7 @@ struct attempt {
 	uint64_t progress; /* frames that the last round freed, by what the callbacks say */
 	unsigned int rounds;
 	unsigned int idle_rounds; /* without any */
+	uint64_t busy_ns;         /* since when another thread has been choosing a victim, or 0 */
 	struct page *page;        /* found where the OOM was about to begin */
 };
 
@@ -122,6 +123,21 @@ static bool should_retry(gfp_t gfp, unsigned int order, uint64_t progress, unsig
 	return progress && idle_rounds < MAX_RECLAIM_RETRIES;
 }
 
+/*
+ * Whether frames are on their way. A victim has a time limit, so this ends. Another thread that is
+ * in the middle of it counts as much (kernel: a trylock that fails is progress), since its callback
+ * may take as long as a VM does; but not for ever, should that callback wait for this thread.
+ */
+static bool oom_under_way(enum oom_result oom, struct attempt *attempt)
+{
+	if (oom != OOM_BUSY)
+		attempt->busy_ns = 0;
+	else if (!attempt->busy_ns)
+		attempt->busy_ns = now_ns();
+	return oom == OOM_VICTIM ||
+	       (oom == OOM_BUSY && now_ns() - attempt->busy_ns < OOM_VICTIM_NS);
+}
+
 /* After a round that did not help: what to do about it. False: the allocation fails. */
 static bool next_round(struct mm *mm, gfp_t gfp, unsigned int order, const struct alloc_context *ac,
 		       struct attempt *attempt)
@@ -135,10 +151,12 @@ static bool next_round(struct mm *mm, gfp_t gfp, unsigned int order, const struc
 	oom = out_of_memory(mm, gfp, order, ac, &attempt->page);
 	if (attempt->page)
 		return true;
-	/* A victim has a time limit, so this ends; the word of a handler counts for a while. */
-	if (oom == OOM_VICTIM)
+	if (oom_under_way(oom, attempt)) {
 		attempt->idle_rounds = 0;
-	if (oom == OOM_VICTIM || (oom == OOM_HANDLED && attempt->idle_rounds < MAX_RECLAIM_RETRIES))
+		return true;
+	}
+	/* The word of a handler counts for a while. */
+	if (oom == OOM_HANDLED && attempt->idle_rounds < MAX_RECLAIM_RETRIES)
 		return true;
 	return (gfp & __GFP_NOFAIL) != 0;
 }

@@ -139,6 +139,7 @@ struct mm_counts {
 	uint64_t allocated;   /* handed out */
 	uint64_t quarantined; /* found in a bad state, never handed out again */
 	uint64_t zeroed;      /* of free + cached: content known to be zero */
+	uint64_t isolated;    /* of free: not handed out now, see mm_isolate_pages() */
 };
 void mm_counts(struct mm *mm, int nid, struct mm_counts *counts);
 

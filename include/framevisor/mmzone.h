@@ -141,7 +141,7 @@ struct zone {
 
 #define ZONE_FLAG_BOOSTED    0x1u /* kswapd is to reclaim the boost */
 #define ZONE_FLAG_RECLAIMING 0x2u /* caches stay small */
-#define ZONE_FLAG_BELOW_HIGH 0x4u
+#define ZONE_FLAG_BELOW_HIGH 0x4u /* caches do not grow */
 
 struct zoneref {
 	struct zone *zone;

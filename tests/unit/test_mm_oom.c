@@ -19,6 +19,7 @@ struct guest {
 	unsigned int kills;
 	int answer;        /* of kill() */
 	bool slow;         /* the frames come later, by give_up() */
+	int kill_ms;       /* kill() itself takes so long */
 	bool allocates;    /* kill() needs a frame that it must get */
 	struct page *mine; /* and it is this one */
 };
@@ -48,6 +49,8 @@ static int guest_kill(struct mm_oom_holder *holder)
 		guest->mine = mm_alloc_pages(guest->pool->mm, GFP_KERNEL | __GFP_NOFAIL, 0);
 		assert_non_null(guest->mine);
 	}
+	if (guest->kill_ms)
+		sleep_ms((unsigned int)guest->kill_ms);
 	if (!guest->slow)
 		give_up(guest);
 	return 0;
@@ -230,6 +233,34 @@ static void test_slow_victim(void **state)
 	pool_destroy(&pool);
 }
 
+/* Nor does one fail while the callback of another thread's OOM is at work. */
+static void test_slow_kill(void **state)
+{
+	static struct page *rest[512];
+	struct guest victim;
+	pthread_t threads[3];
+	struct pool pool;
+	unsigned int nr;
+	void *pages[3];
+
+	(void)state;
+	pool_create_simple(&pool, 256, 1);
+	guest_start(&victim, &pool, 1, 60);
+	victim.kill_ms = 300;
+	nr = exhaust(&pool, rest, GFP_NOWAIT);
+	for (unsigned int i = 0; i < 3; i++)
+		pthread_create(&threads[i], NULL, alloc_one, pool.mm);
+	for (unsigned int i = 0; i < 3; i++) {
+		pthread_join(threads[i], &pages[i]);
+		assert_non_null(pages[i]);
+		mm_free_pages(pool.mm, pages[i], 0);
+	}
+	assert_int_equal(victim.kills, 1);
+	release(&pool, rest, nr);
+	guest_stop(&victim);
+	pool_destroy(&pool);
+}
+
 static void *alloc_nofail(void *arg)
 {
 	return mm_alloc_pages(arg, GFP_KERNEL | __GFP_NOFAIL, 1);
@@ -345,6 +376,7 @@ int main(void)
 		cmocka_unit_test(test_never_chosen),
 		cmocka_unit_test(test_kill),
 		cmocka_unit_test(test_slow_victim),
+		cmocka_unit_test(test_slow_kill),
 		cmocka_unit_test(test_nofail_no_deadlock),
 		cmocka_unit_test(test_nofail_inside_reclaim),
 		cmocka_unit_test(test_nofail_needs_wait),

@@ -80,6 +80,39 @@ static void test_short_of_memory(void **state)
 	end(&pool);
 }
 
+/* Below the high mark caches do not grow, and hold less and less; above it they grow again. */
+static void test_below_high(void **state)
+{
+	static struct page *pages[FRAMES];
+	struct per_cpu_pages *pcp;
+	unsigned int nr = 0, kept;
+	struct zone *zone;
+	struct pool pool;
+	int32_t high;
+
+	(void)state;
+	pcp = create(&pool);
+	zone = &mm_node_data(pool.mm, 0)->node_zones[ZONE_NORMAL];
+	while (zone_page_state(zone, NR_FREE_PAGES) > wmark_pages(zone, WMARK_HIGH) + 1000)
+		pages[nr++] = mm_alloc_pages(pool.mm, GFP_NOWAIT, 0);
+	assert_false(zone->flags & ZONE_FLAG_BELOW_HIGH);
+	kept = nr;
+	while ((pages[nr] = mm_alloc_pages(pool.mm, GFP_NOWAIT, 0)) != NULL)
+		nr++;
+	assert_true(zone->flags & ZONE_FLAG_BELOW_HIGH);
+	high = pcp->high;
+	assert_true(high > pcp->high_min);
+	for (unsigned int i = 0; i < 8; i++)
+		mm_free_pages(pool.mm, pages[--nr], 0);
+	assert_true(pcp->high < high);
+	while (nr > kept)
+		mm_free_pages(pool.mm, pages[--nr], 0);
+	assert_false(zone->flags & ZONE_FLAG_BELOW_HIGH);
+	while (nr > 0)
+		mm_free_pages(pool.mm, pages[--nr], 0);
+	end(&pool);
+}
+
 /* Orders 0 to 3 come back from the cache, last in first out; larger ones go to the free lists. */
 static void test_orders_and_ends(void **state)
 {
@@ -119,6 +152,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_auto_tuning),
 		cmocka_unit_test(test_short_of_memory),
+		cmocka_unit_test(test_below_high),
 		cmocka_unit_test(test_orders_and_ends),
 	};
 

@@ -250,6 +250,7 @@ static void test_offline_range(void **state)
 static void test_isolate_and_wait(void **state)
 {
 	const uint64_t first = FRAMES / 2, nr = FRAMES / 2;
+	struct mm_counts counts;
 	struct page *pages[100];
 	unsigned int left = 0;
 	struct pool pool;
@@ -261,6 +262,9 @@ static void test_isolate_and_wait(void **state)
 		pages[i] = mm_alloc_pages_node(pool.mm, 0, GFP_HIGHUSER_MOVABLE, 0);
 	assert_int_equal(mm_isolate_pages(pool.mm, 0, first, nr), 0);
 	pool_validate(&pool);
+	mm_counts(pool.mm, 0, &counts);
+	assert_in_range(counts.isolated, 1, nr);
+	assert_int_equal(counts.free + counts.cached, FRAMES - 100);
 	for (unsigned int i = 0; i < 100; i++)
 		left += mm_page_idx(pool.mm, pages[i]) >= first;
 	assert_true(left > 0);
@@ -275,6 +279,8 @@ static void test_isolate_and_wait(void **state)
 	assert_true(mm_page_nid(pool.mm, pages[0]) == 0 && mm_page_idx(pool.mm, pages[0]) < first);
 	assert_int_equal(mm_offline_pages(pool.mm, 0, first, nr), 0);
 	mm_unisolate_pages(pool.mm, 0, first, nr);
+	mm_counts(pool.mm, 0, &counts);
+	assert_int_equal(counts.isolated, 0);
 	pool_validate(&pool);
 	assert_int_equal(mm_online_pages(pool.mm, 0, first, nr, false), 0);
 	assert_true(can_be_had(&pool, mm_page(pool.mm, 0, first)));

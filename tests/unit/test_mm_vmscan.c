@@ -19,6 +19,7 @@ struct guest {
 	uint64_t last_index;  /* of the frame taken last */
 	uint64_t below_40;    /* frames taken with an index below 40 */
 	gfp_t last_gfp;
+	struct zone *boost; /* the first frame's reclaim boosts the marks of this zone by 2 */
 };
 
 static int take_away(void *opaque, struct page *page, gfp_t gfp)
@@ -29,6 +30,10 @@ static int take_away(void *opaque, struct page *page, gfp_t gfp)
 		__atomic_sub_fetch(&guest->refuse, 1, __ATOMIC_RELAXED);
 		__atomic_add_fetch(&guest->refused, 1, __ATOMIC_RELAXED);
 		return -EBUSY;
+	}
+	if (guest->boost) {
+		__atomic_add_fetch(&guest->boost->watermark_boost, 2, __ATOMIC_RELAXED);
+		guest->boost = NULL;
 	}
 	page_unmap(page);
 	guest->last_index = page->index;
@@ -258,6 +263,39 @@ static void test_kswapd(void **state)
 	sleep_ms(20);
 	mm_stop_kswapd(guest.pool.mm);
 	assert_int_equal(guest.taken, taken);
+	guest_end(&guest);
+}
+
+/* A boost of the marks is worked off once: one that was added during the work stays for the next
+ * time. */
+static void test_kswapd_boost(void **state)
+{
+	struct guest guest;
+	struct zone *zone;
+
+	(void)state;
+	guest_fill(&guest);
+	zone = &mm_node_data(guest.pool.mm, 0)->node_zones[ZONE_NORMAL];
+	guest.boost = zone;
+	zone->watermark_boost = 3;
+	__atomic_fetch_or(&zone->flags, ZONE_FLAG_BOOSTED, __ATOMIC_RELAXED);
+	assert_int_equal(mm_start_kswapd(guest.pool.mm), 0);
+	mm_alloc_pages(guest.pool.mm, GFP_NOWAIT, 0);
+	for (unsigned int i = 0; i < 15000 && zone_read(zone, watermark_boost) != 2 &&
+				 (i == 0 || zone_read(zone, watermark_boost) != 0);
+	     i++)
+		sleep_ms(2);
+	mm_stop_kswapd(guest.pool.mm);
+	assert_int_equal(zone->watermark_boost, 2);
+	assert_true(zone->flags & ZONE_FLAG_BOOSTED);
+	assert_int_equal(mm_start_kswapd(guest.pool.mm), 0);
+	while (zone_read(zone, watermark_boost)) {
+		while (mm_alloc_pages(guest.pool.mm, GFP_NOWAIT, 0))
+			;
+		sleep_ms(2);
+	}
+	mm_stop_kswapd(guest.pool.mm);
+	assert_false(zone->flags & ZONE_FLAG_BOOSTED);
 	guest_end(&guest);
 }
 
@@ -493,6 +531,7 @@ int main(void)
 		cmocka_unit_test(test_pinned_stays),
 		cmocka_unit_test(test_shrinker),
 		cmocka_unit_test(test_kswapd),
+		cmocka_unit_test(test_kswapd_boost),
 		cmocka_unit_test(test_kswapd_hopeless),
 		cmocka_unit_test(test_nofail),
 		cmocka_unit_test(test_settings),

@@ -207,6 +207,57 @@ static void test_wrong_cache(void **state)
 	}
 }
 
+/* Objects of two caches, half of them given to the wrong one, by two threads in opposite order. */
+struct swapping {
+	struct kmem_cache *own, *other;
+};
+
+#define SWAPS 3000
+
+static void *free_swapped(void *arg)
+{
+	const struct swapping *swapping = arg;
+	void *objects[8];
+
+	for (unsigned int i = 0; i < SWAPS; i++) {
+		for (unsigned int j = 0; j < 8; j++)
+			objects[j] = kmem_cache_alloc(j % 4 == 2 ? swapping->other : swapping->own,
+						      GFP_KERNEL);
+		kmem_cache_free_bulk(swapping->own, 8, objects);
+	}
+	return NULL;
+}
+
+static void ignore_message(void *opaque, const char *line)
+{
+	(void)opaque, (void)line;
+}
+
+static void test_wrong_cache_both_ways(void **state)
+{
+	struct swapping swapping[2];
+	struct fixture fixture;
+	pthread_t threads[2];
+
+	(void)state;
+	set_up(&fixture, SLAB_STORE_USER);
+	mm_set_message_handler(fixture.pool->mm, ignore_message, NULL);
+	swapping[0].own = swapping[1].other = fixture.cache;
+	swapping[0].other = swapping[1].own =
+		kmem_cache_create(fixture.pool->mm, "other", 60, 0, SLAB_STORE_USER, NULL);
+	alarm(60); /* a deadlock spins */
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, free_swapped, &swapping[i]), 0);
+	for (int i = 0; i < 2; i++)
+		pthread_join(threads[i], NULL);
+	alarm(0);
+	assert_int_equal(mm_slab_errors(fixture.pool->mm), 2 * 2 * SWAPS);
+	pool_validate(fixture.pool);
+	assert_int_equal(kmem_cache_destroy(swapping[0].other), 0);
+	assert_int_equal(kmem_cache_destroy(fixture.cache), 0);
+	pool_destroy(fixture.pool);
+}
+
 static void test_not_an_object(void **state)
 {
 	struct fixture fixture;
@@ -285,6 +336,7 @@ int main(void)
 		cmocka_unit_test(test_underrun),
 		cmocka_unit_test(test_write_after_free),
 		cmocka_unit_test(test_wrong_cache),
+		cmocka_unit_test(test_wrong_cache_both_ways),
 		cmocka_unit_test(test_not_an_object),
 		cmocka_unit_test(test_constructor),
 		cmocka_unit_test(test_alignment),
