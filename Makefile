@@ -189,7 +189,7 @@ run: ## install what is missing, build, boot a stock Linux guest on pool frames 
 	$(Q)tests/host/tour.sh
 
 .PHONY: bench
-bench: ## measure, beside peers, in one run; writes the figures to $(BUILD)/bench
+bench: ## measure, beside peers, in one run; writes the figures to $(BUILD)/bench and docs/performance.md
 	$(Q)tests/host/packages.sh --bench
 	$(Q)$(MAKE) --no-print-directory -j2 tests-build bench-build
 	$(Q)tests/bench/run

@@ -31,9 +31,14 @@ bool virtio_has_feature(const struct virtio_device *vdev, unsigned int bit)
 	return (vdev->status & S_FEATURES) && (vdev->accepted >> bit & 1);
 }
 
+bool virtio_driver_ready(const struct virtio_device *vdev)
+{
+	return (vdev->status & (S_OK | S_FAILED)) == S_OK;
+}
+
 bool virtio_running(const struct virtio_device *vdev)
 {
-	return (vdev->status & (S_OK | S_RESET)) == S_OK && !vdev->paused;
+	return virtio_driver_ready(vdev) && !(vdev->status & S_RESET) && !vdev->paused;
 }
 
 struct virtqueue *virtio_queue(struct virtio_device *vdev, unsigned int queue)

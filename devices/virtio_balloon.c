@@ -21,8 +21,13 @@
 #define BALLOON_PCI_CLASS 0x00ff00 /* "does not fit any class", as on other machines */
 #define PFNS_PER_READ     512
 #define CHAIN_BYTES_MAX   (4u << 20) /* 1 M pages in one message; stock drivers send 256 */
-#define RETRY_BACK_MS     50
-#define RETRY_RELEASE_MS  1000
+/* One round of a queue holds the device's lock and the loop's or a vCPU's thread: a driver could
+ * fill the queue with messages of a million numbers. A frame that comes or goes is as much work as
+ * so many pages. What stock drivers can have in a queue fits in. */
+#define ROUND_PAGES      (64u << 10)
+#define PAGES_PER_MOVE   256
+#define RETRY_BACK_MS    50
+#define RETRY_RELEASE_MS 1000
 /* Frames that leave together cost little more than one: the CPUs of the guest are interrupted once
  * for a run, and the pool owner is told once. So they wait for each other, up to so many and so
  * long, while the guest is on its way to a larger balloon. */
@@ -42,7 +47,7 @@ uint64_t balloon_wanted_pages(const struct virtio_balloon *balloon)
 /* What is left over is tried again: a deflate soon, for a guest waits for it. */
 static void arm_retry(struct virtio_balloon *balloon)
 {
-	event_timer_arm(balloon->retry, balloon->deflate_held ? RETRY_BACK_MS : RETRY_RELEASE_MS,
+	event_timer_arm(balloon->retry, balloon->deflate.held ? RETRY_BACK_MS : RETRY_RELEASE_MS,
 			0);
 }
 
@@ -60,20 +65,35 @@ static int check_chain(const struct virtq_chain *chain, const char **why)
 	return -EINVAL;
 }
 
+/* One page number, and what it costs of the round. Returns what balloon_page() says. */
+static int serve_page(struct virtio_balloon *balloon, uint32_t pfn, bool inflate, uint32_t *left)
+{
+	uint32_t released = balloon->nr_released, full = balloon->nr_full, cost = 1;
+	int ret = balloon_page(balloon, pfn, inflate);
+
+	if (balloon->nr_released < released)
+		cost += (released - balloon->nr_released) * PAGES_PER_MOVE;
+	if (balloon->nr_full > full)
+		cost += (balloon->nr_full - full) * PAGES_PER_MOVE;
+	*left -= cost < *left ? cost : *left;
+	return ret;
+}
+
 /*
- * The page numbers of a chain from byte *done on, which is moved behind those that were served.
- * Returns 0 at the end, -EAGAIN when memory is short, or -EINVAL with why.
+ * The page numbers of a message from where it was left on. Returns 0 at the end, -EAGAIN when
+ * memory is short, -EBUSY when nothing is left of the round, or -EINVAL with why.
  */
-static int balloon_pages(struct virtio_balloon *balloon, const struct virtq_chain *chain,
-			 bool inflate, uint64_t *done, const char **why)
+static int balloon_pages(struct virtio_balloon *balloon, struct balloon_message *message,
+			 bool inflate, uint32_t *left, const char **why)
 {
 	const struct guest_memory *mem = balloon->dev.host->mem;
+	const struct virtq_chain *chain = &message->chain;
 	uint32_t pfns[PFNS_PER_READ];
 
 	if (check_chain(chain, why) < 0)
 		return -EINVAL;
-	while (*done < chain->readable_len) {
-		size_t n = virtq_chain_read(mem, chain, *done, pfns, sizeof(pfns));
+	while (message->done < chain->readable_len) {
+		size_t n = virtq_chain_read(mem, chain, message->done, pfns, sizeof(pfns));
 
 		n /= sizeof(pfns[0]);
 		if (!n) {
@@ -81,18 +101,39 @@ static int balloon_pages(struct virtio_balloon *balloon, const struct virtq_chai
 			return -EINVAL;
 		}
 		for (size_t i = 0; i < n; i++) {
-			int ret = balloon_page(balloon, le32toh(pfns[i]), inflate);
+			int ret;
 
+			if (!*left)
+				return -EBUSY;
+			ret = serve_page(balloon, le32toh(pfns[i]), inflate, left);
 			if (ret == -EFAULT) {
 				*why = "page number outside RAM";
 				return -EINVAL;
 			}
 			if (ret < 0)
 				return -EAGAIN;
-			*done += sizeof(pfns[0]);
+			message->done += sizeof(pfns[0]);
 		}
 	}
 	return 0;
+}
+
+/* The next message, or the one that is held, is served as far as the round goes. Returns 1 if it
+ * was all of it, 0 if there is none, or what balloon_pages() says. */
+static int serve_message(struct virtio_balloon *balloon, struct virtqueue *vq, bool inflate,
+			 uint32_t *left, const char **why)
+{
+	struct balloon_message *message = inflate ? &balloon->inflate : &balloon->deflate;
+	int ret;
+
+	if (!message->held) {
+		if (virtqueue_get_chain(vq, &message->chain) <= 0)
+			return 0;
+		message->done = 0;
+	}
+	ret = balloon_pages(balloon, message, inflate, left, why);
+	message->held = ret == -EAGAIN || ret == -EBUSY;
+	return ret == 0 ? 1 : ret;
 }
 
 void balloon_finish_round(struct virtio_balloon *balloon, unsigned int queue)
@@ -129,22 +170,26 @@ static void gather(struct virtio_balloon *balloon)
 	event_timer_arm(balloon->retry, GATHER_MS, 0);
 }
 
+/* As balloon_finish_round(), and goes on with a message that was too long for it. */
+static void finish_messages(struct virtio_balloon *balloon, unsigned int queue, bool held)
+{
+	balloon_finish_round(balloon, queue);
+	if (held)
+		virtio_kick_queue(&balloon->vdev, queue);
+}
+
 static void drain_inflate(struct virtio_balloon *balloon, unsigned int queue)
 {
 	struct virtqueue *vq = virtio_queue(&balloon->vdev, queue);
 	uint16_t heads[BALLOON_QUEUE_SIZE];
+	uint32_t left = ROUND_PAGES;
 	const char *why = NULL;
 	unsigned int nr = 0;
 
 	if (!vq)
 		return;
-	while (nr < vq->size && virtqueue_get_chain(vq, &balloon->chain) > 0) {
-		uint64_t done = 0;
-
-		if (balloon_pages(balloon, &balloon->chain, true, &done, &why) < 0)
-			break;
-		heads[nr++] = balloon->chain.head;
-	}
+	while (nr < vq->size && left && serve_message(balloon, vq, true, &left, &why) > 0)
+		heads[nr++] = balloon->inflate.chain.head;
 	if (may_gather(balloon))
 		gather(balloon);
 	else
@@ -153,35 +198,28 @@ static void drain_inflate(struct virtio_balloon *balloon, unsigned int queue)
 		virtqueue_push_used(vq, heads[i], 0);
 	if (why)
 		virtio_broken(&balloon->vdev, why);
-	balloon_finish_round(balloon, queue);
+	finish_messages(balloon, queue, balloon->inflate.held);
 }
 
 static void drain_deflate(struct virtio_balloon *balloon, unsigned int queue)
 {
 	struct virtqueue *vq = virtio_queue(&balloon->vdev, queue);
+	uint32_t left = ROUND_PAGES;
 	const char *why = NULL;
-	int ret = 0;
+	int ret = 1;
 
 	if (!vq)
 		return;
-	for (unsigned int nr = 0; nr < vq->size; nr++) {
-		if (!balloon->deflate_held) {
-			if (virtqueue_get_chain(vq, &balloon->deflate) <= 0)
-				break;
-			balloon->deflate_done = 0;
-		}
-		ret = balloon_pages(balloon, &balloon->deflate, false, &balloon->deflate_done,
-				    &why);
-		balloon->deflate_held = ret == -EAGAIN;
-		if (ret < 0)
-			break;
-		virtqueue_push_used(vq, balloon->deflate.head, 0);
+	for (unsigned int nr = 0; nr < vq->size && left && ret > 0; nr++) {
+		ret = serve_message(balloon, vq, false, &left, &why);
+		if (ret > 0)
+			virtqueue_push_used(vq, balloon->deflate.chain.head, 0);
 	}
 	if (why)
 		virtio_broken(&balloon->vdev, why);
-	if (!balloon->deflate_held) {
+	if (ret != -EAGAIN) {
 		gather(balloon); /* what was backed ahead and stays in the balloon after all */
-		balloon_finish_round(balloon, queue);
+		finish_messages(balloon, queue, balloon->deflate.held);
 		return;
 	}
 	/* The pool is empty now. The guest uses the pages only when this chain comes back. */
@@ -309,7 +347,10 @@ static void on_retry(void *opaque)
 static void balloon_read_config(struct virtio_device *vdev, unsigned int offset, void *dst,
 				unsigned int len)
 {
-	memcpy(dst, (const uint8_t *)&to_balloon(vdev)->config + offset, len);
+	struct virtio_balloon *balloon = to_balloon(vdev);
+
+	memcpy(dst, (const uint8_t *)&balloon->config + offset, len);
+	balloon->seen_ms = now_ms();
 }
 
 /* The driver may write two of the fields, byte by byte if it likes. */
@@ -336,6 +377,7 @@ static void balloon_write_config(struct virtio_device *vdev, unsigned int offset
 		if (writable(balloon, offset + i))
 			config[offset + i] = bytes[i];
 	}
+	balloon->seen_ms = now_ms();
 	if (balloon->config.actual != actual)
 		changed_signal(&balloon->changed);
 }
@@ -348,11 +390,12 @@ static void balloon_reset(struct virtio_device *vdev)
 	balloon_frames_clear(balloon);
 	balloon_statistics_reset(balloon);
 	balloon_hints_reset(balloon);
-	balloon->deflate_held = false;
+	balloon->inflate.held = balloon->deflate.held = false;
 	if (balloon->config.actual)
 		changed_signal(&balloon->changed);
 	balloon->config.actual = 0;
 	balloon->config.poison_val = 0;
+	balloon->seen_ms = now_ms(); /* a driver is there and begins */
 	/* The target stays: it is the host's wish, and the next driver reads it. */
 }
 
@@ -397,17 +440,17 @@ void virtio_balloon_stats(struct virtio_balloon *balloon, struct virtio_balloon_
 	if (balloon->gathering && balloon->nr_set <= balloon_wanted_pages(balloon))
 		release_gathered(balloon); /* who asks is told what is, not what soon will be */
 	*stats = (struct virtio_balloon_stats){
-		.driver_ready = vdev->status & VIRTIO_CONFIG_S_DRIVER_OK,
+		.driver_ready = virtio_driver_ready(vdev),
 		.broken = vdev->status & VIRTIO_CONFIG_S_NEEDS_RESET,
-		.accepted = vdev->status & VIRTIO_CONFIG_S_DRIVER_OK
-				    ? vdev->accepted & VIRTIO_BALLOON_FEATURES_ALL
-				    : 0,
+		.accepted = virtio_driver_ready(vdev) ? vdev->accepted & VIRTIO_BALLOON_FEATURES_ALL
+						      : 0,
 		.target = (uint64_t)le32toh(balloon->config.num_pages) << GUEST_PAGE_SHIFT,
 		.actual = (uint64_t)le32toh(balloon->config.actual) << GUEST_PAGE_SHIFT,
 		.inflated = balloon->nr_set << GUEST_PAGE_SHIFT,
 		.frames_released = balloon->nr_released,
 		.frames_partial = balloon->nr_partial,
 		.release_errors = balloon->release_errors,
+		.quiet_ms = now_ms() - balloon->seen_ms,
 		.reported = balloon->reported,
 		.frames_reported = balloon->frames_reported,
 		.hinted = balloon->hinted,

@@ -65,6 +65,13 @@ struct balloon_hints {
 	uint64_t hinted_before; /* balloon->hinted when the session began */
 };
 
+/* Page numbers that the driver has sent and that are not all served yet. */
+struct balloon_message {
+	struct virtq_chain chain;
+	bool held;     /* it is not acknowledged: there is more to do */
+	uint64_t done; /* bytes of it */
+};
+
 /* [start, end) of guest memory */
 struct balloon_range {
 	uint64_t start;
@@ -78,6 +85,7 @@ struct virtio_balloon {
 	struct event_timer *retry;
 
 	struct virtio_balloon_config config; /* little endian, as the guest reads it */
+	uint64_t seen_ms;                    /* the driver read its target or wrote to it last */
 
 	unsigned int nr_regions;
 	struct balloon_region regions[GUEST_REGIONS_MAX];
@@ -94,9 +102,8 @@ struct virtio_balloon {
 	uint32_t backed_first, backed_end, backed_window;
 
 	struct virtq_chain chain; /* the one that is looked at */
-	struct virtq_chain deflate;
-	bool deflate_held; /* deflate waits for memory, not acknowledged; done up to ... */
-	uint64_t deflate_done;
+	/* Held: its round was long enough, or, of a deflate, it waits for memory. */
+	struct balloon_message inflate, deflate;
 
 	uint64_t nr_set; /* over all frames */
 	uint32_t nr_partial;

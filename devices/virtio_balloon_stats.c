@@ -131,12 +131,15 @@ void virtio_balloon_guest_stats(struct virtio_balloon *balloon,
 	/* The clock was read before the lock was taken. */
 	if (stats->valid && now > statistics->arrived_ms)
 		stats->age_ms = now - statistics->arrived_ms;
+	if (statistics->asked && now > statistics->asked_ms)
+		stats->unanswered_ms = now - statistics->asked_ms;
 	stats->last_update = statistics->arrived;
 	stats->interval = statistics->interval;
 	if (stats->interval) {
 		uint64_t limit = (uint64_t)stats->interval * 1000;
 
 		stats->stale = !virtio_has_feature(&balloon->vdev, VIRTIO_BALLOON_F_STATS_VQ) ||
+			       !virtio_driver_ready(&balloon->vdev) ||
 			       (balloon->vdev.status & VIRTIO_CONFIG_S_NEEDS_RESET) ||
 			       !(statistics->held || statistics->asked) ||
 			       (statistics->asked && now > statistics->asked_ms + limit);

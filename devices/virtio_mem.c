@@ -21,6 +21,9 @@
 #define MEM_ANSWER_SIZE  sizeof(struct virtio_mem_resp)
 /* Linux adds memory in units of up to 2 GiB, which must lie inside the usable region. */
 #define USABLE_BEYOND (UINT64_C(2) << 30)
+/* A round on the queue, which holds the device's lock and the loop, ends when so much was plugged
+ * and unplugged: what Linux asks for at once, before it waits for the answer. */
+#define ROUND_BYTES (UINT64_C(128) << 20)
 
 _Static_assert(MEM_REQUEST_SIZE == 24 && MEM_ANSWER_SIZE == 10, "sizes of virtio 1.2, 5.15.6");
 
@@ -44,6 +47,8 @@ struct virtio_mem {
 	uint64_t answers[VIRTIO_MEM_RESP_ERROR + 1];
 	int last_error;
 	uint64_t moved_ms;
+	bool unread; /* the driver was told at told_ms, and has not looked yet */
+	uint64_t told_ms;
 };
 
 static struct virtio_mem *to_mem(struct virtio_device *vdev)
@@ -72,6 +77,13 @@ static uint64_t count_plugged(const struct virtio_mem *mem, struct blocks blocks
 	return nr;
 }
 
+/* The driver changed it itself by what it asked for, so nobody tells it; but another thread of it
+ * may be reading (virtio 1.2, 4.1.4.3.1). */
+static void config_moved(struct virtio_mem *mem)
+{
+	mem->vdev.config_generation++;
+}
+
 /* All of them were in the other state. */
 static void mark_plugged(struct virtio_mem *mem, struct blocks blocks, bool plugged)
 {
@@ -79,6 +91,7 @@ static void mark_plugged(struct virtio_mem *mem, struct blocks blocks, bool plug
 		mem->plugged[i / 64] ^= UINT64_C(1) << (i % 64);
 	mem->nr_plugged += plugged ? blocks.nr : -blocks.nr;
 	mem->moved_ms = now_ms();
+	config_moved(mem);
 }
 
 /* Plugs or unplugs blocks that are in the other state. Returns what the operation said. */
@@ -132,6 +145,12 @@ static uint64_t usable_for(const struct virtio_mem *mem, uint64_t requested)
 	return requested + USABLE_BEYOND;
 }
 
+static void reset_usable(struct virtio_mem *mem)
+{
+	mem->usable = usable_for(mem, mem->requested);
+	config_moved(mem);
+}
+
 /* ---- Requests (virtio 1.2, 5.15.6) ---- */
 
 /* The blocks that a request names. Returns false if they are not all in the usable region. */
@@ -170,7 +189,7 @@ static uint16_t serve_unplug_all(struct virtio_mem *mem)
 {
 	if (unplug_all(mem) < 0)
 		return VIRTIO_MEM_RESP_BUSY;
-	mem->usable = usable_for(mem, mem->requested);
+	reset_usable(mem);
 	return VIRTIO_MEM_RESP_ACK;
 }
 
@@ -209,6 +228,17 @@ static void serve(struct virtio_mem *mem, const struct virtio_mem_req *request,
 	answer->type = htole16(result);
 }
 
+/* Serves one request and returns how many bytes it has plugged or unplugged. */
+static uint64_t serve_counted(struct virtio_mem *mem, const struct virtio_mem_req *request,
+			      struct virtio_mem_resp *answer)
+{
+	uint64_t before = mem->nr_plugged;
+
+	serve(mem, request, answer);
+	return mem->block_size *
+	       (mem->nr_plugged > before ? mem->nr_plugged - before : before - mem->nr_plugged);
+}
+
 static void mem_notify(struct virtio_device *vdev, unsigned int queue)
 {
 	struct virtio_mem *mem = to_mem(vdev);
@@ -216,9 +246,10 @@ static void mem_notify(struct virtio_device *vdev, unsigned int queue)
 	struct virtqueue *vq = virtio_queue(vdev, queue);
 	struct virtio_mem_resp answer;
 	struct virtio_mem_req request;
+	uint64_t moved = 0;
 	size_t written;
 
-	for (unsigned int nr = 0; vq && nr < vq->size; nr++) {
+	for (unsigned int nr = 0; vq && nr < vq->size && moved < ROUND_BYTES; nr++) {
 		if (virtqueue_get_chain(vq, &mem->chain) <= 0)
 			break;
 		if (mem->chain.readable_len < sizeof(request) ||
@@ -228,7 +259,7 @@ static void mem_notify(struct virtio_device *vdev, unsigned int queue)
 			virtio_broken(vdev, "request or room for the answer is too short");
 			return;
 		}
-		serve(mem, &request, &answer);
+		moved += serve_counted(mem, &request, &answer);
 		/* The guest may have unplugged the buffer itself: then nobody can read it. */
 		written = virtq_chain_write(guest, &mem->chain, 0, &answer, sizeof(answer));
 		virtqueue_push_used(vq, mem->chain.head, (uint32_t)written);
@@ -243,7 +274,8 @@ static void mem_notify(struct virtio_device *vdev, unsigned int queue)
 static void mem_read_config(struct virtio_device *vdev, unsigned int offset, void *dst,
 			    unsigned int len)
 {
-	const struct virtio_mem *mem = to_mem(vdev);
+	const unsigned int requested = offsetof(struct virtio_mem_config, requested_size);
+	struct virtio_mem *mem = to_mem(vdev);
 	struct virtio_mem_config config = {
 		.block_size = htole64(mem->block_size),
 		.node_id = htole16(mem->node),
@@ -255,6 +287,8 @@ static void mem_read_config(struct virtio_device *vdev, unsigned int offset, voi
 	};
 
 	memcpy(dst, (const uint8_t *)&config + offset, len);
+	if (offset < requested + sizeof(config.requested_size) && offset + len > requested)
+		mem->unread = false;
 }
 
 /* All fields are read-only for the driver. */
@@ -291,6 +325,14 @@ static const struct virtio_device_type mem_type = {
 
 /* ---- What the machine asks ---- */
 
+static void tell_driver(struct virtio_mem *mem)
+{
+	if (!mem->unread)
+		mem->told_ms = now_ms();
+	mem->unread = true;
+	virtio_config_changed(&mem->vdev);
+}
+
 int virtio_mem_set_requested(struct virtio_mem *mem, uint64_t bytes, struct error *err)
 {
 	uint64_t usable;
@@ -307,8 +349,9 @@ int virtio_mem_set_requested(struct virtio_mem *mem, uint64_t bytes, struct erro
 	if (usable > mem->usable)
 		mem->usable = usable;
 	mem->requested = bytes;
+	mem->last_error = 0; /* that was about another size */
 	mem->moved_ms = now_ms();
-	virtio_config_changed(&mem->vdev);
+	tell_driver(mem);
 	pthread_mutex_unlock(&mem->vdev.lock);
 	return 0;
 }
@@ -317,7 +360,7 @@ void virtio_mem_ask_again(struct virtio_mem *mem)
 {
 	pthread_mutex_lock(&mem->vdev.lock);
 	if (mem->nr_plugged * mem->block_size != mem->requested)
-		virtio_config_changed(&mem->vdev);
+		tell_driver(mem);
 	pthread_mutex_unlock(&mem->vdev.lock);
 }
 
@@ -327,7 +370,7 @@ void virtio_mem_stats(struct virtio_mem *mem, struct virtio_mem_stats *stats)
 
 	pthread_mutex_lock(&vdev->lock);
 	*stats = (struct virtio_mem_stats){
-		.driver_ready = vdev->status & VIRTIO_CONFIG_S_DRIVER_OK,
+		.driver_ready = virtio_driver_ready(vdev),
 		.broken = vdev->status & VIRTIO_CONFIG_S_NEEDS_RESET,
 		.addr = mem->addr,
 		.region_size = mem->region_size,
@@ -342,6 +385,7 @@ void virtio_mem_stats(struct virtio_mem *mem, struct virtio_mem_stats *stats)
 		.errors = mem->answers[VIRTIO_MEM_RESP_ERROR],
 		.last_error = mem->last_error,
 		.idle_ms = now_ms() - mem->moved_ms,
+		.unread_ms = mem->unread ? now_ms() - mem->told_ms : 0,
 	};
 	pthread_mutex_unlock(&vdev->lock);
 }
@@ -359,7 +403,7 @@ static void device_reset(struct device *dev)
 
 	pthread_mutex_lock(&mem->vdev.lock);
 	if (unplug_all(mem) == 0)
-		mem->usable = usable_for(mem, mem->requested);
+		reset_usable(mem);
 	pthread_mutex_unlock(&mem->vdev.lock);
 	virtio_device_reset(&mem->vdev);
 }
@@ -369,9 +413,17 @@ static void device_pause(struct device *dev)
 	virtio_device_pause(&from_device(dev)->vdev);
 }
 
+/* While it was paused the guest could neither move nor look: it is not one that stands still. */
 static void device_resume(struct device *dev)
 {
-	virtio_device_resume(&from_device(dev)->vdev);
+	struct virtio_mem *mem = from_device(dev);
+
+	pthread_mutex_lock(&mem->vdev.lock);
+	mem->moved_ms = now_ms();
+	if (mem->unread)
+		mem->told_ms = mem->moved_ms;
+	pthread_mutex_unlock(&mem->vdev.lock);
+	virtio_device_resume(&mem->vdev);
 }
 
 static void free_parts(struct virtio_mem *mem)

@@ -340,6 +340,7 @@ static int create_memory(struct vm *vm, struct error *err)
 		.max_frames = bytes_to_frames(vm->config.mem_max + mem_devices_room(vm)),
 		.shares = vm->config.shares,
 		.oom_score_adj = vm->config.oom_score_adj,
+		.tell_filling = vm->config.prealloc && vm->config.prealloc_progress,
 		.host_nodes = wanted_host_nodes(vm),
 	};
 	struct vm_memory_config memory = {
@@ -350,6 +351,7 @@ static int create_memory(struct vm *vm, struct error *err)
 		.loop = vm->loop,
 		.swap_path = vm->config.swap_path,
 		.swap_bytes = vm->config.swap_bytes,
+		.swap_random = vm->config.swap_random,
 		.event = vm_memory_event,
 		.event_opaque = vm,
 	};
@@ -502,6 +504,7 @@ void machine_destroy(struct vm *vm)
 		vm_memory_end_waits(vm->memory);
 	vcpus_destroy(vm->vcpus);
 	vm_owner_destroy(vm);
+	mem_devices_stop(vm);
 	target_destroy(vm->target);
 	vm->target = NULL;
 	device_set_destroy(&vm->devices);
@@ -525,6 +528,7 @@ int machine_reset(struct vm *vm, struct error *err)
 
 	for (dev = vm->devices.last; dev; dev = dev->next)
 		dev->ops->reset(dev);
+	vm_memory_forget_waits(vm->memory);
 	ret = kvm_chips_restore(&vm->kvm, vm->chips, err);
 	if (ret == 0)
 		ret = load_guest(vm, err);

@@ -6,11 +6,14 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "framevisor/clock.h"
 #include "framevisor/frame.h"
 #include "framevisor/layout.h"
 #include "framevisor/log.h"
 #include "framevisor/size.h"
 #include "vmm/vm_internal.h"
+
+#define LOOK_MS 1000
 
 static uint64_t round_up(uint64_t bytes, uint64_t unit)
 {
@@ -85,6 +88,54 @@ uint64_t mem_devices_room(const struct vm *vm)
 	return room + spare;
 }
 
+/* ---- A guest that is not there yet ---- */
+
+static void arm_look(struct vm *vm)
+{
+	/* Not put off: one device may move all the time, and another one stand still. */
+	if (vm->mem_look_timer && !vm->mem_looks) {
+		event_timer_arm(vm->mem_look_timer, LOOK_MS, 0);
+		vm->mem_looks = true;
+	}
+}
+
+static void mem_changed(void *opaque)
+{
+	arm_look(opaque);
+	vm_mem_changed(opaque);
+}
+
+/* A block that was refused, or that the guest could not empty: told again it tries at once, by
+ * itself only after 50 s and more. */
+static void watch(struct vm *vm, unsigned int index, const struct virtio_mem_stats *stats)
+{
+	struct mem_watch *watch = &vm->mem_watch[index];
+	struct target_parts parts = {
+		.has_mem = true,
+		.running = vm->state == VM_STATE_RUNNING,
+		.mem = *stats,
+	};
+
+	parts.mem_stall_ms = target_pace(&watch->pace, &parts);
+	if (target_ask_again(&watch->ask, &parts, now_ms()))
+		virtio_mem_ask_again(vm->devices.mem[index]);
+}
+
+static void look(void *opaque)
+{
+	struct vm *vm = opaque;
+
+	vm->mem_looks = false;
+	for (unsigned int i = 0; i < vm->nr_mem; i++) {
+		struct virtio_mem_stats stats;
+
+		vm_mem_device_stats(vm, i, &stats);
+		watch(vm, i, &stats);
+		if (stats.plugged != stats.requested)
+			arm_look(vm);
+	}
+}
+
 void mem_devices_options(struct vm *vm, uint64_t base, struct virtio_mem_options *options)
 {
 	uint64_t addr = base;
@@ -96,7 +147,7 @@ void mem_devices_options(struct vm *vm, uint64_t base, struct virtio_mem_options
 			.block_size = block_size(&vm->mem[i]),
 			.has_node = true,
 			.node = vm->mem[i].node,
-			.changed = vm_mem_changed,
+			.changed = mem_changed,
 			.opaque = vm,
 		};
 		addr += vm->mem_capacity[i];
@@ -115,7 +166,7 @@ static uint64_t sum_requested(const struct vm *vm)
 /*
  * The pool promises what all of them request; what is plugged beyond that is on its way out.
  * Returns 0, also when it has to grow for a part of it, which comes later; or a negative errno with
- * err set.
+ * err set. It is asked again until all is promised: a growth may be called off or end half way.
  */
 static int reserve(struct vm *vm, bool starts, struct error *err)
 {
@@ -126,7 +177,17 @@ static int reserve(struct vm *vm, bool starts, struct error *err)
 		vm->mem_promise = vm_memory_reserve_now(vm->memory, frames, err);
 	else if (frames)
 		vm->mem_promise = vm_memory_reserve(vm->memory, frames, err);
-	return vm->mem_promise == -EINPROGRESS ? 0 : vm->mem_promise;
+	if (vm->mem_promise == 0) {
+		vm->mem_pause_ms = 0;
+		event_timer_disarm(vm->mem_timer);
+		return 0;
+	}
+	if (vm->mem_promise == -EINPROGRESS) {
+		event_timer_arm(vm->mem_timer, TARGET_ASK_POOL_MS, 0);
+		return 0;
+	}
+	event_timer_arm(vm->mem_timer, target_refused_pause(&vm->mem_pause_ms), 0);
+	return vm->mem_promise;
 }
 
 /* Asks the guest to plug what is requested, as far as the pool has promised it: the first ones
@@ -146,27 +207,55 @@ static int tell(struct vm *vm, struct error *err)
 		if (part < stats.plugged)
 			part = stats.plugged < requested ? stats.plugged : requested;
 		left -= part < left ? part : left;
-		if (part != stats.requested)
-			ret = virtio_mem_set_requested(vm->devices.mem[i], part, err);
+		if (part == stats.requested)
+			continue;
+		ret = virtio_mem_set_requested(vm->devices.mem[i], part, err);
+		vm->mem_watch[i].pace.idle_ms = 0; /* that was about another size */
+		arm_look(vm);
 	}
 	return ret;
 }
 
+static void ask_again(void *opaque)
+{
+	struct vm *vm = opaque;
+	struct error err = { 0 };
+	bool said = vm->mem_pause_ms != 0;
+	int ret = reserve(vm, false, &err);
+
+	/* Refused, a part of it may have been promised. */
+	if (ret < 0 && !said)
+		log_warn("%s", err.message);
+	error_clear(&err);
+	if (tell(vm, &err) < 0)
+		log_warn("%s", err.message);
+}
+
 int mem_devices_start(struct vm *vm, struct error *err)
 {
-	int ret = reserve(vm, true, err);
+	int ret;
 
+	if (!vm->nr_mem)
+		return 0;
+	vm->mem_timer = event_timer_create(vm->loop, ask_again, vm);
+	vm->mem_look_timer = event_timer_create(vm->loop, look, vm);
+	if (!vm->mem_timer || !vm->mem_look_timer)
+		return error_set_errno(err, errno, "cannot create a timer");
+	ret = reserve(vm, true, err);
 	return ret < 0 ? ret : tell(vm, err);
+}
+
+void mem_devices_stop(struct vm *vm)
+{
+	event_timer_destroy(vm->mem_timer);
+	event_timer_destroy(vm->mem_look_timer);
+	vm->mem_timer = vm->mem_look_timer = NULL;
 }
 
 void mem_devices_pool_moved(struct vm *vm)
 {
-	struct error err = { 0 };
-
-	if (!vm->nr_mem)
-		return;
-	if (reserve(vm, false, &err) < 0 || tell(vm, &err) < 0)
-		log_warn("%s", err.message);
+	if (vm->nr_mem)
+		ask_again(vm);
 }
 
 const struct vm_mem_device *vm_mem_device(const struct vm *vm, unsigned int index)
@@ -192,6 +281,7 @@ int vm_mem_device_request(struct vm *vm, unsigned int index, uint64_t bytes, str
 	struct vm_mem_device *device = &vm->mem[index];
 	struct vm_mem_device wanted = *device;
 	uint64_t before = device->requested;
+	struct error ignored = { 0 };
 	int ret;
 
 	wanted.requested = bytes;
@@ -199,11 +289,19 @@ int vm_mem_device_request(struct vm *vm, unsigned int index, uint64_t bytes, str
 	if (ret < 0)
 		return ret;
 	device->requested = bytes;
-	ret = bytes > before ? reserve(vm, false, err) : 0;
+	vm->mem_pause_ms = 0;
+	if (bytes < before)
+		vm_memory_unreserve(vm->memory, bytes_to_frames(sum_requested(vm)));
+	ret = reserve(vm, false, err);
+	if (ret < 0 && bytes <= before)
+		ret = 0; /* what the others lack is not its business */
 	if (ret == 0)
 		ret = tell(vm, err);
-	if (ret < 0)
-		device->requested = before;
+	if (ret == 0)
+		return 0;
+	/* The pool has called off what it was growing for. */
+	device->requested = before;
+	(void)reserve(vm, false, &ignored);
 	return ret;
 }
 
@@ -268,11 +366,20 @@ int vm_mem_device_detach(struct vm *vm, unsigned int index, struct error *err)
 
 /* ---- The guest's size in all ---- */
 
-static enum target_state judge(const struct vm *vm, uint64_t requested,
-			       const struct virtio_mem_stats *stats)
+/* A device; "reached" is what it is there. */
+static enum target_state judge(struct vm *vm, unsigned int index,
+			       const struct virtio_mem_stats *stats, enum target_state reached)
 {
+	uint64_t requested = vm->mem[index].requested;
+	struct target_parts parts = {
+		.has_mem = true,
+		.mem = *stats,
+		.starves = vm_memory_starves(vm->memory),
+		.in_vain = stats->plugged > requested && vm->mem_watch[index].ask.in_vain,
+	};
+
 	if (stats->plugged == requested)
-		return TARGET_REACHED;
+		return reached;
 	if (vm->state != VM_STATE_RUNNING)
 		return TARGET_PAUSED;
 	if (stats->broken)
@@ -284,11 +391,16 @@ static enum target_state judge(const struct vm *vm, uint64_t requested,
 	/* It has plugged all that is there. */
 	if (stats->plugged == stats->requested)
 		return vm->mem_promise == -EINPROGRESS ? TARGET_GROWING : TARGET_POOL;
-	return stats->idle_ms < TARGET_STALL_MS ? TARGET_MOVING : TARGET_BUSY;
+	if (stats->idle_ms < TARGET_STALL_MS)
+		return TARGET_MOVING;
+	target_hear_guest(vm->devices.balloon, &parts.guest);
+	return target_judge_blocks(&parts);
 }
 
 void vm_size_info(struct vm *vm, struct target_info *info)
 {
+	bool stopped = false;
+
 	target_info(vm->target, info);
 	for (unsigned int i = 0; i < vm->nr_mem; i++) {
 		struct virtio_mem_stats stats;
@@ -297,31 +409,52 @@ void vm_size_info(struct vm *vm, struct target_info *info)
 		info->size += vm->mem[i].requested;
 		info->actual += stats.plugged;
 		info->max += vm->mem[i].id[0] ? vm->mem[i].size : 0;
-		if (info->state == TARGET_REACHED)
-			info->state = judge(vm, vm->mem[i].requested, &stats);
+		if (info->state == TARGET_REACHED || info->state == TARGET_TAXED)
+			info->state = judge(vm, i, &stats, info->state);
+		stopped |= target_is_stopped(info->state);
 	}
 	if (vm->nr_mem) {
 		info->promised = frames_to_bytes(vm_memory_promised(vm->memory));
 		info->text = target_state_texts[info->state];
+		target_ask_why(vm->target, stopped);
 	}
 }
 
+/* Those that are to have less first: the pool is not asked for more than all need. */
+static int request_all(struct vm *vm, const uint64_t *parts, struct error *err)
+{
+	int ret = 0;
+
+	for (unsigned int i = 0; ret == 0 && i < vm->nr_mem; i++)
+		if (parts[i] < vm->mem[i].requested)
+			ret = vm_mem_device_request(vm, i, parts[i], err);
+	for (unsigned int i = 0; ret == 0 && i < vm->nr_mem; i++)
+		if (parts[i] > vm->mem[i].requested)
+			ret = vm_mem_device_request(vm, i, parts[i], err);
+	return ret;
+}
+
 /* The devices are filled from the first to the last and emptied the other way round: what is left
- * of bytes is each one's, as much as it can hold. */
+ * of bytes is each one's, as much as it can hold. Refused, nothing has changed. */
 static int distribute(struct vm *vm, uint64_t bytes, struct error *err)
 {
+	uint64_t parts[VM_MEM_DEVICES_MAX] = { 0 }, before[VM_MEM_DEVICES_MAX] = { 0 };
+	struct error ignored = { 0 };
+	int ret;
+
 	for (unsigned int i = 0; i < vm->nr_mem; i++) {
 		uint64_t part = vm->mem[i].id[0] ? vm->mem[i].size : 0;
-		int ret;
 
 		if (part > bytes)
 			part = round_up(bytes, block_size(&vm->mem[i]));
 		bytes -= part < bytes ? part : bytes;
-		ret = part == vm->mem[i].requested ? 0 : vm_mem_device_request(vm, i, part, err);
-		if (ret < 0)
-			return ret;
+		parts[i] = part;
+		before[i] = vm->mem[i].requested;
 	}
-	return 0;
+	ret = request_all(vm, parts, err);
+	if (ret < 0)
+		(void)request_all(vm, before, &ignored);
+	return ret;
 }
 
 int vm_set_size(struct vm *vm, uint64_t bytes, struct error *err)

@@ -25,11 +25,8 @@
 #define DRIVER_WAIT_MS 60000
 /* How long one request for new statistics may take. */
 #define REFRESH_MS 3000
-/* Left to the guest when the balloon grows: this, or a part of its memory. */
-#define MARGIN_MIN   (UINT64_C(16) << 20)
-#define MARGIN_SHARE 32
-/* And then it grows in steps of this at least, so that it comes to rest. */
-#define STEP_MIN (UINT64_C(4) << 20)
+/* Statistics that are older do not say what the guest has available. */
+#define FRESH_MS 5000
 
 struct target {
 	struct target_config config; /* mem and mem_max point to the two below */
@@ -39,7 +36,7 @@ struct target {
 	uint64_t tax;  /* what it does without of that */
 	struct event_timer *timer;
 
-	uint64_t running_since_ms; /* 0: it has not run yet */
+	uint64_t no_driver_ms; /* since when it runs without a virtio-mem driver; 0: it does not */
 	bool told_no_driver;
 	bool started; /* the loop runs, or is about to: nothing may wait */
 
@@ -51,15 +48,18 @@ struct target {
 	unsigned int poll_seconds;  /* by target_poll_stats() */
 	unsigned int owner_seconds; /* by target_poll_for_owner() */
 	bool inflating;
+	bool stopped;   /* short of the target: they say why */
+	bool asked_why; /* by target_ask_why() */
 	uint64_t inflating_since_ms;
 	uint64_t refresh_until_ms;
 	uint64_t limit; /* from the newest statistics while the balloon grows */
 	bool limit_known;
-	uint64_t last_actual; /* in the balloon, at the last look */
+	uint64_t limit_came_ms; /* when they came */
+	uint64_t last_actual;   /* in the balloon, at the last look */
 
 	/* When the pool owner was asked for a promise, how long it is left alone then (unless it
 	 * speaks), and what it said: 0, -EINPROGRESS (it grows for it), or why it cannot. */
-	uint64_t asked_ms, ask_pause_ms;
+	uint64_t asked_ms, ask_pause_ms, refused_pause_ms;
 	int promise;
 	char refused[sizeof(((struct error *)0)->message)];
 
@@ -67,6 +67,18 @@ struct target {
 	struct target_pace pace; /* of virtio-mem */
 	struct target_ask ask;   /* it, again */
 };
+
+void target_hear_guest(struct virtio_balloon *balloon, struct target_guest *guest)
+{
+	struct virtio_balloon_guest_stats stats;
+
+	virtio_balloon_guest_stats(balloon, &stats);
+	*guest = (struct target_guest){
+		.tells = (stats.valid >> BALLOON_STAT_AVAILABLE & 1) && stats.age_ms < FRESH_MS,
+		.available = stats.values[BALLOON_STAT_AVAILABLE],
+		.unanswered_ms = stats.unanswered_ms,
+	};
+}
 
 /* All memory devices as one. */
 static void gather_mem(const struct target_config *config, struct virtio_mem_stats *sum)
@@ -90,8 +102,11 @@ static void gather(struct target *target, struct target_parts *parts)
 		.balloon_limit = UINT64_MAX,
 		.tax = target->tax < target->size ? target->tax : target->size,
 		.has_mem = config->nr_mem != 0,
+		.starves = config->memory && vm_memory_starves(config->memory),
 		.give_way = target->ask.gives_way,
+		.in_vain = target->ask.in_vain,
 	};
+	target_hear_guest(config->balloon, &parts->guest);
 	virtio_balloon_stats(config->balloon, &parts->balloon);
 	if (config->nr_mem) {
 		gather_mem(config, &parts->mem);
@@ -99,7 +114,8 @@ static void gather(struct target *target, struct target_parts *parts)
 		parts->pool_grows = target->promise == -EINPROGRESS;
 	}
 	parts->mem_stall_ms = target_pace(&target->pace, parts);
-	if (parts->balloon.actual != target->seen_actual ||
+	/* A guest that does not run cannot move. */
+	if (!parts->running || parts->balloon.actual != target->seen_actual ||
 	    parts->balloon.inflated != target->seen_inflated) {
 		target->seen_actual = parts->balloon.actual;
 		target->seen_inflated = parts->balloon.inflated;
@@ -115,7 +131,8 @@ static void gather(struct target *target, struct target_parts *parts)
 /* One interval for all who want it. Asking anew asks the guest at once. */
 static void set_interval(struct target *target, bool at_once)
 {
-	bool fast = target->inflating || now_ms() < target->refresh_until_ms;
+	bool fast = target->inflating || target->stopped || target->asked_why ||
+		    now_ms() < target->refresh_until_ms;
 	unsigned int seconds = fast ? 1 : target->poll_seconds;
 	struct virtio_balloon_guest_stats stats;
 
@@ -133,30 +150,31 @@ static void set_interval(struct target *target, bool at_once)
  */
 static uint64_t find_limit(struct target *target, const struct target_parts *parts)
 {
-	uint64_t margin = (parts->boot + parts->mem.plugged) / MARGIN_SHARE;
+	uint64_t now = now_ms(), margin = target_margin(parts), available;
 	struct virtio_balloon_guest_stats stats;
-	uint64_t now = now_ms(), available;
+	uint64_t came;
 
 	if (!(parts->balloon.accepted >> VIRTIO_BALLOON_F_STATS_VQ & 1))
 		return UINT64_MAX;
 	virtio_balloon_guest_stats(target->config.balloon, &stats);
+	came = now - stats.age_ms;
 	if (!(stats.valid >> BALLOON_STAT_AVAILABLE & 1) ||
 	    stats.age_ms > now - target->inflating_since_ms) {
 		if (now - target->inflating_since_ms > STATS_WAIT_MS)
 			return UINT64_MAX;
 		return target->limit_known ? target->limit : parts->balloon.actual;
 	}
-	/* A number that is new: the timer looks more often than the guest answers. */
-	if (!target->limit_known || stats.age_ms < LOOK_MOVES_MS) {
-		if (margin < MARGIN_MIN)
-			margin = MARGIN_MIN;
+	/* A number that is new: the timer may look more often than the guest answers. Both clocks
+	 * are read to the millisecond. */
+	if (!target->limit_known || came > target->limit_came_ms + LOOK_SOON_MS / 2) {
 		available = stats.values[BALLOON_STAT_AVAILABLE];
-		available = available > margin ? (available - margin) & ~(STEP_MIN - 1) : 0;
+		available = available > margin ? (available - margin) & ~(TARGET_STEP_MIN - 1) : 0;
 		/* The number came after the last look; the balloon may have grown since. */
 		target->limit = available + (parts->balloon.actual < target->last_actual
 						     ? parts->balloon.actual
 						     : target->last_actual);
 		target->limit_known = true;
+		target->limit_came_ms = came;
 	}
 	return target->limit;
 }
@@ -167,9 +185,14 @@ static void limit_balloon(struct target *target, struct target_parts *parts)
 	struct target_plan plan;
 	bool inflating;
 
+	/* Nobody could say when it is too much. */
+	if (!parts->running) {
+		parts->balloon_limit = parts->balloon.actual;
+		target->inflating = false;
+		return;
+	}
 	target_decide(parts, &plan);
-	inflating = parts->running && parts->balloon.driver_ready &&
-		    plan.balloon > parts->balloon.actual;
+	inflating = parts->balloon.driver_ready && plan.balloon > parts->balloon.actual;
 	if (inflating && !target->inflating) {
 		target->inflating_since_ms = now_ms();
 		target->limit_known = false;
@@ -184,9 +207,18 @@ static void limit_balloon(struct target *target, struct target_parts *parts)
 
 /* ---- The pool's promise ---- */
 
-#define ASK_POOL_MS     1000 /* without a notice */
 #define ASK_POOL_MIN_MS 5000 /* refused: the next time, and then twice as late, ... */
 #define ASK_POOL_MAX_MS 60000
+
+uint64_t target_refused_pause(uint64_t *pause_ms)
+{
+	*pause_ms *= 2;
+	if (*pause_ms < ASK_POOL_MIN_MS)
+		*pause_ms = ASK_POOL_MIN_MS;
+	if (*pause_ms > ASK_POOL_MAX_MS)
+		*pause_ms = ASK_POOL_MAX_MS;
+	return *pause_ms;
+}
 
 /* Asks for the promise of so much beside the boot memory. 0, -EINPROGRESS, or err says why not. */
 static int ask_pool(struct target *target, uint64_t bytes, struct error *err)
@@ -198,15 +230,11 @@ static int ask_pool(struct target *target, uint64_t bytes, struct error *err)
 
 	target->promise = ret;
 	target->asked_ms = now_ms();
-	if (ret == 0 || ret == -EINPROGRESS) {
-		target->ask_pause_ms = ASK_POOL_MS;
-		return ret;
-	}
-	target->ask_pause_ms *= 2;
-	if (target->ask_pause_ms < ASK_POOL_MIN_MS)
-		target->ask_pause_ms = ASK_POOL_MIN_MS;
-	if (target->ask_pause_ms > ASK_POOL_MAX_MS)
-		target->ask_pause_ms = ASK_POOL_MAX_MS;
+	if (ret == 0)
+		target->refused_pause_ms = 0;
+	target->ask_pause_ms = ret == 0 || ret == -EINPROGRESS
+				       ? TARGET_ASK_POOL_MS
+				       : target_refused_pause(&target->refused_pause_ms);
 	return ret;
 }
 
@@ -262,6 +290,14 @@ static void ask_again(struct target *target, const struct target_parts *parts)
 		virtio_mem_ask_again(target->config.mem[i]);
 }
 
+/* A balloon that is told to go further the same way stands still for as long as it did before. */
+static bool goes_on(const struct virtio_balloon_stats *balloon, uint64_t to)
+{
+	return balloon->target > balloon->actual
+		       ? to > balloon->actual
+		       : balloon->target < balloon->actual && to < balloon->actual;
+}
+
 static void tell_devices(struct target *target, const struct target_parts *parts,
 			 const struct target_plan *plan)
 {
@@ -272,21 +308,29 @@ static void tell_devices(struct target *target, const struct target_parts *parts
 	if (plan->balloon != parts->balloon.target) {
 		if (virtio_balloon_set_target(target->config.balloon, plan->balloon, &err) < 0)
 			log_error("%s", err.message);
-		target->balloon_moved_ms = now_ms();
+		if (!goes_on(&parts->balloon, plan->balloon))
+			target->balloon_moved_ms = now_ms();
 	}
 }
 
-/* Memory that was promised at the start and cannot arrive is worth a line. */
+/* Memory that was promised at the start and cannot arrive is worth a line; for each guest that
+ * boots without a driver, and not before it has had the time to load one. */
 static void check_driver(struct target *target, const struct target_parts *parts)
 {
 	uint64_t now = now_ms();
 
-	if (!parts->running || !parts->has_mem)
+	if (!parts->has_mem)
 		return;
-	if (!target->running_since_ms)
-		target->running_since_ms = now;
-	if (parts->mem.driver_ready || parts->size <= parts->boot || target->told_no_driver ||
-	    now - target->running_since_ms < DRIVER_WAIT_MS)
+	if (!parts->running || parts->mem.driver_ready) {
+		target->no_driver_ms = 0;
+		if (parts->mem.driver_ready)
+			target->told_no_driver = false;
+		return;
+	}
+	if (!target->no_driver_ms)
+		target->no_driver_ms = now;
+	if (parts->size <= parts->boot || target->told_no_driver ||
+	    now - target->no_driver_ms < DRIVER_WAIT_MS)
 		return;
 	target->told_no_driver = true;
 	log_warn("the guest has only the %" PRIu64 " MiB it booted with: %s", parts->boot >> 20,
@@ -309,6 +353,11 @@ static void decide(struct target *target, struct target_parts *parts, struct tar
 {
 	bool runs = compact_runs(&target->compact);
 
+	/* While it stands still its times mean nothing. */
+	if (runs && !parts->running) {
+		tell_holder(target, compact_restart(&target->compact));
+		runs = false;
+	}
 	if (!runs)
 		limit_balloon(target, parts);
 	target_decide(parts, plan);
@@ -333,18 +382,20 @@ static void look(void *opaque)
 	look_at_promise(target, &parts);
 	decide(target, &parts, &plan);
 	tell_devices(target, &parts, &plan);
-	set_interval(target, false);
 	ask_again(target, &parts);
 	check_driver(target, &parts);
 	target->last_actual = parts.balloon.actual;
 
 	gather(target, &parts);
 	state = target_judge(&parts);
+	target->stopped = target_is_stopped(state);
+	set_interval(target, false);
 	if (target->inflating && !target->limit_known) /* the guest's answer is a matter of ms */
 		event_timer_arm(target->timer, LOOK_SOON_MS, 0);
 	else if (state == TARGET_COMPACTING)
 		event_timer_arm(target->timer, LOOK_COMPACTS_MS, 0);
-	else if (state == TARGET_MOVING || state == TARGET_GROWING || target->inflating)
+	else if (state == TARGET_MOVING || state == TARGET_GROWING ||
+		 (target->inflating && !target->stopped))
 		event_timer_arm(target->timer, LOOK_MOVES_MS, 0);
 	else if (state != TARGET_REACHED || target_mem_wanting(&parts) ||
 		 now_ms() < target->refresh_until_ms)
@@ -385,10 +436,11 @@ static int promise_size(struct target *target, uint64_t bytes, struct error *err
 
 	gather(target, &parts);
 	target->refused[0] = '\0';
-	target->ask_pause_ms = 0;
+	target->ask_pause_ms = target->refused_pause_ms = 0;
+	if (config->nr_mem && (bytes < target->size || want <= parts.mem.plugged))
+		vm_memory_unreserve(config->memory, bytes_to_frames(want));
 	if (want <= parts.mem.plugged) {
 		target->promise = 0;
-		vm_memory_unreserve(config->memory);
 		return 0;
 	}
 	ret = ask_pool(target, want, err);
@@ -420,10 +472,20 @@ int target_set(struct target *target, uint64_t bytes, struct error *err)
 
 void target_set_tax(struct target *target, uint64_t bytes)
 {
+	struct virtio_balloon_stats balloon;
+	bool further;
+
 	if (bytes == target->tax)
 		return;
+	virtio_balloon_stats(target->config.balloon, &balloon);
+	further = bytes > target->tax ? balloon.target > balloon.actual
+				      : balloon.target < balloon.actual;
 	target->tax = bytes;
-	begin_anew(target);
+	/* Small steps must not hide that the guest stands still. */
+	if (!further || compact_runs(&target->compact))
+		begin_anew(target);
+	else
+		(void)compact_restart(&target->compact); /* none runs: the next one is due */
 	target_changed(target);
 }
 
@@ -438,6 +500,7 @@ void target_info(struct target *target, struct target_info *info)
 		.max = target->config.max,
 		.tax = target->size - parts.size,
 		.promised = parts.promised,
+		.stuck = target_stuck(&parts),
 		.state = target_judge(&parts),
 		.compact_rounds = target->compact.rounds,
 		.compact_before = target->compact.before,
@@ -446,8 +509,10 @@ void target_info(struct target *target, struct target_info *info)
 	if (info->state == TARGET_REACHED && info->tax)
 		info->state = TARGET_TAXED;
 	info->text = target_state_texts[info->state];
-	if (info->state == TARGET_POOL && target->refused[0])
+	if (info->state == TARGET_POOL && target->refused[0] && !parts.starves)
 		info->text = target->refused;
+	if (info->state == TARGET_AVAILABLE && info->actual < parts.size)
+		info->text = "the guest has too little memory available to take more in";
 }
 
 void target_poll_stats(struct target *target, unsigned int seconds)
@@ -462,6 +527,14 @@ void target_poll_for_owner(struct target *target, unsigned int seconds)
 		return;
 	target->owner_seconds = seconds;
 	set_interval(target, seconds != 0);
+}
+
+void target_ask_why(struct target *target, bool stopped)
+{
+	if (stopped == target->asked_why)
+		return;
+	target->asked_why = stopped;
+	set_interval(target, stopped);
 }
 
 void target_refresh_stats(struct target *target)

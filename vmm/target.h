@@ -19,6 +19,10 @@
  * margin), as far as the guest says so. Until the target is reached the parts are looked at again
  * when they move, and every second: the guest may have freed memory meanwhile.
  *
+ * Why a guest stops short (target_judge.c) follows from what it does, once it has not moved for a
+ * while: whether it answers with its statistics, what it has available by them, whether its drivers
+ * look at what they were told, and whether a driver that was told again has moved since.
+ *
  * Threads: the loop's.
  */
 #ifndef VMM_TARGET_H
@@ -34,8 +38,13 @@
 #include "framevisor/vm_numa.h"
 
 #define TARGET_STALL_MS 3000
+/* A guest that is asked for its statistics and says nothing for so long does not respond; */
+#define TARGET_SILENT_MS 5000
+/* one that has no statistics and does not look at its devices: it may be at work on its memory. */
+#define TARGET_SILENT_MAX_MS 30000
 
-/* How far it is. From TARGET_PAUSED on: and why no further. */
+/* How far it is. From TARGET_PAUSED on: and why no further. The target stays set in all of them,
+ * and the guest is asked again. */
 enum target_state {
 	TARGET_REACHED,
 	TARGET_MOVING,
@@ -44,17 +53,30 @@ enum target_state {
 	TARGET_NO_MEM,         /* no driver for virtio-mem */
 	TARGET_BALLOON_BROKEN, /* DEVICE_NEEDS_RESET */
 	TARGET_MEM_BROKEN,
-	TARGET_POOL,       /* the pool does not admit more */
-	TARGET_AVAILABLE,  /* the guest has nothing more available */
-	TARGET_BUSY,       /* the guest's driver does not get further: memory in use or unmovable */
+	TARGET_POOL,       /* the pool does not admit more, or has no frame for a touch */
+	TARGET_AVAILABLE,  /* out of memory in the guest: it has nothing more available */
+	TARGET_UNMOVABLE,  /* it was told again, looked, and keeps its blocks: it cannot empty them
+			    */
+	TARGET_SILENT,     /* the guest does not respond */
+	TARGET_BUSY,       /* it responds and could, but does not get further now */
 	TARGET_TAXED,      /* there, less what the pool asked it to do without */
 	TARGET_GROWING,    /* the pool grows for it */
 	TARGET_COMPACTING, /* there with few whole frames: see target_compact.h */
 	TARGET_STATES,
 };
-/* Their names in QMP ("reached", "no-balloon-driver", ...), and a half sentence for people. */
+/* Their names in QMP ("reached", "no-balloon-driver", ...), and a half sentence for people: why,
+ * and what helps. */
 extern const char *const target_state_names[TARGET_STATES];
 extern const char *const target_state_texts[TARGET_STATES];
+/* Whether the guest has stopped on its way, and its statistics say why. */
+bool target_is_stopped(enum target_state state);
+
+/* What the guest says of its memory. */
+struct target_guest {
+	bool tells;             /* available is of now */
+	uint64_t available;     /* bytes */
+	uint64_t unanswered_ms; /* since it was asked; 0: it has answered, or is not asked */
+};
 
 /* What there is to decide by. In bytes where nothing else is said. */
 struct target_parts {
@@ -76,6 +98,9 @@ struct target_parts {
 	uint64_t promised;
 	bool pool_grows; /* it is on the way to more */
 	bool give_way;   /* from target_ask: the balloon stands in for no block now */
+	bool in_vain;    /* from target_ask: told again, the guest has not moved */
+	bool starves;    /* it waits for a frame that the pool has not got */
+	struct target_guest guest;
 };
 
 /* Memory devices: one per guest node. */
@@ -90,6 +115,19 @@ struct target_plan {
 /* Pure functions: policy without devices. */
 void target_decide(const struct target_parts *parts, struct target_plan *plan);
 enum target_state target_judge(const struct target_parts *parts);
+/* The same for a guest that has stalled on the way to fewer blocks, by them alone. */
+enum target_state target_judge_blocks(const struct target_parts *parts);
+/* Bytes in blocks that are to go and that the guest keeps although it was told again. The balloon
+ * may stand in for them, so that the target is reached. */
+uint64_t target_stuck(const struct target_parts *parts);
+/* What the balloon leaves to the guest of what that has available, and in which steps it takes the
+ * rest, in bytes. */
+#define TARGET_STEP_MIN (UINT64_C(4) << 20)
+uint64_t target_margin(const struct target_parts *parts);
+/* Blocks are to go that are still there; they go, or are about to: the balloon does not stand in
+ * for them. */
+bool target_mem_excess(const struct target_parts *parts);
+bool target_mem_shrinks(const struct target_parts *parts);
 /*
  * After how long without a move a guest is taken for one that does not get further:
  * TARGET_STALL_MS, and TARGET_PACE_FACTOR times the longest that this one paused and then went on,
@@ -112,9 +150,10 @@ uint64_t target_pace(struct target_pace *pace, const struct target_parts *parts)
 #define TARGET_ASK_MAX_MS 60000
 struct target_ask {
 	uint64_t at_ms, interval_ms;
-	bool gives_way; /* the balloon stands in for nothing, from before the guest is asked */
-	bool asked;     /* since it gives way */
-	bool in_vain;   /* it gave way, and no block went */
+	bool gives_way;    /* the balloon stands in for nothing, from before the guest is asked */
+	bool asked;        /* since it gives way */
+	bool gave_in_vain; /* it gave way, and no block went */
+	bool in_vain;      /* told again, the guest had its time, and has not moved since */
 };
 bool target_ask_again(struct target_ask *ask, const struct target_parts *parts, uint64_t now_ms);
 /* Blocks are still to be plugged or unplugged by a driver that works. */
@@ -169,6 +208,7 @@ struct target_info {
 	uint64_t size, actual, max; /* bytes; size as the user set it */
 	uint64_t tax;               /* of size, done without: target_set_tax() */
 	uint64_t promised;          /* of the pool beside the boot memory */
+	uint64_t stuck;             /* target_stuck() */
 	enum target_state state;
 	const char *text; /* the state for people; until the next call of anything here */
 	/* Rounds in which the guest moved its memory together; how many frames of the balloon were
@@ -185,5 +225,15 @@ void target_poll_stats(struct target *target, unsigned int seconds);
 void target_poll_for_owner(struct target *target,
 			   unsigned int seconds); /* the same, its own wish */
 void target_refresh_stats(struct target *target);
+/* Who asks the pool for a promise asks again after this while it grows, and after a refusal after
+ * what this returns, which it keeps in *pause_ms: 5 s, then twice as long each time, up to a
+ * minute; 0 to begin with. */
+#define TARGET_ASK_POOL_MS 1000
+uint64_t target_refused_pause(uint64_t *pause_ms);
+/* A device that is not the target's has stopped, or no longer: polls to know why. */
+void target_ask_why(struct target *target, bool stopped);
+
+/* What a guest has said by its balloon. */
+void target_hear_guest(struct virtio_balloon *balloon, struct target_guest *guest);
 
 #endif

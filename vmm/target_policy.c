@@ -2,41 +2,11 @@
 /* How a target is split between virtio-mem and the balloon: see target.h. No device is touched. */
 #include "vmm/target.h"
 
-#include <errno.h>
-
 #include "framevisor/frame.h"
 
-const char *const target_state_names[TARGET_STATES] = {
-	[TARGET_REACHED] = "reached",
-	[TARGET_MOVING] = "moving",
-	[TARGET_PAUSED] = "paused",
-	[TARGET_NO_BALLOON] = "no-balloon-driver",
-	[TARGET_NO_MEM] = "no-virtio-mem-driver",
-	[TARGET_BALLOON_BROKEN] = "balloon-broken",
-	[TARGET_MEM_BROKEN] = "virtio-mem-broken",
-	[TARGET_POOL] = "pool-full",
-	[TARGET_AVAILABLE] = "guest-needs-memory",
-	[TARGET_BUSY] = "guest-busy",
-	[TARGET_TAXED] = "taxed",
-	[TARGET_GROWING] = "pool-grows",
-	[TARGET_COMPACTING] = "compacting",
-};
-
-const char *const target_state_texts[TARGET_STATES] = {
-	[TARGET_REACHED] = "the guest is there",
-	[TARGET_MOVING] = "the guest is on its way",
-	[TARGET_PAUSED] = "the VM does not run",
-	[TARGET_NO_BALLOON] = "the guest has no balloon driver loaded (Linux: virtio_balloon)",
-	[TARGET_NO_MEM] = "the guest has no driver for hot-plug memory loaded (Linux: virtio_mem)",
-	[TARGET_BALLOON_BROKEN] = "the balloon is out of order: its guest broke the protocol",
-	[TARGET_MEM_BROKEN] = "virtio-mem is out of order: its guest broke the protocol",
-	[TARGET_POOL] = "the pool has no more memory for it",
-	[TARGET_AVAILABLE] = "the guest needs the rest: it has nothing more available",
-	[TARGET_BUSY] = "the guest does not get further: its memory is in use or cannot be moved",
-	[TARGET_TAXED] = "the pool is short of memory: the guest does without the rest for now",
-	[TARGET_GROWING] = "the pool grows for it",
-	[TARGET_COMPACTING] = "the guest moves its memory together, so that whole frames come back",
-};
+/* Left to the guest when the balloon grows: this, or a part of its memory. */
+#define MARGIN_MIN   (UINT64_C(16) << 20)
+#define MARGIN_SHARE 32
 
 static uint64_t less(uint64_t a, uint64_t b)
 {
@@ -81,16 +51,28 @@ static uint64_t mem_wanted(const struct target_parts *parts)
 	return parts->mem.plugged < most ? parts->mem.plugged : most;
 }
 
-/* Blocks are to go that are still there. */
-static bool mem_excess(const struct target_parts *parts)
+bool target_mem_excess(const struct target_parts *parts)
 {
 	return parts->mem.plugged > mem_wanted(parts);
 }
 
-/* They go, or are about to: the balloon does not stand in for them. */
-static bool mem_shrinks(const struct target_parts *parts)
+bool target_mem_shrinks(const struct target_parts *parts)
 {
-	return mem_excess(parts) && (mem_moves(parts) || parts->give_way);
+	return target_mem_excess(parts) && (mem_moves(parts) || parts->give_way);
+}
+
+uint64_t target_stuck(const struct target_parts *parts)
+{
+	return target_mem_excess(parts) && parts->in_vain
+		       ? less(parts->mem.plugged, mem_wanted(parts))
+		       : 0;
+}
+
+uint64_t target_margin(const struct target_parts *parts)
+{
+	uint64_t margin = (parts->boot + parts->mem.plugged) / MARGIN_SHARE;
+
+	return margin > MARGIN_MIN ? margin : MARGIN_MIN;
 }
 
 /* What is to be in the balloon when all blocks have gone that shall. */
@@ -127,7 +109,7 @@ static uint64_t decide_balloon(const struct target_parts *parts)
 	/* Blocks are still going: no more than there is, and nothing that stands in their way.
 	 * While the pool is short, the tax does not wait for them, and it gives back only what
 	 * blocks that went make superfluous. */
-	if (mem_shrinks(parts)) {
+	if (target_mem_shrinks(parts)) {
 		uint64_t end = balloon_in_the_end(parts), most = parts->balloon.target;
 
 		if (parts->tax ? most < end : most > end)
@@ -148,58 +130,6 @@ void target_decide(const struct target_parts *parts, struct target_plan *plan)
 	plan->balloon = decide_balloon(parts);
 }
 
-static enum target_state judge_plug(const struct target_parts *parts)
-{
-	if (parts->mem.broken)
-		return TARGET_MEM_BROKEN;
-	if (!parts->mem.driver_ready)
-		return TARGET_NO_MEM;
-	if (parts->mem.last_error == -ENOMEM)
-		return TARGET_POOL;
-	/* It has got what there is. */
-	if (parts->mem.plugged >= parts->mem.requested || parts->mem.last_error == -EINPROGRESS)
-		if (less(parts->size, parts->boot) > parts->promised)
-			return parts->pool_grows ? TARGET_GROWING : TARGET_POOL;
-	return parts->mem.idle_ms < parts->mem_stall_ms ? TARGET_MOVING : TARGET_BUSY;
-}
-
-static enum target_state judge_balloon(const struct target_parts *parts)
-{
-	if (parts->balloon.broken)
-		return TARGET_BALLOON_BROKEN;
-	if (!parts->balloon.driver_ready)
-		return TARGET_NO_BALLOON;
-	if (parts->balloon_idle_ms < TARGET_STALL_MS)
-		return TARGET_MOVING;
-	/* It has what it was told: it was told no more because the guest needs the rest. */
-	if (parts->balloon.actual >= parts->balloon.target)
-		return TARGET_AVAILABLE;
-	return TARGET_BUSY;
-}
-
-enum target_state target_judge(const struct target_parts *parts)
-{
-	uint64_t actual = target_actual(parts);
-
-	if (parts->compacting)
-		return TARGET_COMPACTING;
-	if (actual == parts->size)
-		return TARGET_REACHED;
-	if (!parts->running)
-		return TARGET_PAUSED;
-	if (actual > parts->size) {
-		if (mem_shrinks(parts))
-			return TARGET_MOVING;
-		return judge_balloon(parts);
-	}
-	if (parts->balloon.actual > less(parts->boot + parts->mem.plugged, parts->size)) {
-		enum target_state state = judge_balloon(parts);
-
-		return state == TARGET_AVAILABLE ? TARGET_BUSY : state;
-	}
-	return judge_plug(parts);
-}
-
 bool target_mem_wanting(const struct target_parts *parts)
 {
 	return parts->has_mem && parts->running && parts->mem.driver_ready && !parts->mem.broken &&
@@ -208,9 +138,12 @@ bool target_mem_wanting(const struct target_parts *parts)
 
 uint64_t target_pace(struct target_pace *pace, const struct target_parts *parts)
 {
-	uint64_t idle = target_mem_wanting(parts) ? parts->mem.idle_ms : 0, stall;
+	bool wanting = target_mem_wanting(parts);
+	uint64_t idle = wanting ? parts->mem.idle_ms : 0, stall;
 
-	if (idle < pace->idle_ms && pace->longest_ms < pace->idle_ms)
+	/* Only a guest that goes on has paused: one that is stopped, or whose driver went, has not.
+	 */
+	if (wanting && idle < pace->idle_ms && pace->longest_ms < pace->idle_ms)
 		pace->longest_ms = pace->idle_ms;
 	pace->idle_ms = idle;
 	stall = TARGET_PACE_FACTOR * pace->longest_ms;
@@ -221,7 +154,7 @@ uint64_t target_pace(struct target_pace *pace, const struct target_parts *parts)
 
 static bool stands_in(const struct target_parts *parts)
 {
-	return balloon_works(parts) && mem_excess(parts) &&
+	return balloon_works(parts) && target_mem_excess(parts) &&
 	       parts->balloon.actual > balloon_in_the_end(parts);
 }
 
@@ -244,7 +177,7 @@ static bool ask_while_giving_way(struct target_ask *ask, const struct target_par
 		if (stands_in(parts) && (!told || parts->balloon_idle_ms < TARGET_STALL_MS))
 			return false;
 		ask->asked = true;
-		ask->in_vain = true;
+		ask->gave_in_vain = true;
 		return ask_now(ask, now_ms);
 	}
 	if (mem_moves(parts) || now_ms - ask->at_ms < parts->mem_stall_ms)
@@ -265,13 +198,16 @@ bool target_ask_again(struct target_ask *ask, const struct target_parts *parts, 
 	/* It has moved since it was asked. */
 	if (now_ms - ask->at_ms > parts->mem.idle_ms) {
 		ask->interval_ms = 0;
+		ask->gave_in_vain = false;
 		ask->in_vain = false;
+	} else if (now_ms - ask->at_ms >= parts->mem_stall_ms) {
+		ask->in_vain = true;
 	}
 	if (ask->gives_way)
 		return ask_while_giving_way(ask, parts, now_ms);
 	if (mem_moves(parts) || (ask->interval_ms && now_ms - ask->at_ms < ask->interval_ms))
 		return false;
-	if (stands_in(parts) && !ask->in_vain && !parts->tax) {
+	if (stands_in(parts) && !ask->gave_in_vain && !parts->tax) {
 		ask->gives_way = true;
 		ask->asked = false;
 		return false;
@@ -299,10 +235,17 @@ void target_share(uint64_t bytes, unsigned int nr, const uint64_t *max, uint64_t
 	}
 }
 
+/* A device that has what it was asked for is in no trouble any more. */
+static int trouble(const struct virtio_mem_stats *stats)
+{
+	return stats->plugged != stats->requested ? stats->last_error : 0;
+}
+
 void target_sum_mem(const struct virtio_mem_stats *stats, unsigned int nr,
 		    struct virtio_mem_stats *sum)
 {
 	*sum = stats[0];
+	sum->last_error = trouble(&stats[0]);
 	for (unsigned int i = 1; i < nr; i++) {
 		sum->driver_ready = sum->driver_ready && stats[i].driver_ready;
 		sum->broken = sum->broken || stats[i].broken;
@@ -314,8 +257,10 @@ void target_sum_mem(const struct virtio_mem_stats *stats, unsigned int nr,
 		sum->nacks += stats[i].nacks;
 		sum->busy += stats[i].busy;
 		sum->errors += stats[i].errors;
+		if (stats[i].unread_ms > sum->unread_ms)
+			sum->unread_ms = stats[i].unread_ms;
 		if (!sum->last_error)
-			sum->last_error = stats[i].last_error;
+			sum->last_error = trouble(&stats[i]);
 		if (stats[i].idle_ms < sum->idle_ms)
 			sum->idle_ms = stats[i].idle_ms;
 	}

@@ -13,6 +13,9 @@
 #include "vmm/vm_internal.h"
 #include "vmm/vm_rejoin.h"
 
+/* Between two tries to reset a machine one of whose vCPUs waits for memory. */
+#define RESET_AGAIN_MS 200
+
 static void send_event(struct vm *vm, enum vm_event event)
 {
 	if (vm->event_fn)
@@ -67,8 +70,8 @@ void vm_mem_changed(void *opaque)
 static void on_swap_unreadable(struct vm *vm, uint64_t gpa)
 {
 	log_error("%s: paused: the guest's memory at 0x%llx cannot be read from the swap file; "
-		  "'cont' tries again",
-		  vm->config.name, (unsigned long long)gpa);
+		  "when its device is back, 'framevisor resume %s' tries again (QMP 'cont')",
+		  vm->config.name, (unsigned long long)gpa, vm->config.name);
 	send_event(vm, VM_EVENT_SWAP_UNREADABLE);
 	if (vm->state != VM_STATE_RUNNING)
 		return;
@@ -149,18 +152,32 @@ static void on_failed(struct vm *vm)
 	send_event(vm, VM_EVENT_ERROR);
 }
 
+/* The guest reboots. While one of its vCPUs waits for a frame that cannot be done; those that wait
+ * for the reset do no harm meanwhile. */
 static void on_guest_reset(struct vm *vm)
 {
 	struct error err = { 0 };
+	int ret;
 
 	if (vm->config.no_reboot) {
 		vm_shutdown(vm, VM_SHUTDOWN_GUEST_RESET);
 		return;
 	}
-	if (vm_reset(vm, &err) < 0) {
+	ret = vm_reset(vm, &err);
+	if (ret == -EBUSY) {
+		event_timer_arm(vm->reset_timer, RESET_AGAIN_MS, 0);
+	} else if (ret < 0) {
 		log_error("%s: reset failed: %s", vm->config.name, err.message);
 		vm_shutdown(vm, VM_SHUTDOWN_ERROR);
 	}
+}
+
+static void on_reset_again(void *opaque)
+{
+	struct vm *vm = opaque;
+
+	if (vm->state == VM_STATE_RUNNING || vm->state == VM_STATE_PAUSED)
+		on_guest_reset(vm);
 }
 
 /* Requests of vCPU threads. Off wins over the others: the guest wanted to end. */
@@ -221,6 +238,9 @@ static int create_requests(struct vm *vm, struct error *err)
 	vm->request_source = event_loop_add(vm->loop, vm->request_fd, EPOLLIN, on_request, vm);
 	if (!vm->request_source)
 		return error_set_errno(err, errno, "cannot watch an eventfd");
+	vm->reset_timer = event_timer_create(vm->loop, on_reset_again, vm);
+	if (!vm->reset_timer)
+		return error_set_errno(err, errno, "cannot create a timer");
 	return 0;
 }
 
@@ -260,6 +280,7 @@ void vm_destroy(struct vm *vm)
 	vm_rejoin_destroy(vm);
 	machine_destroy(vm);
 	event_source_remove(vm->request_source);
+	event_timer_destroy(vm->reset_timer);
 	if (vm->request_fd >= 0)
 		close(vm->request_fd);
 	free((void *)vm->config.kernel);
@@ -289,8 +310,12 @@ int vm_pause(struct vm *vm, struct error *err)
 {
 	(void)err;
 	vm->waits_for_memory = false; /* whoever asked wants it to stay so */
-	if (vm->state != VM_STATE_RUNNING)
-		return 0; /* nothing runs in any other state */
+	if (vm->state != VM_STATE_RUNNING) {
+		/* Nothing runs in any other state; and the owner, if it was that, is not to end it.
+		 */
+		vm_owner_state_changed(vm);
+		return 0;
+	}
 	vcpus_pause(vm->vcpus);
 	paused(vm);
 	return 0;
@@ -348,6 +373,7 @@ int vm_reset(struct vm *vm, struct error *err)
 		return error_set(err, EBUSY, "VM %s cannot be reset now: a vCPU waits for memory",
 				 vm->config.name);
 	}
+	event_timer_disarm(vm->reset_timer);
 	vcpus_tell_triple_fault(vm->vcpus);
 	/* What the vCPUs asked for before they stopped was the old guest's wish. */
 	__atomic_store_n(&vm->requests, 0, __ATOMIC_SEQ_CST);

@@ -12,6 +12,7 @@
 #include "vmm/boot/boot.h"
 #include "vmm/irq.h"
 #include "vmm/kvm.h"
+#include "vmm/mem_devices.h"
 #include "vmm/memory_map.h"
 #include "vmm/target.h"
 #include "vmm/vcpu.h"
@@ -36,6 +37,7 @@ struct vm {
 	 * event_loop_post(), so that nothing can arrive after vm_destroy(). */
 	unsigned int requests;
 	int request_fd;
+	struct event_timer *reset_timer; /* runs while the guest's reset waits for a vCPU */
 	struct event_source *request_source;
 
 	/* In the order in which machine_create() makes them. */
@@ -45,6 +47,12 @@ struct vm {
 	/* What the pool owner said about what they request: 0, -EINPROGRESS (the pool grows for
 	 * it), or another negative errno. */
 	int mem_promise;
+	struct event_timer *mem_timer; /* asks it again */
+	uint64_t mem_pause_ms;         /* see target_refused_pause() */
+	/* Looks at them while one is not there yet; mem_looks: it is armed. */
+	struct event_timer *mem_look_timer;
+	bool mem_looks;
+	struct mem_watch mem_watch[VM_MEM_DEVICES_MAX];
 	struct vm_numa_node
 		nodes[VM_NODES_MAX]; /* at least one, whether the guest is told or not */
 	unsigned int nr_nodes;

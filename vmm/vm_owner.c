@@ -28,7 +28,7 @@ static int reclaim_stock(struct vm *vm, uint64_t *frames)
 	struct vm_memory_stats before, after;
 
 	vm_memory_stats(vm->memory, &before);
-	vm_memory_drain_stock(vm->memory);
+	vm_memory_reclaim_stock(vm->memory);
 	vm_memory_stats(vm->memory, &after);
 	*frames = before.stock > after.stock ? before.stock - after.stock : 0;
 	return 0;
@@ -182,7 +182,7 @@ static void add_memory(const struct vm *vm, struct notice_status *status)
 	status->ram = stats.ram;
 	status->plugged = stats.plugged;
 	status->bound = stats.bound;
-	status->stock = stats.stock;
+	status->stock = stats.stock_spare;
 	status->swapped = stats.swapped;
 	status->swap_in = stats.swap_in;
 	status->swap_out = stats.swap_out;
@@ -240,7 +240,7 @@ static void on_status(void *opaque, struct notice_status *status)
 	struct vm *vm = opaque;
 	struct target_info info;
 
-	target_info(vm->target, &info);
+	vm_size_info(vm, &info);
 	status->max = bytes_to_frames(info.max);
 	status->target = bytes_to_frames_up(info.size);
 	status->tax = vm->owner->tax_frames;

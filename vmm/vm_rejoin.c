@@ -13,11 +13,16 @@
 #include "vmm/vm_internal.h"
 #include "vmm/vm_owner.h"
 
+/* Between two tries to tell a new owner what there is. */
+#define AGAIN_MS 100
+
 struct vm_rejoin {
 	struct vm *vm;
 	int listen_fd;
 	struct event_source *listen_source;
 	struct event_source *client_source; /* NULL: the owner is gone */
+	int next_fd;                        /* a new owner, not heard yet; -1: none */
+	struct event_timer *again;          /* runs while there is one */
 	uid_t uid;                          /* whose the VM was when it started */
 	void (*lost)(void *opaque);
 	void *opaque;
@@ -53,7 +58,7 @@ static bool peer_allowed(const struct vm_rejoin *rejoin, int fd)
 	       (peer.uid == 0 || peer.uid == rejoin->uid);
 }
 
-/* fd is taken over. */
+/* fd is taken over, at once or a little later. */
 static void join(struct vm_rejoin *rejoin, int fd)
 {
 	struct vm *vm = rejoin->vm;
@@ -64,6 +69,11 @@ static void join(struct vm_rejoin *rejoin, int fd)
 	rejoin->client_source = NULL;
 	vm_owner_attach(vm, -1);
 	ret = vm_memory_rejoin(vm->memory, fd, &err);
+	if (ret == -EAGAIN) {
+		rejoin->next_fd = fd;
+		event_timer_arm(rejoin->again, AGAIN_MS, 0);
+		return;
+	}
 	if (ret == 0)
 		ret = watch_client(rejoin);
 	if (ret == 0)
@@ -71,11 +81,33 @@ static void join(struct vm_rejoin *rejoin, int fd)
 	if (ret < 0) {
 		error_set_errno(&err, -ret, "cannot watch the connection");
 		log_error("cannot go on with the new pool owner: %s", err.message);
+		/* It has ended as well: another one is wanted. */
+		if (ret == -EPIPE && rejoin->lost)
+			rejoin->lost(rejoin->opaque);
 		return;
 	}
 	log_info("a new pool owner took over");
 	/* It does not know what the pool was to grow for. */
 	vm_owner_grown(vm);
+}
+
+static void on_again(void *opaque)
+{
+	struct vm_rejoin *rejoin = opaque;
+	int fd = rejoin->next_fd;
+
+	rejoin->next_fd = -1;
+	if (fd >= 0)
+		join(rejoin, fd);
+}
+
+/* One that came before and was not heard yet has ended, or it would be the only one. */
+static void forget_next(struct vm_rejoin *rejoin)
+{
+	event_timer_disarm(rejoin->again);
+	if (rejoin->next_fd >= 0)
+		close(rejoin->next_fd);
+	rejoin->next_fd = -1;
 }
 
 static void on_connection(void *opaque, uint32_t events)
@@ -86,10 +118,12 @@ static void on_connection(void *opaque, uint32_t events)
 	(void)events;
 	if (fd < 0)
 		return;
-	if (peer_allowed(rejoin, fd))
+	if (peer_allowed(rejoin, fd)) {
+		forget_next(rejoin);
 		join(rejoin, fd);
-	else
+	} else {
 		close(fd);
+	}
 }
 
 int vm_serve_owner(struct vm *vm, int listen_fd, void (*lost)(void *opaque), void *opaque,
@@ -99,10 +133,16 @@ int vm_serve_owner(struct vm *vm, int listen_fd, void (*lost)(void *opaque), voi
 
 	if (!rejoin)
 		return error_set(err, ENOMEM, "out of memory");
-	*rejoin = (struct vm_rejoin){
-		.vm = vm, .listen_fd = -1, .uid = geteuid(), .lost = lost, .opaque = opaque
-	};
+	*rejoin = (struct vm_rejoin){ .vm = vm,
+				      .listen_fd = -1,
+				      .next_fd = -1,
+				      .uid = geteuid(),
+				      .lost = lost,
+				      .opaque = opaque };
 	vm->rejoin = rejoin;
+	rejoin->again = event_timer_create(vm->loop, on_again, rejoin);
+	if (!rejoin->again)
+		return error_set_errno(err, errno, "cannot create a timer");
 	rejoin->listen_source = event_loop_add(vm->loop, listen_fd, EPOLLIN, on_connection, rejoin);
 	if (!rejoin->listen_source || watch_client(rejoin) < 0)
 		return error_set_errno(err, errno, "cannot watch the pool owner");
@@ -118,6 +158,9 @@ void vm_rejoin_destroy(struct vm *vm)
 		return;
 	event_source_remove(rejoin->listen_source);
 	event_source_remove(rejoin->client_source);
+	event_timer_destroy(rejoin->again);
+	if (rejoin->next_fd >= 0)
+		close(rejoin->next_fd);
 	if (rejoin->listen_fd >= 0)
 		close(rejoin->listen_fd);
 	free(rejoin);

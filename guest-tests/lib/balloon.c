@@ -35,3 +35,21 @@ void balloon_frame(struct vq *vq, uint64_t gpa)
 {
 	balloon_pages(vq, gpa, 0, PAGES_PER_FRAME);
 }
+
+void balloon_follow(struct balloon *balloon, uint64_t first, uint64_t end)
+{
+	volatile struct virtio_balloon_config *config =
+		(volatile struct virtio_balloon_config *)balloon->dev.device;
+	uint32_t want = config->num_pages, have = config->actual;
+	uint64_t most = (end - first) / PAGE_SIZE;
+
+	if (want > most)
+		want = (uint32_t)most & ~(PAGES_PER_FRAME - 1);
+	if (have + PAGES_PER_FRAME <= want) {
+		balloon_frame(&balloon->inflate, first + have * PAGE_SIZE);
+		config->actual = have + PAGES_PER_FRAME;
+	} else if (have > want && have >= PAGES_PER_FRAME) {
+		balloon_frame(&balloon->deflate, first + (have - PAGES_PER_FRAME) * PAGE_SIZE);
+		config->actual = have - PAGES_PER_FRAME;
+	}
+}

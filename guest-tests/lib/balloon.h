@@ -20,4 +20,8 @@ void balloon_start(struct balloon *balloon);
 void balloon_pages(struct vq *vq, uint64_t gpa, unsigned int first, unsigned int nr);
 void balloon_frame(struct vq *vq, uint64_t gpa);
 
+/* One step towards the device's target: the frames from guest physical address "first" on go in,
+ * and the last one comes out first. What is asked beyond "end" is not there. */
+void balloon_follow(struct balloon *balloon, uint64_t first, uint64_t end);
+
 #endif

@@ -24,11 +24,6 @@ static struct balloon balloon;
 static struct virtio_mem mem;
 static bool has_mem;
 
-static volatile struct virtio_balloon_config *balloon_config(void)
-{
-	return (volatile struct virtio_balloon_config *)balloon.dev.device;
-}
-
 static void triple_fault(void)
 {
 	const struct {
@@ -67,23 +62,6 @@ static void follow_button(void)
 	}
 }
 
-/* A frame per call. What is asked beyond its RAM it does not have. */
-static void follow_balloon(void)
-{
-	uint32_t want = balloon_config()->num_pages, have = balloon_config()->actual;
-	uint64_t most = (ram_ranges[nr_ram_ranges - 1].end - FIRST) / PAGE_SIZE;
-
-	if (want > most)
-		want = (uint32_t)most & ~(PAGES_PER_FRAME - 1);
-	if (have + PAGES_PER_FRAME <= want) {
-		balloon_frame(&balloon.inflate, FIRST + have * PAGE_SIZE);
-		balloon_config()->actual = have + PAGES_PER_FRAME;
-	} else if (have > want && have >= PAGES_PER_FRAME) {
-		balloon_frame(&balloon.deflate, FIRST + (have - PAGES_PER_FRAME) * PAGE_SIZE);
-		balloon_config()->actual = have - PAGES_PER_FRAME;
-	}
-}
-
 static void follow_mem(void)
 {
 	uint64_t want = mem_requested(&mem), have = mem_plugged(&mem);
@@ -106,7 +84,7 @@ void guest_main(void)
 	for (;;) {
 		follow_keyboard();
 		follow_button();
-		follow_balloon();
+		balloon_follow(&balloon, FIRST, ram_ranges[nr_ram_ranges - 1].end);
 		if (has_mem)
 			follow_mem();
 	}

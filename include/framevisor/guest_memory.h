@@ -68,11 +68,13 @@ struct guest_frame_ops {
 	 * against its limit, even if they are bound only at first touch), KVM sees them, and
 	 * guest_memory_set_plugged() is called last. The guest finds zeroes there. Returns 0,
 	 * -ENOMEM when the pool does not admit them now (try again later), -EINPROGRESS when it
-	 * grows for them, which it does not wait for (vm_memory_reserve() says when), or another
-	 * negative errno; on failure nothing has changed.
+	 * grows for them, which it does not wait for (vm_memory_reserve() says when), -EBUSY when
+	 * a vCPU waits for a frame, which KVM would wait for in turn, or another negative errno; on
+	 * failure nothing has changed.
 	 *
 	 * unplug() takes plugged frames away: guest_memory_set_plugged() is called first, then
-	 * what is bound goes back to the pool, and the admission with it. After the call neither
+	 * what is bound goes back to the pool, and the admission with it, but for what
+	 * vm_memory_reserve() keeps and a slot's worth at hand. After the call neither
 	 * vCPUs nor devices reach the old frames; a touch of the range afterwards is the guest's
 	 * fault and must not bind a frame beyond its limit. Returns 0, or a negative errno when
 	 * frames could not be taken: then all of the range counts as plugged as before (what is

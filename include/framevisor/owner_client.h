@@ -31,6 +31,9 @@ struct owner_client_config {
 	uint64_t min_frames, max_frames;
 	uint32_t shares;
 	int32_t oom_score_adj;
+	/* How far the pool is filled, while that is waited for, is told on stderr also where that
+	 * is no terminal: a line each second. */
+	bool tell_filling;
 	/* Starts an owner and waits until it is ready; NULL: as a child of this process. */
 	int (*start)(void *opaque, const struct owner_client_config *config, struct error *err);
 	void *start_opaque;

@@ -45,7 +45,8 @@ enum notice_type {
 };
 
 enum notice_reclaim_kind {
-	NOTICE_RECLAIM_STOCK,    /* frames that the guest does not have yet; 0: all of them */
+	NOTICE_RECLAIM_STOCK,    /* frames that the guest does not have yet, but for those
+				    that devices may need at once */
 	NOTICE_RECLAIM_HINT,     /* what the guest has free and says so when asked */
 	NOTICE_RECLAIM_SWAP_OUT, /* cold frames, to the swap file */
 	NOTICE_RECLAIM_KINDS,
@@ -54,8 +55,8 @@ enum notice_reclaim_kind {
 struct notice_reclaim {
 	struct owner_header header;
 	uint64_t id;
-	uint64_t nr_frames;
-	uint32_t kind; /* enum notice_reclaim_kind */
+	uint64_t nr_frames; /* of SWAP_OUT; by the others all that can be had */
+	uint32_t kind;      /* enum notice_reclaim_kind */
 	uint32_t reserved;
 };
 
@@ -158,7 +159,7 @@ struct notice_status {
 	uint64_t max;           /* with all that could be plugged */
 	uint64_t plugged;
 	uint64_t bound;       /* frames that the guest has */
-	uint64_t stock;       /* frames that wait for a touch */
+	uint64_t stock;       /* frames that wait for a touch and can be asked for */
 	uint64_t target;      /* as the user set it, in frames */
 	uint64_t tax;         /* as TARGET said */
 	uint64_t swapped;     /* frames in the swap file */
@@ -167,7 +168,8 @@ struct notice_status {
 	uint64_t stats_age_ms;
 	uint64_t reserved;
 	/* Since the VM began. Stalled: a vCPU or a device waits for a frame that the pool does not
-	 * have, or that is being read from swap. Some: at least one; full: nothing else runs. */
+	 * have; up to now, if it still waits. What is being read from swap does not count, if
+	 * there is a frame for it. Some: at least one; full: nothing else runs. */
 	uint64_t stall_some_us;
 	uint64_t stall_full_us;
 	uint64_t faults;

@@ -11,6 +11,7 @@
  *                           <-     WELCOME (+ one fd per node, SCM_RIGHTS; + the VMM's end of the
  *                                  notice channel, framevisor/owner_notice.h; + /dev/userfaultfd
  *                                  if asked)
+ *                           <-     FILLING before WELCOME, each second, if asked for: no reply
  *   GRANT (n frames)        ->
  *                           <-     GRANTED (runs of zeroed frames; -ENOMEM when there are none)
  *   RETURN (runs)           ->
@@ -29,7 +30,8 @@
  *
  * BIND keeps frames of one node for a client: of what it may hold in all, so many are to be had
  * there whatever others take. A pool that grows grows there for it. What a client holds of the node
- * counts.
+ * counts. On all nodes together no more is kept than it may hold, or with overcommit than it was
+ * guaranteed: the rest is as much the others' then. BOUND says what it came to.
  *
  * An owner that takes over from one that died connects to the clients that it finds in the ledger,
  * on their sockets RUNDIR/vm/NAME/owner.sock. Such a client says HELLO with OWNER_HELLO_ADOPT, is
@@ -63,6 +65,7 @@ enum owner_message_type {
 	OWNER_BOUND,
 	OWNER_DECLARE,
 	OWNER_DECLARED,
+	OWNER_FILLING,
 };
 
 /* Consecutive frames of one node: file offset first * FRAME_SIZE in the node's fd. */
@@ -92,6 +95,9 @@ struct owner_header {
 /* The client counts in frames of 1 GiB; without it, of 2 MiB. They have to be the owner's. */
 #define OWNER_HELLO_FRAMES_1G 0x4
 
+/* While it waits for WELCOME because the pool has to grow, it is told FILLING each second. */
+#define OWNER_HELLO_TELL_FILLING 0x8
+
 struct owner_hello {
 	struct owner_header header;
 	uint32_t version;
@@ -119,6 +125,12 @@ struct owner_hello {
 /* No files of nodes come along: it is known from before and has them. */
 #define OWNER_WELCOME_ADOPTED 0x8
 
+/* Frames that were added to the pool of those that this growth is to add; no reply, and unasked. */
+struct owner_filling {
+	struct owner_header header;
+	uint64_t done, total;
+};
+
 /* On failure (status != 0) message holds a sentence for the user and no fd is passed. */
 struct owner_welcome {
 	struct owner_header header;
@@ -132,9 +144,10 @@ struct owner_welcome {
 };
 
 /* For frames that it holds already and moves: so many may go beyond the VM's limit, which sends the
- * old ones back at once. */
-#define OWNER_GRANT_TO_MOVE 0x1
-#define OWNER_MOVE_FRAMES   64
+ * old ones back at once. One that stays beyond it is given no more to move to, and then cut off. */
+#define OWNER_GRANT_TO_MOVE  0x1
+#define OWNER_MOVE_FRAMES    64
+#define OWNER_MOVE_FRAMES_1G 4 /* of 1 GiB: two for each of those who may move at a time */
 
 struct owner_grant {
 	struct owner_header header;

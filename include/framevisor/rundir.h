@@ -7,9 +7,14 @@
  *   RUNDIR/pool.sock        pool owner, binary protocol (owner_protocol.h)
  *   RUNDIR/pool-qmp.sock    pool owner, QMP
  *   RUNDIR/pool.lock        held by the running pool owner (flock)
+ *   RUNDIR/pool.ledger      who has which frame, for the next owner; pool.settings: what was set
+ *   RUNDIR/pool.hugepages   how many hugepages of the host are to be given back
+ *   RUNDIR/pool.log         of an owner in the background
  *   RUNDIR/vm/NAME/lock     held by the VM's process (flock); holds its pid as text
  *   RUNDIR/vm/NAME/qmp.sock
  *   RUNDIR/vm/NAME/console.sock
+ *   RUNDIR/vm/NAME/owner.sock  where the next owner finds it
+ *   RUNDIR/vm/NAME/log      of a VM in the background
  *
  * A directory whose lock nobody holds is what a killed process left; it is taken over or removed.
  */

@@ -194,7 +194,9 @@ void virtio_device_resume(struct virtio_device *vdev);
 /* All of the following with the lock held. */
 
 bool virtio_has_feature(const struct virtio_device *vdev, unsigned int bit);
-/* DRIVER_OK is set and the device is neither broken nor paused: queues may be touched. */
+/* DRIVER_OK is set, and the driver has not given the device up since (FAILED). */
+bool virtio_driver_ready(const struct virtio_device *vdev);
+/* The driver is ready and the device is neither broken nor paused: queues may be touched. */
 bool virtio_running(const struct virtio_device *vdev);
 /* NULL when the queue is not enabled. */
 struct virtqueue *virtio_queue(struct virtio_device *vdev, unsigned int queue);

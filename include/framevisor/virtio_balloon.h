@@ -6,7 +6,8 @@
  *
  * The six features, and when a frame may leave:
  *
- * MUST_TELL_HOST. A frame is backed again before the deflate that touches it is acknowledged.
+ * MUST_TELL_HOST. A frame is backed again, or promised for its next touch while there is plenty
+ * (guest_frame_ops.promise()), before the deflate that touches it is acknowledged.
  * Between messages the maps are true only for a driver that accepted this: one that did not may
  * take pages back before it tells.
  *
@@ -81,7 +82,7 @@ struct device *virtio_balloon_device(struct virtio_balloon *balloon);
 int virtio_balloon_set_target(struct virtio_balloon *balloon, uint64_t bytes, struct error *err);
 
 struct virtio_balloon_stats {
-	bool driver_ready;        /* DRIVER_OK was seen */
+	bool driver_ready;        /* DRIVER_OK was seen, and not FAILED */
 	bool broken;              /* DEVICE_NEEDS_RESET */
 	uint64_t accepted;        /* features that the driver accepted, once it is ready */
 	uint64_t target;          /* bytes asked to be in the balloon */
@@ -95,6 +96,9 @@ struct virtio_balloon_stats {
 	uint64_t frames_reported;
 	uint64_t hinted;
 	uint64_t frames_hinted;
+	/* Since the driver last looked at its target, told its size or reset the device: one that
+	 * tries without success goes on doing so. */
+	uint64_t quiet_ms;
 	bool hinting;  /* a session is open */
 	bool holding;  /* it is one of virtio_balloon_hold(); what the driver holds for it: */
 	uint64_t held; /* bytes */
@@ -130,9 +134,10 @@ extern const char *const virtio_balloon_stat_names[BALLOON_STATS];
 struct virtio_balloon_guest_stats {
 	uint32_t valid; /* bit n: the guest supplied values[n]; 0 before its first */
 	uint64_t values[BALLOON_STATS];
-	uint64_t age_ms;       /* since they arrived; meaningful if valid */
-	int64_t last_update;   /* the same moment, seconds since 1970; 0 before */
-	unsigned int interval; /* seconds between two requests; 0: none are made */
+	uint64_t age_ms;        /* since they arrived; meaningful if valid */
+	uint64_t unanswered_ms; /* since the guest was asked for new ones; 0: they have come */
+	int64_t last_update;    /* the same moment, seconds since 1970; 0 before */
+	unsigned int interval;  /* seconds between two requests; 0: none are made */
 	/* The guest does not answer: requests are made, and the last one is older than a whole
 	 * interval, or there is no driver that could answer. */
 	bool stale;

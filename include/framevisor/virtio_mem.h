@@ -63,11 +63,11 @@ int virtio_mem_set_requested(struct virtio_mem *mem, uint64_t bytes, struct erro
 void virtio_mem_ask_again(struct virtio_mem *mem);
 
 struct virtio_mem_stats {
-	bool driver_ready; /* DRIVER_OK was seen */
+	bool driver_ready; /* DRIVER_OK was seen, and not FAILED */
 	bool broken;       /* DEVICE_NEEDS_RESET */
 	uint16_t node;     /* proximity domain; 0 if it has none */
 	/* Why the last plug or unplug could not be done: negative errno, -ENOMEM for the pool's
-	 * refusal; 0 after one that succeeded. */
+	 * refusal; 0 after one that succeeded, and when a size is requested. */
 	int last_error;
 	uint64_t addr;
 	uint64_t region_size;
@@ -77,9 +77,13 @@ struct virtio_mem_stats {
 	uint64_t plugged;   /* bytes */
 	/* Answers since creation. */
 	uint64_t acks, nacks, busy, errors;
-	/* Since the last block was plugged or unplugged, or a new size was requested: how long the
-	 * guest has not moved. */
+	/* Since the last block was plugged or unplugged, a new size was requested, or the device
+	 * was resumed: how long the guest has not moved. */
 	uint64_t idle_ms;
+	/* For how long the driver has not read what it was told last (a requested size, or once
+	 * more the same), or since the device was resumed; 0: it has. A driver that works on the
+	 * one before reads it later. */
+	uint64_t unread_ms;
 };
 /* Any thread. */
 void virtio_mem_stats(struct virtio_mem *mem, struct virtio_mem_stats *stats);

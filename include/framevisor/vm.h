@@ -55,7 +55,8 @@ struct vm_config {
 	struct vm_numa numa;
 	/* Bind all of the boot memory before the guest runs. */
 	bool prealloc;
-	/* progress of that, may be NULL; done and total in frames. Returning false gives up. */
+	/* progress of that, may be NULL; done and total in frames. Returning false gives up. With
+	 * it the pool that has to be filled first tells on stderr how far it is, too. */
 	vm_memory_progress_fn prealloc_progress;
 	void *prealloc_opaque;
 	uint64_t balloon_without; /* features of the balloon that are not offered, as bits */
@@ -74,6 +75,7 @@ struct vm_config {
 	/* A guest that switches itself off or breaks leaves the VM there, stopped: a reset revives
 	 * it. */
 	bool no_shutdown;
+	bool swap_random; /* beside swap_path and swap_bytes */
 	/* Memory devices with a name and a request of their own; then mem_max and mem_target are 0.
 	 * Copied. */
 	const struct vm_mem_device *mem_devices;

@@ -83,7 +83,8 @@ struct vm_memory_config {
 	 * Ranges of which nothing is plugged at first; gpa and size are multiples of
 	 * VM_MEMORY_SLOT_SIZE. guest_frame_ops plug() and unplug() work on them. The client's
 	 * ram_frames need not cover them: plug() asks the owner for more then, and what an unplug
-	 * leaves over is given up again, down to what the client was connected with.
+	 * leaves over is given up again, down to what the client was connected with, what
+	 * vm_memory_reserve() keeps and whole slots.
 	 */
 	const struct vm_memory_range *hotplug;
 	unsigned int nr_hotplug;
@@ -95,6 +96,7 @@ struct vm_memory_config {
 	 */
 	const char *swap_path;
 	uint64_t swap_bytes;
+	bool swap_random; /* any frame goes out, not the coldest: what measurements compare with */
 
 	/* Called in the loop's thread; may be NULL. */
 	void (*event)(void *opaque, enum vm_memory_event event, uint64_t gpa);
@@ -119,16 +121,19 @@ int vm_memory_set_slots(struct vm_memory *mem, int vm_fd, unsigned int first_slo
 
 /*
  * Asks the owner now for the promise of nr_plugged frames beside the RAM, for somebody who is told
- * why it cannot be had. plug() up to there cannot be refused then, until the next unplug. Returns
- * 0, -EINPROGRESS (no err) when the pool has to grow for it first, or another negative errno with
- * err set. Loop's thread; it does not wait for the pool: NOTICE_GROWN (framevisor/owner_notice.h)
- * says when to call it again.
+ * why it cannot be had. plug() up to there cannot be refused then, until vm_memory_unreserve().
+ * Returns 0, -EINPROGRESS (no err) when the pool has to grow for it first, or another negative
+ * errno with err set: then what was reserved before still is. Loop's thread; it does not wait for
+ * the pool: NOTICE_GROWN (framevisor/owner_notice.h) says when to call it again.
  */
 int vm_memory_reserve(struct vm_memory *mem, uint64_t nr_plugged, struct error *err);
 /* The same before the loop runs: waits until the pool has grown. */
 int vm_memory_reserve_now(struct vm_memory *mem, uint64_t nr_plugged, struct error *err);
-/* No more than what is promised by now, if the pool is growing for more. Loop's thread. */
-void vm_memory_unreserve(struct vm_memory *mem);
+/* No more than nr_plugged frames are to be kept for this VM beside its RAM: gives the promise of
+ * the rest back, but for what is plugged and whole slots, and calls a growth of the pool for it
+ * off. Loop's thread.
+ */
+void vm_memory_unreserve(struct vm_memory *mem, uint64_t nr_plugged);
 /* What the owner promises beside the RAM as of now, in frames; may be more than can be plugged. Any
  * thread. */
 uint64_t vm_memory_promised(struct vm_memory *mem);
@@ -150,12 +155,13 @@ struct vm_memory_stats {
 	uint64_t ram;              /* size of the guest's RAM, without what can be plugged */
 	uint64_t bound;            /* mapped into the window now */
 	uint64_t stock;            /* granted to us and not used yet */
+	uint64_t stock_spare;      /* of these: what vm_memory_reclaim_stock() gives back */
 	uint64_t released;         /* given back by the guest and not taken again */
 	uint64_t faults;           /* first touches served */
 	uint64_t touched_released; /* first touches of frames that the guest had given up */
 	uint64_t waits;            /* faults that found the pool empty */
 	uint64_t stall_ns;         /* how long at least one of them waited, in all ... */
-	uint64_t stall_max_ns;     /* ... and at most at a time */
+	uint64_t stall_max_ns;     /* ... and at most at a time; up to now if one still waits */
 
 	uint64_t hotplug;           /* size of the pluggable ranges */
 	uint64_t plugged;           /* of these, plugged now */
@@ -203,7 +209,9 @@ const void *vm_memory_range_address(struct vm_memory *mem, unsigned int i, uint6
 				    uint64_t *size);
 
 /* Goes on with the pool owner that connected on fd (taken over) in place of one that died: declares
- * what the VM holds. Loop's thread. Returns 0 or a negative errno with err set. */
+ * what the VM holds. Loop's thread. Returns 0 or a negative errno with err set; or -EAGAIN, and fd
+ * is as it was: frames are on their way, which may take as long as a device does that is swapped
+ * to. */
 int vm_memory_rejoin(struct vm_memory *mem, int fd, struct error *err);
 
 /* Gives the empty file under the window the descriptor to, and no other. Before the guest runs. */
@@ -233,13 +241,22 @@ void vm_memory_queue_work_end(struct vm_memory *mem);
 
 /*
  * The machine ends: no touch is answered any more, and those that wait are let go, without a frame
- * of the pool. Whoever waited must not run guest code afterwards: a vCPU may find an error instead
- * of memory. Only vm_memory_destroy() may follow. Loop's thread.
+ * of the pool: what was not there is ordinary memory full of zeroes. Whoever waited must not run
+ * guest code afterwards; one that serves a device may go on with that. Only vm_memory_destroy() may
+ * follow. Loop's thread.
  */
 void vm_memory_end_waits(struct vm_memory *mem);
 
+/* The machine is reset, and no vCPU runs: nobody waits any more for what the guest touched before,
+ * but who waits all the same is heard again. Loop's thread. */
+void vm_memory_forget_waits(struct vm_memory *mem);
+
 /* Gives the unused stock back to the pool. Loop's thread. */
 void vm_memory_drain_stock(struct vm_memory *mem);
+
+/* The same, but for the few frames that are kept for devices: a pool that is short has none for
+ * them, and a loop that waits does not hear what the owner asks for. Loop's thread. */
+void vm_memory_reclaim_stock(struct vm_memory *mem);
 
 /*
  * --- Moving frames ---

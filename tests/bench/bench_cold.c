@@ -12,6 +12,7 @@
 #include <limits.h>
 #include <math.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +23,6 @@
 #include "framevisor/log.h"
 #include "framevisor/vm_memory.h"
 #include "tests/bench/bench_owner.h"
-#include "vmm/memory/swap.h"
 
 #define WARM_S    4
 #define MEASURE_S 8
@@ -36,6 +36,7 @@ struct bench {
 	struct vm_memory *mem;
 	uint8_t *base;
 	uint64_t nr_frames;
+	uint64_t *sums;   /* of each page's words */
 	double *cdf;      /* of ranks */
 	uint32_t *ranked; /* frames by rank, shuffled */
 	struct frame_run *hoard;
@@ -65,7 +66,7 @@ static void *run_loop(void *loop)
 	return NULL;
 }
 
-static void open_memory(struct bench *b, const char *swap)
+static void open_memory(struct bench *b, const char *swap, bool at_random)
 {
 	struct owner_client_config owner = { .vm_name = "bench",
 					     .ram_frames = b->nr_frames,
@@ -75,6 +76,7 @@ static void open_memory(struct bench *b, const char *swap)
 		.ranges = &range,
 		.nr_ranges = 1,
 		.swap_path = swap,
+		.swap_random = at_random,
 	};
 	struct error err = { 0 };
 
@@ -168,6 +170,16 @@ static uint32_t pick_frame(const struct bench *b, uint64_t *state)
 	return b->ranked[low];
 }
 
+/* Where a word is counts as well. */
+static uint64_t sum_page(const uint64_t *words)
+{
+	uint64_t sum = 0;
+
+	for (unsigned int w = 0; w < PAGE / 8; w++)
+		sum = (sum ^ words[w]) * 0x100000001b3;
+	return sum;
+}
+
 /* Half of each page is text-like, a quarter is random, the rest zero: what guests hold compresses
  * two to four times. */
 static void fill(struct bench *b)
@@ -181,23 +193,24 @@ static void fill(struct bench *b)
 			words[w] = w < 256   ? UINT64_C(0x2065687420666f20) + w % 16
 				   : w < 384 ? next_random(&state)
 					     : 0;
+		b->sums[page] = sum_page(words);
 	}
 }
 
-/* One access: a page of a frame is read, and a word of it written. */
-static uint64_t access_page(const struct bench *b, uint32_t frame, uint64_t *state)
+/* One access: a page of a frame is read and compared with its sum, and a word of it written.
+ * Returns whether it was what it must be. */
+static bool access_page(const struct bench *b, uint32_t frame, uint64_t *state)
 {
-	uint64_t page = next_random(state) % (FRAME_SIZE / PAGE);
-	uint64_t *words = (uint64_t *)(b->base + frames_to_bytes(frame) + page * PAGE);
-	uint64_t sum = 0;
+	uint64_t page = frame * (FRAME_SIZE / PAGE) + next_random(state) % (FRAME_SIZE / PAGE);
+	uint64_t *words = (uint64_t *)(b->base + page * PAGE);
+	bool right = sum_page(words) == b->sums[page];
 
-	for (unsigned int w = 0; w < PAGE / 8; w++)
-		sum += words[w];
-	words[500] = sum;
-	return sum;
+	words[500] = next_random(state);
+	b->sums[page] = sum_page(words);
+	return right;
 }
 
-static double run_zipf(struct bench *b, double seconds, uint64_t *swap_ins)
+static double run_zipf(struct bench *b, double seconds, uint64_t *swap_ins, uint64_t *wrong)
 {
 	struct vm_memory_stats before, after;
 	uint64_t state = 3, accesses = 0;
@@ -205,7 +218,7 @@ static double run_zipf(struct bench *b, double seconds, uint64_t *swap_ins)
 
 	vm_memory_stats(b->mem, &before);
 	do {
-		access_page(b, pick_frame(b, &state), &state);
+		*wrong += !access_page(b, pick_frame(b, &state), &state);
 		accesses++;
 		end = now_s();
 	} while (end - start < seconds);
@@ -218,19 +231,19 @@ static double measure_swap(struct bench *b, const char *dir, bool at_random)
 {
 	const char *name = at_random ? "random" : "coldest";
 	struct vm_memory_stats stats;
-	uint64_t swap_ins;
+	uint64_t swap_ins, wrong = 0;
 	double rate;
 
-	open_memory(b, dir);
-	b->mem->swap->at_random = at_random;
+	open_memory(b, dir, at_random);
 	hoard(b);
 	fill(b);
-	run_zipf(b, WARM_S, &swap_ins);
-	rate = run_zipf(b, MEASURE_S, &swap_ins);
+	run_zipf(b, WARM_S, &swap_ins, &wrong);
+	rate = run_zipf(b, MEASURE_S, &swap_ins, &wrong);
 	vm_memory_stats(b->mem, &stats);
 	printf("zipf_%s_accesses %.0f per_second\n", name, rate);
 	printf("zipf_%s_swap_ins %.1f per_1000_accesses\n", name,
 	       1000.0 * (double)swap_ins / (rate * MEASURE_S));
+	printf("zipf_%s_wrong %llu pages\n", name, (unsigned long long)wrong);
 	if (!at_random)
 		printf("swap_compression %.2f to_1\n",
 		       (double)frames_to_bytes(stats.swap_out) / (double)stats.swap_out_bytes);
@@ -278,7 +291,7 @@ static void measure_moves(struct bench *b)
 	pthread_t thread;
 	double start;
 
-	open_memory(b, NULL);
+	open_memory(b, NULL, false);
 	memset(b->base, 0, frames_to_bytes(b->nr_frames));
 	if (!w.count || pthread_create(&thread, NULL, writer_thread, &w) != 0)
 		die("thread");
@@ -321,6 +334,9 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: bench_cold [FRAMES [DIR]], at least 16 frames\n");
 		return 2;
 	}
+	b.sums = calloc(b.nr_frames * (FRAME_SIZE / PAGE), sizeof(*b.sums));
+	if (!b.sums)
+		die("memory");
 	bench_own_rundir(dir);
 	log_set_level(LOG_LEVEL_ERROR);
 	make_zipf(&b);

@@ -98,9 +98,9 @@ class Guest:
         if done[1] != "ok":
             sys.exit(f"in the guest: {done[0]}")
 
-    def end(self):
+    def end(self, seconds=20):
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(20)
+        self.process.wait(seconds)
 
 
 class Qmp:

@@ -12,7 +12,7 @@ set -eu
 
 build="gcc libc6-dev make acpica-tools libjansson-dev libnuma-dev libseccomp-dev libzstd-dev liburing-dev libcmocka-dev"
 run="kmod xz-utils cpio busybox-static"
-host="qemu-system-x86 libvirt-daemon-system libvirt-clients python3-libvirt python3-pytest iproute2"
+host="qemu-system-x86 libvirt-daemon-system libvirt-clients python3-libvirt python3-pytest iproute2 dmsetup e2fsprogs"
 lint="shellcheck clang libclang-rt-dev clang-format clang-tidy cppcheck"
 bench="pkg-config libdpdk-dev libmimalloc-dev"
 

@@ -296,9 +296,11 @@ class Place:
             stats = self.connection.domainListGetStats([self.domain], self.virt.VIR_DOMAIN_STATS_BALLOON)[0][1]
             ours = self.framevisor(f"mem {self.domain.name()}")["target"]
             info = self.domain.info()
+            pool = next(vm for vm in self.framevisor("pool")["vms"] if vm["name"] == self.domain.name())
             return ({"domstats": stats["balloon.current"] // 1024,
                      "dommemstat": self.domain.memoryStats()["actual"] // 1024 + sum(self.plugged()),  # the boot memory alone
-                     "dominfo": info[2] // 1024, "framevisor": ours["actual"] // MIB},
+                     "dominfo": info[2] // 1024, "framevisor": ours["actual"] // MIB,
+                     "pool": pool["target"] * 2},  # what its policy goes by
                     {"domstats": stats["balloon.maximum"] // 1024, "dominfo": info[1] // 1024, "framevisor": ours["max"] // MIB})
 
         def all_agree():

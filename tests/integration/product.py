@@ -288,8 +288,16 @@ class Product:
                     vm.wait_until_ended(15)
             self.assert_nothing_left()
         finally:
-            self.place.run(self._PROCESSES.format(rundir=self.rundir) + " | while read pid _; do kill -9 $pid; done; "
-                           f"rm -rf {self.directory}")
+            self._clear_up()
+
+    def _clear_up(self):
+        """After a test that failed: what it left would make the next one fail, too."""
+        processes = self._PROCESSES.format(rundir=self.rundir)
+        self.place.run(f"for i in 1 2 3 4 5 6 7 8 9 10; do left=$({processes}); [ -n \"$left\" ] || break; "
+                       "echo \"$left\" | while read pid _; do kill -9 $pid; done; sleep 0.5; done; "
+                       f"rm -rf {self.directory}")
+        if not isinstance(self.place, Here) and self.hugepages()["HugePages_Total"] != self.hugepages_before:
+            self.place.run(f"echo {self.hugepages_before} >/proc/sys/vm/nr_hugepages")
 
 
 def linux_files(version, modules=()):

@@ -46,6 +46,9 @@ RUN_CASES = {
     "pool larger than the machine": (f"--kernel {KERNEL} --pool 99999G", r"(pool|99999|97.*T)"),
     "pool larger than the machine, hugepages demanded": (f"--kernel {KERNEL} --pool 99999G --hugepages=require", r"(pool|99999|97.*T)"),
     "pool smaller than the VM": (f"--kernel {KERNEL} --pool 64M --mem 512M", r"(fit|pool)"),
+    "swap file of nonsense": (f"--kernel {KERNEL} --swap /tmp,size=much", r"--swap: size"),
+    "swap file that holds no frame": (f"--kernel {KERNEL} --swap /tmp,victims=random,size=1M", r"--swap: a size of less than 2M"),
+    "unknown victims": (f"--kernel {KERNEL} --swap /tmp,victims=none", r"--swap: victims: .*'none'"),
     "unwritable console": (f"--kernel {KERNEL} --console /proc/nowhere/console", r"/proc/nowhere/console"),
 }
 
@@ -81,7 +84,7 @@ def test_run_refuses(product_somewhere, case):
     assert_refused(product, result, pattern.format(dir=re.escape(directory)))
 
 
-@pytest.mark.parametrize("verb", ["balloon nobody 256M", "mem nobody", "stop nobody", "kill nobody", "console nobody"])
+@pytest.mark.parametrize("verb", ["balloon nobody 256M", "mem nobody", "pause nobody", "resume nobody", "stop nobody", "kill nobody", "console nobody"])
 def test_unknown_vm(product_somewhere, verb):
     assert_refused(product_somewhere, product_somewhere.framevisor(f"{verb} </dev/null"), "nobody")
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Verbs of the command line that the other tests do not use anyway."""
 import json
+import time
 
 import pytest
 
-VERBS = ["run", "ps", "balloon", "mem", "stop", "kill", "console", "pool", "buddyinfo", "zoneinfo", "check"]
+VERBS = ["run", "ps", "balloon", "mem", "pause", "resume", "stop", "kill", "console", "pool", "buddyinfo", "zoneinfo", "check"]
 
 
 def test_help(product):
@@ -47,3 +48,24 @@ def test_check(product):
     assert result.rc == 0, result
     assert json.loads(result.out)
     assert product.ok("check").strip()
+
+
+def test_pause_and_resume(product_anywhere):
+    """A paused VM does nothing, whatever it is told, and what it was told is done when it goes on. Neither changes anything where it is so already."""
+    product = product_anywhere
+    product.ok("pool start --size 64M --max 64M --hugepages=never")
+    vm = product.start("still", "--cpus 1 --mem 32M --kernel build/guest-tests/follower.elf")
+    vm.wait_for(r"^follower: (\d+) frames, 0 blocks", 60)
+    product.ok("resume still")
+    assert product.json("ps")[0]["status"] == "running"
+    for _ in range(2):
+        product.ok("pause still")
+        assert product.json("ps")[0]["status"] == "paused"
+    vm.type("q")
+    time.sleep(2)
+    assert vm.status is None and "PASS follower" not in vm.describe()
+    product.ok("resume still")
+    vm.wait_for(r"^PASS follower", 60)
+    assert vm.wait_until_ended(60) == 0, vm.describe()
+    product.check_conservation()
+    product.ok("pool stop")

@@ -7,8 +7,8 @@ import re
 import pytest
 from testhost import ROOT
 
-# obey and follower run until they are told to end, over-limit needs a hand: test_over_limit.py
-NOT_PROGRAMS = ("lib", "linux", "obey", "follower", "over-limit")
+# obey, follower and stubborn run until they are told to end, over-limit needs a hand: test_over_limit.py
+NOT_PROGRAMS = ("lib", "linux", "obey", "follower", "over-limit", "stubborn")
 # Where 64 MiB at boot are not what a guest is about; who plugs memory is asked to by what is beyond boot=.
 MEM = {"virtio-mem": "320M,boot=64M", "hostile-mem": "256M,boot=64M,max=512M"}
 # And where two CPUs, or hugepages if they are to be had, are not. Much to plug lies above 4 GiB.

@@ -2,10 +2,11 @@
 """Memory beyond what a guest boots with: plugged while it runs, used, taken back to the last frame, and
 one target over virtio-mem and balloon."""
 import json
+import re
 import time
 
 import pytest
-from product import FRAME_MIB, SLOW, kernel_versions
+from product import FRAME_MIB, SLOW, Vm, kernel_versions
 from test_qmp import talk
 
 MIB = 1 << 20
@@ -319,4 +320,71 @@ def test_preallocated(product):
                        extra="--hugepages=require --prealloc --free-page-reporting=off")
     vm.wait_until_up()
     assert memory(product)["frames"]["bound"] == 128
+    all_frames_accounted(product)
+
+
+@pytest.fixture
+def slow_group(product):
+    """A control group whose processes get as much of a CPU as is said: what a fast machine does in a moment takes seconds."""
+    group = "/sys/fs/cgroup/slow"
+    product.run(f"echo +cpu >/sys/fs/cgroup/cgroup.subtree_control && mkdir {group}", check=True)
+    yield group
+    product.run(f"while read pid; do echo $pid >/sys/fs/cgroup/cgroup.procs; done <{group}/cgroup.procs; rmdir {group}; "
+                "echo -cpu >/sys/fs/cgroup/cgroup.subtree_control", check=True)
+
+
+def wait_for_percents(vm, what, count, timeout=40):
+    """Waits until the VM's process has said so many times how far the pool is. Returns what it said."""
+    deadline = time.monotonic() + timeout * SLOW
+    while True:
+        percents = [int(percent) for percent in re.findall(rf"^framevisor: {what} the pool: (\d+) %$", vm.messages(), re.MULTILINE)]
+        if len(percents) >= count:
+            return percents
+        assert vm.status is None and time.monotonic() < deadline, vm.describe()
+        time.sleep(0.2)
+
+
+def test_preallocation_shows_progress(product, slow_group):
+    """A start that takes longer than a moment says each second how far it is: of a pool that is filled for it, and of one
+    that runs and grows for it."""
+    for name, what in (("first", "filling"), ("second", "growing")):
+        product.run(f"echo 10000 100000 >{slow_group}/cpu.max", check=True)
+        vm = Vm(product, name, f"echo $BASHPID >{slow_group}/cgroup.procs; exec build/framevisor run --name {name} --cpus 1 "
+                               "--mem 1400M --kernel build/guest-tests/obey.elf --hugepages=require --prealloc")
+        product.vms.append(vm.launch())
+        wait_for_percents(vm, what, 3)
+        product.run(f"echo max >{slow_group}/cpu.max", check=True)
+        vm.wait_for(r"^guest: up", 60)
+        percents = wait_for_percents(vm, what, 3)
+        assert percents == sorted(percents), vm.messages()
+        assert percents[0] < percents[-1] <= 100, vm.messages()
+        assert re.search(r"^framevisor: preparing memory: \d+ of 1400 MiB$", vm.messages(), re.MULTILINE), vm.messages()
+        assert memory(product, name)["frames"]["bound"] == 700
+    product.check_conservation()
+
+
+def test_host_without_memory(product):
+    """The pool has to grow for a target and the machine has nothing left: the user is told, the machine is not asked
+    without a pause, and the target is reached when there is memory again. 1000M is no multiple of a memory slot."""
+    vm = product.start("web", "--cpus 1 --mem 64M,max=2G --kernel build/guest-tests/obey.elf")
+    vm.wait_for(r"^guest: up", 60)
+    hog = f"{product.directory}/hog"
+    product.run(f"mkdir {hog} && mount -t tmpfs -o size=100% tmpfs {hog} && "
+                f"head -c $(( ($(sed -n 's/MemAvailable: *//p' /proc/meminfo | cut -d ' ' -f 1) - 500000) * 1024 )) /dev/zero >{hog}/held",
+                timeout=120, check=True)
+    try:
+        talk(product, "web", [{"execute": "qmp_capabilities"}, {"execute": "balloon", "arguments": {"value": 1000 * MIB}}])
+        deadline = time.monotonic() + 40 * SLOW
+        while memory(product)["target"]["state"] != "pool-full":
+            assert time.monotonic() < deadline, memory(product)["target"]
+            time.sleep(0.3)
+        result = product.framevisor("balloon web 1000M --timeout 5 --json")
+        assert result.rc == 1 and "stopped at" in result.err and json.loads(result.out)["state"] in ("pool-full", "pool-grows"), result
+        lines = len(product.run(f"cat {product.rundir}/pool.log", check=True).out.splitlines())
+        time.sleep(10)
+        more = product.run(f"tail -n +{lines + 1} {product.rundir}/pool.log", check=True).out.splitlines()
+        assert len(more) < 12, more  # two or three attempts
+    finally:
+        product.run(f"umount {hog}", check=True)
+    wait_for_size(product, 1000, timeout=70)
     all_frames_accounted(product)

@@ -225,6 +225,9 @@ enum peer_order {
 	PEER_MOVE,
 	/* Answers that many MOVE by -EAGAIN, then goes on as PEER_MOVE for 500 ms. */
 	PEER_REFUSE,
+	/* Moves one frame of each MOVE and takes that many ms for it, until none has come for 2 s.
+	 */
+	PEER_MOVE_SLOWLY,
 	PEER_MEMORY, /* number: node; answers how many frames of the host its file holds */
 	PEER_EXIT,
 };
@@ -323,14 +326,35 @@ static inline void peer_split_runs(struct peer_state *peer)
 	peer->nr_runs = nr;
 }
 
-static inline int64_t peer_serve_moves(struct peer_state *peer, int ms, uint64_t refuse)
+struct peer_moves {
+	int until_ms; /* without a MOVE */
+	uint64_t refuse;
+	unsigned int at_most; /* frames of each MOVE; 0: all */
+	unsigned int pause_ms;
+};
+
+static inline int64_t peer_serve_move(struct peer_state *peer, const struct notice_move *move,
+				      const struct peer_moves *how)
+{
+	int64_t moved = 0;
+
+	usleep(how->pause_ms * 1000);
+	for (unsigned int r = 0; r < move->nr_runs; r++)
+		for (uint64_t i = 0; i < move->runs[r].nr; i++)
+			if (!how->at_most || moved < how->at_most)
+				moved += peer_move_frame(peer, move->runs[r].node,
+							 move->runs[r].first + i, move->nodemask);
+	return moved;
+}
+
+static inline int64_t peer_serve_moves(struct peer_state *peer, struct peer_moves how)
 {
 	int fd = owner_client_notice_fd(peer->client);
 	struct pollfd ready = { .fd = fd, .events = POLLIN };
 	int64_t total = 0;
 
 	peer_split_runs(peer);
-	for (int wait = 30000; poll(&ready, 1, wait) > 0; wait = ms) {
+	for (int wait = 30000; poll(&ready, 1, wait) > 0; wait = how.until_ms) {
 		struct notice_done done = { .header = { .type = NOTICE_DONE,
 							.length = sizeof(done) } };
 		static struct notice_move move;
@@ -339,15 +363,12 @@ static inline int64_t peer_serve_moves(struct peer_state *peer, int ms, uint64_t
 			return -errno;
 		if (move.header.type != NOTICE_MOVE)
 			continue;
-		for (uint32_t r = 0; r < move.nr_runs && !refuse; r++)
-			for (uint64_t i = 0; i < move.runs[r].nr; i++)
-				done.nr_frames +=
-					peer_move_frame(peer, move.runs[r].node,
-							move.runs[r].first + i, move.nodemask);
+		if (how.refuse == 0)
+			done.nr_frames = (uint64_t)peer_serve_move(peer, &move, &how);
 		total += (int64_t)done.nr_frames;
 		done.id = move.id;
-		done.header.status = refuse ? -EAGAIN : 0;
-		refuse -= refuse != 0;
+		done.header.status = how.refuse ? -EAGAIN : 0;
+		how.refuse -= how.refuse != 0;
 		if (send(fd, &done, sizeof(done), MSG_NOSIGNAL) < 0)
 			return -errno;
 	}
@@ -406,9 +427,15 @@ static inline int64_t peer_obey(struct peer_state *peer, const struct peer_comma
 	case PEER_NOTICE_CLOSE:
 		return shutdown(owner_client_notice_fd(peer->client), SHUT_RDWR) < 0 ? -errno : 0;
 	case PEER_MOVE:
-		return peer_serve_moves(peer, (int)command->number, 0);
+		return peer_serve_moves(peer,
+					(struct peer_moves){ .until_ms = (int)command->number });
 	case PEER_REFUSE:
-		return peer_serve_moves(peer, 500, command->number);
+		return peer_serve_moves(
+			peer, (struct peer_moves){ .until_ms = 500, .refuse = command->number });
+	case PEER_MOVE_SLOWLY:
+		return peer_serve_moves(peer, (struct peer_moves){ .until_ms = 2000,
+								   .at_most = 1,
+								   .pause_ms = command->number });
 	case PEER_MEMORY:
 		if (fstat(owner_client_node_fd(peer->client, (unsigned int)command->number), &st))
 			return -errno;

@@ -4,6 +4,11 @@
  * overcommit_ratio, and that a minimum can be had when everything else is taken.
  */
 #include "session_pool.h"
+#include "tests/unit/skip.h"
+
+#include <sys/resource.h>
+
+#include "vmm/owner/pool_private.h"
 
 #include <cmocka.h>
 
@@ -180,6 +185,7 @@ static void test_guarantee_holds(void **state)
 {
 	uint64_t got = 0, more;
 	struct session greedy, quiet;
+	uint64_t promised;
 
 	(void)state;
 	set("overcommit_memory", 0);
@@ -189,6 +195,8 @@ static void test_guarantee_holds(void **state)
 	while ((more = grant(&greedy, 50, 0)))
 		got += more;
 	assert_true(got >= 64 && got <= 2 * NODE_FRAMES - 200);
+	/* Nor does the pool shrink by what it has not fetched yet. */
+	assert_true(pool_spare(pool, &promised) < 100);
 	for (more = 0; more < 200;) {
 		uint64_t step = grant(&quiet, 50, 0);
 
@@ -251,12 +259,69 @@ static void test_one_growth(void **state)
 	pool_destroy(pool);
 }
 
+static int fall_back(const struct pool_growth *growth)
+{
+	pool->changing = true;
+	error_set(&pool->fill_error, ENOMEM, "no hugepages, says the test");
+	return pool_grow_finish(pool, growth, -ENOMEM);
+}
+
+/* Hugepages are not to be had, nor is there room for other files: the owner goes on with what it
+ * has, and can try again. */
+static void test_fall_back(void **state)
+{
+	char ledger[] = "/tmp/fv-ledger-XXXXXX";
+	struct pool_config config = { .hugepages = HUGEPAGES_AUTO,
+				      .record = "/nonexistent",
+				      .ledger = ledger,
+				      .max = UINT64_C(1) << 30 };
+	const struct pool_growth growth = { .frames = 16 };
+	struct rlimit limit, none;
+	struct error err = { 0 };
+
+	(void)state;
+#ifdef __SANITIZE_ADDRESS__
+	skip_because("AddressSanitizer does not live with a limit of address space");
+#endif
+	assert_int_equal(close(mkstemp(ledger)), 0);
+	pool = pool_create(&config, &err);
+	assert_non_null(pool);
+	if (!pool_hugetlb(pool)) {
+		pool_destroy(pool);
+		skip_because("this kernel has no hugepages of 2 MiB");
+	}
+	assert_int_equal(getrlimit(RLIMIT_AS, &limit), 0);
+	none = limit;
+	none.rlim_cur = 1 << 20; /* less than is in use */
+	assert_int_equal(setrlimit(RLIMIT_AS, &none), 0);
+	assert_int_equal(fall_back(&growth), -ENOMEM);
+	assert_int_equal(setrlimit(RLIMIT_AS, &limit), 0);
+	assert_non_null(pool_mm(pool));
+	assert_true(pool_hugetlb(pool) && pool_fd(pool, 0) >= 0);
+	assert_true(ledger_pool(pool_ledger(pool))->hugetlb);
+	check_session_pool();
+	assert_int_equal(fall_back(&growth), -EAGAIN);
+	assert_non_null(pool_mm(pool));
+	assert_true(!pool_hugetlb(pool) && pool_fd(pool, 0) >= 0);
+	/* The next owner must not take these files for hugepages. */
+	assert_true(!ledger_pool(pool_ledger(pool))->hugetlb);
+	check_session_pool();
+	pool_destroy(pool);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(test_default),  TEST(test_overcommit),      TEST(test_ratio),
-		TEST(test_resize),   TEST(test_set_limits),      TEST(test_guarantee_holds),
-		TEST(test_settings), TEST(test_default_minimum), cmocka_unit_test(test_one_growth),
+		TEST(test_default),
+		TEST(test_overcommit),
+		TEST(test_ratio),
+		TEST(test_resize),
+		TEST(test_set_limits),
+		TEST(test_guarantee_holds),
+		TEST(test_settings),
+		TEST(test_default_minimum),
+		cmocka_unit_test(test_one_growth),
+		cmocka_unit_test(test_fall_back),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

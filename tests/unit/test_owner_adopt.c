@@ -4,8 +4,19 @@
  * requests under way are neither lost nor given twice, and who lies about its frames is cut off.
  */
 #include "tests/unit/owner_fixture.h"
+#include "tests/unit/owner_jobs.h"
 
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/un.h>
+
+#include "tests/unit/skip.h"
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED true
+#else
+#define SANITIZED false
+#endif
 
 #define POOL_FRAMES 32
 
@@ -16,7 +27,16 @@ struct vmm {
 	struct peer peer; /* its process; orders go over peer.fd */
 };
 
-enum vmm_order { VMM_GRANT, VMM_RETURN, VMM_REJOIN, VMM_REJOIN_LYING, VMM_CHECK, VMM_EXIT };
+enum vmm_order {
+	VMM_GRANT,
+	VMM_RETURN,
+	VMM_REJOIN,
+	VMM_REJOIN_LYING,
+	VMM_CHECK,
+	VMM_WHERE,
+	VMM_DEAF,
+	VMM_EXIT
+};
 
 struct vmm_state {
 	struct owner_client *client;
@@ -24,6 +44,8 @@ struct vmm_state {
 	struct frame_run runs[64];
 	unsigned int nr_runs;
 	uint64_t canary;
+	const char *name;
+	int64_t deaf; /* connections of its own */
 };
 
 static uint64_t *map_frame(struct vmm_state *vmm, const struct frame_run *run, uint32_t i)
@@ -74,11 +96,34 @@ static int64_t vmm_rejoin(struct vmm_state *vmm, uint64_t foreign, bool lie)
 	int fd = accept4(vmm->listen_fd, NULL, NULL, SOCK_CLOEXEC);
 	unsigned int nr = vmm->nr_runs;
 
+	/* What it filled its backlog with. */
+	for (; vmm->deaf > 0; vmm->deaf--) {
+		close(fd);
+		fd = accept4(vmm->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+	}
 	if (fd < 0)
 		return -errno;
 	if (lie)
 		vmm->runs[nr++] = (struct frame_run){ .first = foreign, .nr = 1 };
 	return owner_client_rejoin(vmm->client, fd, vmm->runs, nr, NULL);
+}
+
+/* Fills its backlog: who connects now has to wait. Answers how many that were. */
+static int64_t vmm_deafen(const char *name)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	char path[RUNDIR_PATH_MAX];
+	int64_t nr = 0;
+
+	rundir_vm_join(path, name, "owner.sock", NULL);
+	memcpy(addr.sun_path, path, sizeof(path));
+	for (;;) {
+		int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+		if (fd < 0 || connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
+			return errno == EAGAIN ? nr : -errno;
+		nr++;
+	}
 }
 
 static int64_t vmm_obey(struct vmm_state *vmm, const struct peer_command *command)
@@ -99,6 +144,11 @@ static int64_t vmm_obey(struct vmm_state *vmm, const struct peer_command *comman
 				  (enum vmm_order)command->order == VMM_REJOIN_LYING);
 	case VMM_CHECK:
 		return visit(vmm, 0, vmm->canary, vmm->canary);
+	case VMM_DEAF:
+		vmm->deaf = vmm_deafen(vmm->name);
+		return vmm->deaf;
+	case VMM_WHERE:
+		return (int64_t)vmm->runs[0].node << 48 | (int64_t)vmm->runs[0].first;
 	default:
 		_exit(0);
 	}
@@ -113,6 +163,7 @@ static void vmm_main(const char *name, uint64_t ram_frames, int fd)
 	struct error err = { 0 };
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	vmm.name = name;
 	vmm.canary = (uint64_t)getpid() * 0x9e3779b97f4a7c15;
 	if (rundir_vm_claim(name, &err) < 0 || rundir_vm_join(path, name, "owner.sock", &err) < 0)
 		_exit(2);
@@ -202,6 +253,50 @@ static void test_frames_survive(void **state)
 	assert_int_equal(vmm_do(&vmm[0], VMM_RETURN, 0), 0);
 	assert_int_equal(fixture_pool("held"), 12);
 	end_all(vmm, 2);
+}
+
+/* Frames that went out of use stay out of use, also one that a VM was still to give back. */
+static void test_quarantine_survives(void **state)
+{
+	char message[256];
+	struct vmm vmm;
+	int64_t where;
+	json_t *job;
+
+	(void)state;
+	fixture_start(pool_args);
+	vmm_start(&vmm, "a", 12);
+	assert_int_equal(vmm_do(&vmm, VMM_GRANT, 7), 7);
+	where = vmm_do(&vmm, VMM_WHERE, 0);
+	assert_int_equal(do_job("pool-offline-frame",
+				json_pack("{s:i, s:i}", "node", 0, "index", POOL_FRAMES - 1),
+				message, sizeof(message)),
+			 1);
+	assert_int_equal(fixture_pool("quarantined"), 1);
+	job = fixture_qmp("pool-offline-frame",
+			  json_pack("{s:I, s:I}", "node", (json_int_t)(where >> 48), "index",
+				    (json_int_t)(where & 0xffffffffffff)));
+	assert_non_null(job);
+	json_decref(job);
+	usleep(200000); /* it is asked to move, and will not answer */
+	for (int round = 0; round < 2; round++) {
+		kill_owner();
+		fixture_start(pool_args);
+		assert_int_equal(vmm_do(&vmm, VMM_REJOIN, 0), 0);
+		assert_int_equal(fixture_pool("quarantined"), 1);
+		assert_int_equal(fixture_pool("held"), 7);
+		fixture_validate();
+	}
+	assert_int_equal(vmm_do(&vmm, VMM_RETURN, 0), 0);
+	assert_int_equal(fixture_pool("quarantined"), 2);
+	/* Until somebody says otherwise, to this owner or to the one before. */
+	json_decref(fixture_qmp("pool-online-frame",
+				json_pack("{s:i, s:i}", "node", 0, "index", POOL_FRAMES - 1)));
+	kill_owner();
+	fixture_start(pool_args);
+	assert_int_equal(vmm_do(&vmm, VMM_REJOIN, 0), 0);
+	assert_int_equal(fixture_pool("quarantined"), 1);
+	end_all(&vmm, 1);
 }
 
 static int64_t vm_number(const char *name, const char *key)
@@ -325,12 +420,130 @@ static void test_orderly_end(void **state)
 	end_all(&vmm, 1);
 }
 
+/* One that does not accept connections does not hold up the others. */
+static void test_deaf(void **state)
+{
+	struct vmm vmm[2];
+
+	(void)state;
+	fixture_start(pool_args);
+	vmm_start(&vmm[0], "deaf", 8);
+	vmm_start(&vmm[1], "hears", 8);
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(vmm_do(&vmm[i], VMM_GRANT, 5), 5);
+	assert_true(vmm_do(&vmm[0], VMM_DEAF, 0) > 0);
+	kill_owner();
+	alarm(60); /* an owner that waits for it is not heard of */
+	fixture_start(pool_args);
+	assert_int_equal(vmm_do(&vmm[1], VMM_REJOIN, 0), 0);
+	assert_int_equal(fixture_pool("held"), 10);
+	/* When it hears again it is one as the others. */
+	assert_int_equal(vmm_do(&vmm[0], VMM_REJOIN, 0), 0);
+	alarm(0);
+	assert_int_equal(vmm_do(&vmm[0], VMM_GRANT, 1), 1);
+	assert_int_equal(vmm_do(&vmm[0], VMM_CHECK, 0), 6);
+	fixture_validate();
+	end_all(vmm, 2);
+}
+
+/* Starts an owner with little of something. Returns whether it says that it is ready. */
+static bool start_with(int resource, rlim_t most)
+{
+	struct rlimit limit = { .rlim_cur = most, .rlim_max = most };
+	char *argv[8] = { fixture_program };
+	char line[512] = "";
+	int fds[2];
+
+	for (int i = 0; pool_args[i]; i++)
+		argv[i + 1] = (char *)(uintptr_t)pool_args[i];
+	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+	fixture_owner = fork();
+	if (fixture_owner == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		dup2(fds[1], STDOUT_FILENO);
+		setrlimit((__rlimit_resource_t)resource, &limit);
+		execv(fixture_program, argv);
+		_exit(127);
+	}
+	close(fds[1]);
+	while (read(fds[0], line + strlen(line), sizeof(line) - strlen(line) - 1) > 0 &&
+	       !strchr(line, '\n'))
+		;
+	close(fds[0]);
+	return strstr(line, "ready at") != NULL;
+}
+
+static void expect_intact(struct vmm *vmm, int64_t nr)
+{
+	int64_t ret = -EPIPE;
+
+	fixture_start(pool_args);
+	assert_int_equal(fixture_pool("held"), nr);
+	/* Connections of owners that have ended since come first. */
+	for (int i = 0; i < 60 && ret < 0; i++)
+		ret = vmm_do(vmm, VMM_REJOIN, 0);
+	assert_int_equal(ret, 0);
+	assert_int_equal(vmm_do(vmm, VMM_CHECK, 0), nr);
+	fixture_validate();
+}
+
+/* An owner that cannot start, however far it comes, leaves the pool to the next one; and who cannot
+ * be watched has not ended for that. */
+static void test_start_without_fds(void **state)
+{
+	unsigned int failed = 0;
+	struct vmm vmm;
+
+	(void)state;
+	fixture_start(pool_args);
+	vmm_start(&vmm, "stays", 8);
+	assert_int_equal(vmm_do(&vmm, VMM_GRANT, 6), 6);
+	kill_owner();
+	/* All of an owner's own, and what it needs for a while only. */
+	for (rlim_t most = 4; most < 40; most++) {
+		if (start_with(RLIMIT_NOFILE, most)) {
+			kill_owner();
+		} else {
+			assert_int_not_equal(fixture_wait_owner(), 0);
+			failed++;
+		}
+	}
+	print_message("%u owners could not start\n", failed);
+	assert_true(failed > 5);
+	expect_intact(&vmm, 6);
+	end_all(&vmm, 1);
+}
+
+/* After it has taken over everything, it has no room for a thread. */
+static void test_start_without_threads(void **state)
+{
+	struct vmm vmm;
+
+	(void)state;
+	if (SANITIZED)
+		skip_because("a sanitizer does not start without a stack");
+	fixture_start(pool_args);
+	vmm_start(&vmm, "stays", 8);
+	assert_int_equal(vmm_do(&vmm, VMM_GRANT, 6), 6);
+	kill_owner();
+	assert_false(start_with(RLIMIT_STACK, (rlim_t)1 << 47));
+	assert_int_not_equal(fixture_wait_owner(), 0);
+	expect_intact(&vmm, 6);
+	end_all(&vmm, 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		OWNER_TEST(test_frames_survive),   OWNER_TEST(test_limits_survive),
-		OWNER_TEST(test_silent_and_ended), OWNER_TEST(test_liar),
+		OWNER_TEST(test_frames_survive),
+		OWNER_TEST(test_limits_survive),
+		OWNER_TEST(test_silent_and_ended),
+		OWNER_TEST(test_liar),
 		OWNER_TEST(test_orderly_end),
+		OWNER_TEST(test_quarantine_survives),
+		OWNER_TEST(test_deaf),
+		OWNER_TEST(test_start_without_fds),
+		OWNER_TEST(test_start_without_threads),
 	};
 
 	return cmocka_run_group_tests(tests, fixture_setup_group, NULL);

@@ -89,9 +89,9 @@ static void test_refused(void **state)
 {
 	(void)state;
 	/* More than the node has beside its reserve, and more than is left of it. */
-	assert_int_equal(bind_frames(&bound, 0, NODE_FRAMES + 1), -ENOMEM);
+	assert_int_equal(bind_frames(&other, 0, 300), -ENOMEM);
 	assert_non_null(strstr(reply.packet.bound.message, "cannot give"));
-	assert_int_equal(bound.bound[0], 0);
+	assert_int_equal(other.bound[0], 0);
 	assert_int_equal(bind_frames(&bound, 0, 100), 0);
 	assert_int_equal(bind_frames(&other, 0, NODE_FRAMES - 100), -ENOMEM);
 	assert_int_equal(bind_frames(&other, 0, 100), 0);
@@ -99,6 +99,67 @@ static void test_refused(void **state)
 	session_release(&bound);
 	assert_int_equal(bind_frames(&other, 0, 200), 0);
 	hello(&bound, 1, 100);
+}
+
+/* Frames that a job has isolated are nobody's: neither are they promised, nor do they count for
+ * those who may have what others have not claimed. */
+static void test_isolated(void **state)
+{
+	uint64_t before = pool_grantable(pool, 0, 1);
+
+	(void)state;
+	assert_true(before > NODE_FRAMES / 4);
+	assert_int_equal(mm_isolate_pages(pool_mm(pool), 1, 0, NODE_FRAMES / 4), 0);
+	assert_int_equal(pool_grantable(pool, 0, 1), before - NODE_FRAMES / 4);
+	assert_int_equal(mm_isolate_pages(pool_mm(pool), 1, 0, NODE_FRAMES / 2), 0);
+	assert_int_equal(bind_frames(&other, 1, NODE_FRAMES / 2), -ENOMEM);
+	mm_unisolate_pages(pool_mm(pool), 1, 0, NODE_FRAMES / 2);
+	assert_int_equal(bind_frames(&other, 1, NODE_FRAMES / 2), 0);
+}
+
+/* Not more than it was guaranteed, on all nodes together; and as much again when it is. */
+static void test_no_more_than_guaranteed(void **state)
+{
+	(void)state;
+	assert_int_equal(bind_frames(&bound, 1, 200), 0);
+	assert_int_equal(bound.bound[1], 100);
+	assert_int_equal(bind_frames(&bound, 0, 50), 0);
+	assert_int_equal(bound.bound[0], 0);
+	assert_int_equal(bind_frames(&bound, 1, 60), 0);
+	assert_int_equal(resize(&bound, 90), 0);
+	assert_int_equal(bound.bound[0] + bound.bound[1], 90);
+	assert_int_equal(resize(&bound, 120), 0);
+	assert_int_equal(bound.bound[0] + bound.bound[1], 110);
+	assert_int_equal(bound.bound[1], 60);
+}
+
+/* With overcommit: what one is bound to does not keep another from what that was guaranteed. */
+static void test_others_guarantee(void **state)
+{
+	union owner_packet packet = { .hello = { .header = { .type = OWNER_HELLO,
+							     .length = sizeof(packet.hello) },
+						 .version = OWNER_PROTOCOL_VERSION,
+						 .ram_frames = 400,
+						 .min_frames = 64,
+						 .name = "vm" } };
+	struct error err = { 0 };
+
+	(void)state;
+	session_release(&bound);
+	session_release(&other);
+	assert_int_equal(pool_setting_set(pool, "overcommit_memory", 0, 0, &err), 0);
+	assert_int_equal(pool_setting_set(pool, "watermark_scale_factor", 0, 1, &err), 0);
+	session_init(&bound, pool, 1);
+	assert_int_equal(handle(&bound, &packet), SESSION_REPLY);
+	assert_int_equal(reply.packet.header.status, 0);
+	packet.hello.ram_frames = packet.hello.min_frames = 200;
+	session_init(&other, pool, 2);
+	assert_int_equal(handle(&other, &packet), SESSION_REPLY);
+	assert_int_equal(reply.packet.header.status, 0);
+	assert_int_equal(bind_frames(&bound, 0, 200), 0);
+	assert_int_equal(bind_frames(&bound, 1, 200), 0);
+	assert_true(grant_all(&bound, 0) >= 64);
+	assert_int_equal(grant_all(&other, 0), 200);
 }
 
 static void test_bad_packets(void **state)
@@ -137,6 +198,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_kept, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_held_counts, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_refused, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_isolated, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_no_more_than_guaranteed, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_others_guarantee, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_bad_packets, setup, teardown),
 	};
 

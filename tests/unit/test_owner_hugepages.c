@@ -2,19 +2,26 @@
 /* The host's nodes and hugepages, over a made-up /sys and /proc; see vmm/owner/{host,hugepages}.h.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "framevisor/frame.h"
+#include "tests/unit/skip.h"
+#include "tests/unit/sleep.h"
 #include "vmm/owner/host.h"
 #include "vmm/owner/hugepages.h"
 
@@ -283,6 +290,168 @@ static void test_recovers_an_interrupted_raise(void **state)
 	assert_true(get(NR(1)) == 38);
 }
 
+/* Killed between lowering and writing down that it was done. */
+static void test_recovers_an_interrupted_lowering(void **state)
+{
+	struct hugepages hp;
+	uint64_t returned;
+
+	(void)state;
+	put("record", "boot boot-1\nnode 0 raised 2 pending 3 before 12\n");
+	put(NR(0), "12\n"); /* it took place */
+	init(&hp, &returned);
+	assert_true(returned == 2);
+	assert_true(get(NR(0)) == 10);
+
+	put("record", "boot boot-1\nnode 0 raised 2 pending 3 before 12\n");
+	put(NR(0), "15\n"); /* it did not */
+	init(&hp, &returned);
+	assert_true(returned == 5);
+	assert_true(get(NR(0)) == 10);
+}
+
+/* The file may be empty at the moment. */
+static bool reads_as(const char *path, uint64_t expected)
+{
+	uint64_t value;
+
+	return host_read_u64(path, &value) == 0 && value == expected;
+}
+
+static pid_t start_lowering(struct hugepages *hp, uint64_t nr)
+{
+	pid_t pid = fork();
+
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		hugepages_lower(hp, 0, nr);
+		_exit(0);
+	}
+	return pid;
+}
+
+static void kill_and_wait(pid_t pid)
+{
+	assert_int_equal(kill(pid, SIGKILL), 0);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+}
+
+/*
+ * The kill itself: a lease stops the owner where it opens the node's file to lower the number; a
+ * pipe without a reader then stops it where it writes down that this was done.
+ */
+static void test_killed_after_lowering(void **state)
+{
+	char path[256], temp[sizeof(record) + 8];
+	struct hugepages dead, hp;
+	uint64_t returned;
+	pid_t pid;
+	int fd;
+
+	(void)state;
+	init(&dead, NULL);
+	assert_true(hugepages_raise(&dead, 0, 5) == 5);
+	snprintf(path, sizeof(path), "%s/%s", root, NR(0));
+	snprintf(temp, sizeof(temp), "%s.new", record);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	signal(SIGIO, SIG_IGN);
+	if (fcntl(fd, F_SETLEASE, F_RDLCK) < 0) {
+		close(fd);
+		skip_because("no leases on this file system");
+	}
+	pid = start_lowering(&dead, 2);
+	while (fcntl(fd, F_GETLEASE) == F_RDLCK)
+		sleep_ms(1);
+	assert_int_equal(mkfifo(temp, 0600), 0);
+	assert_int_equal(fcntl(fd, F_SETLEASE, F_UNLCK), 0);
+	close(fd);
+	for (unsigned int i = 0; i < 1000 && !reads_as(path, 13); i++)
+		sleep_ms(1);
+	assert_true(get(NR(0)) == 13);
+	kill_and_wait(pid);
+	assert_int_equal(unlink(temp), 0);
+	init(&hp, &returned);
+	assert_true(returned == 3);
+	assert_true(get(NR(0)) == 10);
+}
+
+/* A record that can no longer be replaced says what is still raised: nothing is lowered, or the
+ * next owner would do so again. */
+static void test_no_lowering_without_a_record(void **state)
+{
+	char temp[sizeof(record) + 8];
+	struct hugepages hp;
+
+	(void)state;
+	init(&hp, NULL);
+	assert_true(hugepages_raise(&hp, 0, 5) == 5);
+	snprintf(temp, sizeof(temp), "%s.new", record);
+	assert_int_equal(mkdir(temp, 0700), 0);
+	assert_true(hugepages_lower(&hp, 0, 2) < 0);
+	assert_true(get(NR(0)) == 15 && hugepages_raised(&hp) == 5);
+	assert_int_equal(rmdir(temp), 0);
+	hugepages_give_back(&hp);
+	assert_true(get(NR(0)) == 10);
+}
+
+/* What the kernel does not take back is still ours, and the next owner's to give back. */
+static void test_failed_lowering_is_kept(void **state)
+{
+	struct hugepages hp, next;
+	uint64_t returned;
+	char path[256];
+
+	(void)state;
+	init(&hp, NULL);
+	assert_true(hugepages_raise(&hp, 0, 5) == 5);
+	assert_true(hugepages_raise(&hp, 1, 2) == 2);
+	snprintf(path, sizeof(path), "%s/%s", root, NR(0));
+	assert_int_equal(unlink(path), 0);
+	assert_true(hugepages_lower(&hp, 0, 2) < 0);
+	assert_true(hugepages_raised(&hp) == 7);
+	hugepages_give_back(&hp);
+	assert_true(hugepages_raised(&hp) == 5 && get(NR(1)) == 20);
+	/* Nor can the next one, at first. */
+	init(&next, &returned);
+	assert_true(returned == 0 && hugepages_raised(&next) == 5);
+	put(NR(0), "15\n");
+	init(&next, &returned);
+	assert_true(returned == 5 && get(NR(0)) == 10);
+	assert_int_equal(access(record, F_OK), -1);
+}
+
+/* Another owner in the middle of changing the number: ours waits until that is written. */
+static void test_waits_for_other_owners(void **state)
+{
+	char path[256];
+	struct hugepages hp;
+	pid_t pid;
+	int fd;
+
+	(void)state;
+	put(GLOBAL("free_hugepages"), "4\n");
+	init(&hp, NULL);
+	snprintf(path, sizeof(path), "%s/%s", root, GLOBAL("free_hugepages"));
+	for (int lower = 0; lower < 2; lower++) {
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+		assert_int_equal(flock(fd, LOCK_EX), 0);
+		pid = fork();
+		assert_true(pid >= 0);
+		if (pid == 0) {
+			sleep_ms(200);
+			put(NR(0), lower ? "115" : "100");
+			_exit(0); /* the last to have the lock open */
+		}
+		close(fd);
+		if (lower)
+			hugepages_give_back(&hp);
+		else
+			assert_true(hugepages_raise(&hp, 0, 5) == 5);
+		assert_true(get(NR(0)) == (lower ? 110 : 105));
+		assert_int_equal(waitpid(pid, NULL, 0), pid);
+	}
+}
+
 static void test_forgets_a_record_of_another_boot(void **state)
 {
 	struct hugepages dead, hp;
@@ -374,6 +543,11 @@ int main(void)
 		TEST(test_lower_no_more_than_raised),
 		TEST(test_recovers_after_a_kill),
 		TEST(test_recovers_an_interrupted_raise),
+		TEST(test_recovers_an_interrupted_lowering),
+		TEST(test_killed_after_lowering),
+		TEST(test_no_lowering_without_a_record),
+		TEST(test_failed_lowering_is_kept),
+		TEST(test_waits_for_other_owners),
 		TEST(test_recovers_another_size),
 		TEST(test_forgets_a_record_of_another_boot),
 		TEST(test_damaged_record),

@@ -74,6 +74,12 @@ static void count(uint64_t *counter)
 	__atomic_add_fetch(counter, 1, __ATOMIC_RELAXED);
 }
 
+static void refused(struct vmm_state *vmm, const char *why)
+{
+	fprintf(stderr, "vm-%u: the owner refuses: %s\n", vmm->number, why);
+	count(&vmm->seen->refused);
+}
+
 static uint64_t new_mark(struct vmm_state *vmm)
 {
 	return CANARY | (uint64_t)vmm->number << 32 | (uint32_t)next_random(&vmm->random);
@@ -120,7 +126,7 @@ static void hold(struct vmm_state *vmm, const struct frame_run *run)
 	uint32_t *holder = holder_of(vmm, run), was;
 
 	if (!holder) {
-		count(&vmm->seen->refused);
+		refused(vmm, "granted a frame that the pool does not have");
 		return;
 	}
 	was = __atomic_exchange_n(holder, vmm->number, __ATOMIC_SEQ_CST);
@@ -191,10 +197,14 @@ static void vmm_give(struct vmm_state *vmm)
 		count(&vmm->seen->returned);
 		return;
 	}
-	for (unsigned int i = vmm->nr - nr; i < vmm->nr; i++)
+	/* The owner may have taken them, and begun to zero them, before it died: what was in them
+	 * is lost, and nobody else has had them. */
+	for (unsigned int i = vmm->nr - nr; i < vmm->nr; i++) {
 		hold(vmm, &vmm->held[i]);
+		visit(vmm, &vmm->held[i], 0, vmm->mark[i], vmm->mark[i], &other);
+	}
 	if (ret != -EPIPE)
-		count(&vmm->seen->refused);
+		refused(vmm, strerror(-ret));
 }
 
 static void vmm_rejoin(struct vmm_state *vmm)
@@ -208,7 +218,7 @@ static void vmm_rejoin(struct vmm_state *vmm)
 		count(&vmm->seen->rejoined);
 	/* One that died meanwhile is followed by another. */
 	else if (err.code != EPIPE && err.code != ECONNRESET)
-		count(&vmm->seen->refused);
+		refused(vmm, err.message);
 }
 
 static void vmm_main(unsigned int number, uint64_t seed, struct seen *seen)

@@ -196,6 +196,156 @@ static void test_offline_dies(void **state)
 	assert_int_equal(fixture_pool("held"), 0);
 }
 
+static int64_t spanned(void)
+{
+	json_t *pool = fixture_qmp("query-pool", NULL);
+	int64_t value = number(json_array_get(json_object_get(pool, "nodes"), 0), "spanned");
+
+	json_decref(pool);
+	return value;
+}
+
+static int64_t in_movable(void)
+{
+	json_t *pool = fixture_qmp("query-pool", NULL);
+	int64_t value = number(json_object_get(pool, "settings"), "movable");
+
+	json_decref(pool);
+	return value;
+}
+
+/* A pool of one node, a third of it ZONE_MOVABLE, where a VM's frames lie as long as there are
+ * some. What it may grow to is no multiple of its pageblocks (4 frames). */
+static void start_movable(struct peer *a, uint64_t frames)
+{
+	fixture_start(
+		(const char *const[]){ "--pool=192M", "--max=610M", "--movable=64M", NEVER, NULL });
+	assert_true(peer_start(a, "a", frames));
+	assert_int_equal(peer_do(a, PEER_GRANT, frames), frames);
+	assert_int_equal(in_movable(), 32);
+	/* Half of the span: what the zone begins with can be isolated. */
+	assert_int_equal(spanned() / 2 % 4, 0);
+}
+
+/* ZONE_MOVABLE becomes empty although a VM had all of its frames there: it moves within the node.
+ */
+static void test_offline_movable(void **state)
+{
+	int64_t moved;
+	struct peer a;
+	json_t *job;
+
+	(void)state;
+	start_movable(&a, 32);
+	begin("pool-offline-movable", NULL);
+	moved = peer_do(&a, PEER_MOVE, 1000);
+	job = end("concluded");
+	/* Nearly all of them lay there, and none has moved twice. */
+	assert_true(moved >= 28 && moved <= 32);
+	assert_int_equal(number(job, "moved"), moved);
+	assert_int_equal(number(job, "done"), 32);
+	json_decref(job);
+	assert_int_equal(in_movable(), 0);
+	assert_int_equal(fixture_pool("total"), 64);
+	assert_int_equal(fixture_pool("held"), 32);
+	assert_int_equal(peer_do(&a, PEER_MEMORY, 0), 64);
+	assert_int_equal(do_job("pool-offline-movable", NULL, message, sizeof(message)), -1);
+	assert_non_null(strstr(message, "no memory is in ZONE_MOVABLE"));
+	peer_end(&a);
+	assert_true(fixture_wait_held(0) >= 0);
+	fixture_validate();
+}
+
+/* What a VM does not move out of stays with it, and all the rest goes. */
+static void test_offline_movable_refused(void **state)
+{
+	struct peer a;
+	json_t *job;
+
+	(void)state;
+	start_movable(&a, 20);
+	begin("pool-offline-movable", json_pack("{s:i}", "node", 0));
+	assert_int_equal(peer_do(&a, PEER_REFUSE, 1000), 0);
+	job = end("failed");
+	assert_int_equal(number(job, "done"), 12);
+	json_decref(job);
+	assert_non_null(strstr(message, "20 of 32 frames of ZONE_MOVABLE stay, 12 have gone"));
+	assert_non_null(strstr(message, "VM 'a'"));
+	assert_int_equal(in_movable(), 20);
+	assert_int_equal(fixture_pool("held"), 20);
+	/* They are in use as before: what it gives back is given out again, and then they go. */
+	assert_int_equal(peer_do(&a, PEER_RETURN, 0), 0);
+	assert_int_equal(peer_do(&a, PEER_GRANT, 20), 20);
+	peer_end(&a);
+	assert_true(fixture_wait_held(0) >= 0);
+	assert_int_equal(do_job("pool-offline-movable", NULL, message, sizeof(message)), 20);
+	assert_int_equal(in_movable(), 0);
+}
+
+/* One that moves a frame now and then does not keep the pool's jobs waiting as long as it likes. */
+static void test_offline_movable_slowly(void **state)
+{
+	uint64_t since = now_ms();
+	struct peer a;
+	int64_t moved;
+	json_t *job;
+
+	(void)state;
+	start_movable(&a, 32);
+	begin("pool-offline-movable", NULL);
+	moved = peer_do(&a, PEER_MOVE_SLOWLY, 900);
+	job = end("failed");
+	assert_true(moved >= 5 && moved < 25);
+	assert_true(number(job, "done") >= moved);
+	json_decref(job);
+	assert_non_null(strstr(message, "VM 'a'"));
+	assert_true(now_ms() - since < 22000);
+	assert_int_equal(fixture_pool("held"), 32);
+	peer_end(&a);
+	assert_true(fixture_wait_held(0) >= 0);
+	fixture_validate();
+}
+
+/* Nobody loses what he was promised: there is no room for it beside the zone. */
+static void test_offline_movable_promised(void **state)
+{
+	struct peer a;
+	int64_t done;
+	json_t *job;
+
+	(void)state;
+	start_movable(&a, 76);
+	begin("pool-offline-movable", NULL);
+	assert_true(peer_do(&a, PEER_MOVE, 1000) > 0);
+	job = end("failed");
+	done = number(job, "done");
+	json_decref(job);
+	assert_true(done > 0 && done < 20);
+	assert_non_null(strstr(message, "152 MiB promised to VMs"));
+	assert_int_equal(in_movable(), 32 - done);
+	assert_int_equal(fixture_pool("held"), 76);
+	assert_int_equal(peer_do(&a, PEER_RETURN, 0), 0);
+	assert_int_equal(peer_do(&a, PEER_GRANT, 76), 76);
+	peer_end(&a);
+	assert_true(fixture_wait_held(0) >= 0);
+	fixture_validate();
+}
+
+static void test_offline_movable_dies(void **state)
+{
+	struct peer a;
+
+	(void)state;
+	start_movable(&a, 20);
+	begin("pool-offline-movable", NULL);
+	usleep(20000);
+	kill(a.pid, SIGKILL);
+	assert_int_equal(peer_wait(&a, 5000), SIGKILL);
+	json_decref(end("concluded"));
+	assert_int_equal(in_movable(), 0);
+	assert_true(fixture_wait_held(0) >= 0);
+}
+
 /* The owner ends while it waits for one that does not answer. */
 static void test_end_while_moving(void **state)
 {
@@ -215,9 +365,17 @@ static void test_end_while_moving(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		OWNER_TEST(test_compact),          OWNER_TEST(test_compact_dies),
-		OWNER_TEST(test_offline),          OWNER_TEST(test_offline_bad_frames),
-		OWNER_TEST(test_offline_refused),  OWNER_TEST(test_offline_dies),
+		OWNER_TEST(test_compact),
+		OWNER_TEST(test_compact_dies),
+		OWNER_TEST(test_offline_movable),
+		OWNER_TEST(test_offline_movable_refused),
+		OWNER_TEST(test_offline_movable_slowly),
+		OWNER_TEST(test_offline_movable_promised),
+		OWNER_TEST(test_offline_movable_dies),
+		OWNER_TEST(test_offline),
+		OWNER_TEST(test_offline_bad_frames),
+		OWNER_TEST(test_offline_refused),
+		OWNER_TEST(test_offline_dies),
 		OWNER_TEST(test_end_while_moving),
 	};
 

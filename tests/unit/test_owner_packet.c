@@ -92,7 +92,7 @@ static void test_hello(void **state)
 	assert_int_equal(check(), 0);
 	packet.hello.flags = OWNER_HELLO_WANT_UFFD;
 	assert_int_equal(check(), 0);
-	packet.hello.flags = 8;
+	packet.hello.flags = 16;
 	assert_bad("flags");
 	make_hello();
 	packet.hello.version++;
@@ -220,6 +220,22 @@ static void test_replies(void **state)
 	memset(packet.welcome.message, 'x', sizeof(packet.welcome.message));
 	assert_int_equal(packet_check_reply(&packet, len, OWNER_WELCOME, &none, &why), -EPROTO);
 	assert_int_equal(packet_check_reply(&packet, len, OWNER_GRANTED, &limits, &why), -EPROTO);
+	memset(&packet, 0, sizeof(packet));
+	len = sizeof(packet.filling);
+	packet.header.type = OWNER_FILLING;
+	packet.header.length = (uint32_t)len;
+	packet.filling.total = 10;
+	packet.filling.done = 10;
+	assert_int_equal(packet_check_reply(&packet, len, OWNER_FILLING, &none, &why), 0);
+	packet.filling.done = 11;
+	assert_int_equal(packet_check_reply(&packet, len, OWNER_FILLING, &none, &why), -EPROTO);
+	packet.filling.total = packet.filling.done = 0; /* it is divided by */
+	assert_int_equal(packet_check_reply(&packet, len, OWNER_FILLING, &none, &why), -EPROTO);
+	packet.filling.total = UINT64_MAX;
+	assert_int_equal(packet_check_reply(&packet, len, OWNER_FILLING, &none, &why), -EPROTO);
+	packet.filling.total = 10;
+	packet.header.length = (uint32_t)--len;
+	assert_int_equal(packet_check_reply(&packet, len, OWNER_FILLING, &none, &why), -EPROTO);
 	make_return();
 	packet.header.type = OWNER_GRANTED;
 	len = packet.header.length;

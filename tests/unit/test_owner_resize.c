@@ -275,6 +275,7 @@ static void test_later_refused(void **state)
 						  .ram_frames = 128,
 						  .flags = OWNER_RESIZE_LATER } };
 	struct session session;
+	struct error none = { 0 };
 	uint64_t missing = 7;
 
 	(void)state;
@@ -292,6 +293,17 @@ static void test_later_refused(void **state)
 	assert_string_equal(reply.packet.resized.message, "the host has none");
 	assert_int_equal(handle(&session, &packet), SESSION_REPLY);
 	assert_string_not_equal(reply.packet.resized.message, "the host has none");
+	/* Its maximum is lowered while the pool grows for more: it gets no more than that. */
+	session.later_frames = 400;
+	assert_int_equal(session_set_limits(
+				 &session,
+				 &(struct session_limits){ .max_frames = 200, .shares = 1 }, &none),
+			 0);
+	assert_int_equal(session.later_frames, 0);
+	packet.resize.ram_frames = 400;
+	assert_int_equal(handle(&session, &packet), SESSION_REPLY);
+	assert_int_equal(reply.packet.header.status, -ENOMEM);
+	assert_int_equal(session.ram_frames, 64);
 	/* Something else is decided by itself. */
 	session.later_frames = 3 * NODE_FRAMES;
 	assert_true(session_go_on(&session, &err, &missing));

@@ -35,13 +35,14 @@ static struct pool *pool;
 static struct server *server;
 static struct balance *balance;
 static struct event_timer *enough;
-static unsigned int begins;
+static unsigned int begins, ends;
 static int listen_fd;
 
 static void on_event(void *opaque, const char *name, json_t *data)
 {
 	(void)opaque;
 	begins += strcmp(name, "RECLAIM_BEGIN") == 0;
+	ends += strcmp(name, "RECLAIM_END") == 0;
 	json_decref(data);
 }
 
@@ -57,7 +58,7 @@ static void create(unsigned int nodes)
 	struct balance_config balance_config = { .event = on_event };
 	struct error err = { 0 };
 
-	begins = 0;
+	begins = ends = 0;
 	assert_int_equal(objects_init(&err), 0);
 	loop = event_loop_create();
 	enough = event_timer_create(loop, on_enough, loop);
@@ -102,10 +103,15 @@ static int teardown(void **state)
 	return 0;
 }
 
+static void look_for(uint64_t ms)
+{
+	event_timer_arm(enough, ms, 0);
+	assert_int_equal(event_loop_run(loop), 0);
+}
+
 static void look(void)
 {
-	event_timer_arm(enough, LOOK_MS, 0);
-	assert_int_equal(event_loop_run(loop), 0);
+	look_for(LOOK_MS);
 }
 
 static uint64_t unused(void)
@@ -225,6 +231,56 @@ static void test_knows_size(void **state)
 	assert_int_equal(begins, 1);
 }
 
+/* As soon as what is promised fits nobody has to give anything any more, however little is free. */
+static void test_ends_when_it_fits(void **state)
+{
+	const struct pool_promise half = { .ram = 3 * NODE_FRAMES / 2 };
+	struct pool_marks marks;
+
+	(void)state;
+	promise_twice();
+	pool_marks(pool, &marks);
+	while (unused() >= marks.low)
+		take(1);
+	look();
+	assert_int_equal(begins, 1);
+	look_for(300);
+	assert_int_equal(ends, 0);
+	pool_release(pool, &half);
+	look_for(300);
+	assert_int_equal(ends, 1);
+	assert_true(unused() < marks.low);
+	look_for(300);
+	assert_int_equal(begins, 1);
+}
+
+/* Promised are as many frames as there are. Then one goes into quarantine: it is nobody's. */
+static void test_quarantine_is_no_memory(void **state)
+{
+	struct pool_request request = { .name = "vm" };
+	struct pool_marks marks;
+	struct pool_info info;
+	uint64_t missing = 0;
+
+	(void)state;
+	assert_int_equal(pool_setting_set(pool, "overcommit_memory", 0, 1, NULL), 0);
+	pool_info(pool, &info);
+	request.want.ram = 2 * NODE_FRAMES - info.reserve;
+	assert_int_equal(pool_admit(pool, &request, &missing, NULL), 0);
+	pool_marks(pool, &marks);
+	while (unused() >= marks.low)
+		take(1);
+	look();
+	assert_int_equal(begins, 0);
+	pool_quiesce(pool);
+	for (uint64_t i = NODE_FRAMES; i && unused() + 1 >= marks.low; i--)
+		(void)mm_soft_offline_page(pool_mm(pool), mm_page(pool_mm(pool), 0, i - 1));
+	pool_resume(pool);
+	take(1);
+	look();
+	assert_int_equal(begins, 1);
+}
+
 static void test_cost(void **state)
 {
 	const uint64_t nr = 100000;
@@ -256,6 +312,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_knows_what_came_back, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_knows_settings, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_knows_size, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_ends_when_it_fits, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_quarantine_is_no_memory, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_cost, setup_large, teardown),
 	};
 

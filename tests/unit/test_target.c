@@ -135,6 +135,7 @@ static void test_grow(void **state)
 	assert_int_equal(target_judge(&parts), TARGET_BUSY);
 	parts.balloon.driver_ready = false;
 	expect(&parts, 0, 512);
+	assert_int_equal(target_judge(&parts), TARGET_NO_BALLOON);
 }
 
 /* The balloon keeps what it has when the guest is short, and takes no more. */
@@ -150,9 +151,158 @@ static void test_limit(void **state)
 	assert_int_equal(target_judge(&parts), TARGET_AVAILABLE);
 	parts.balloon_limit = MIB(4096);
 	expect(&parts, 448, 0);
-	/* More was asked than it took. */
+}
+
+/* Asked for more than it took, and stalled; answers that it has so much available. */
+static struct target_parts short_guest(unsigned int available)
+{
+	struct target_parts parts = guest(64, 0, 300);
+
 	parts.balloon.target = MIB(448);
+	parts.guest = (struct target_guest){ .tells = true, .available = MIB(available) };
+	return parts;
+}
+
+/* The balloon does not get what it was told. */
+static void test_why_the_balloon_stalls(void **state)
+{
+	struct target_parts parts = short_guest(100);
+
+	(void)state;
 	assert_int_equal(target_judge(&parts), TARGET_BUSY);
+	parts.balloon.quiet_ms = 10 * TARGET_SILENT_MAX_MS; /* it answers all the same */
+	assert_int_equal(target_judge(&parts), TARGET_BUSY);
+	/* Exactly what the balloon would leave to it, and less than a step beyond. */
+	parts.guest.available = target_margin(&parts) + TARGET_STEP_MIN;
+	assert_int_equal(target_judge(&parts), TARGET_BUSY);
+	parts.guest.available--;
+	assert_int_equal(target_judge(&parts), TARGET_AVAILABLE);
+	/* No answer any more: what it said before is worth nothing. */
+	parts.guest.unanswered_ms = TARGET_SILENT_MS - 1;
+	assert_int_equal(target_judge(&parts), TARGET_AVAILABLE);
+	parts.guest.unanswered_ms = TARGET_SILENT_MS;
+	assert_int_equal(target_judge(&parts), TARGET_SILENT);
+	parts.balloon.target = parts.balloon.actual;
+	assert_int_equal(target_judge(&parts), TARGET_SILENT);
+	parts.balloon_idle_ms = TARGET_STALL_MS - 1; /* but it moves */
+	assert_int_equal(target_judge(&parts), TARGET_MOVING);
+	/* Growing: what it has available does not matter, whether it answers does. */
+	parts = short_guest(0);
+	parts.size = MIB(512);
+	parts.balloon.target = 0;
+	assert_int_equal(target_judge(&parts), TARGET_BUSY);
+	parts.guest.unanswered_ms = TARGET_SILENT_MS;
+	assert_int_equal(target_judge(&parts), TARGET_SILENT);
+}
+
+/* The same of a guest without statistics: one whose driver goes on trying finds no page. */
+static void test_why_without_statistics(void **state)
+{
+	struct target_parts parts = short_guest(0);
+
+	(void)state;
+	parts.guest.tells = false;
+	parts.balloon.quiet_ms = 200;
+	assert_int_equal(target_judge(&parts), TARGET_AVAILABLE);
+	parts.balloon.quiet_ms = TARGET_STALL_MS;
+	assert_int_equal(target_judge(&parts), TARGET_BUSY);
+	parts.balloon.quiet_ms = TARGET_SILENT_MAX_MS;
+	assert_int_equal(target_judge(&parts), TARGET_SILENT);
+}
+
+/* Blocks that are to go and do not, without a balloon that could stand in. */
+static void test_why_blocks_stall(void **state)
+{
+	struct target_parts parts = guest(512, 512, 0);
+
+	(void)state;
+	parts.mem.requested = 0;
+	parts.balloon.driver_ready = false;
+	assert_int_equal(target_judge(&parts), TARGET_BUSY);
+	assert_int_equal(target_stuck(&parts), 0);
+	parts.in_vain = true;
+	assert_int_equal(target_judge(&parts), TARGET_UNMOVABLE);
+	assert_int_equal(target_stuck(&parts), MIB(512));
+	/* It is still at what it was told before; for how long is that true? */
+	parts.mem.unread_ms = TARGET_SILENT_MAX_MS - 1;
+	assert_int_equal(target_judge(&parts), TARGET_BUSY);
+	parts.mem.unread_ms = TARGET_SILENT_MAX_MS;
+	assert_int_equal(target_judge(&parts), TARGET_SILENT);
+	parts.guest.tells = true;
+	parts.guest.available = MIB(300);
+	assert_int_equal(target_judge(&parts), TARGET_BUSY);
+	/* It has nowhere to move it. */
+	parts.mem.unread_ms = 0;
+	assert_int_equal(target_judge(&parts), TARGET_UNMOVABLE);
+	parts.guest.available = MIB(10);
+	assert_int_equal(target_judge(&parts), TARGET_AVAILABLE);
+	parts.guest.unanswered_ms = TARGET_SILENT_MS;
+	assert_int_equal(target_judge(&parts), TARGET_SILENT);
+	parts.mem.driver_ready = false;
+	assert_int_equal(target_judge(&parts), TARGET_NO_MEM);
+	/* Below the boot memory only a balloon helps. */
+	parts.size = MIB(400);
+	assert_int_equal(target_judge(&parts), TARGET_NO_BALLOON);
+
+	/* With a balloon that got stuck as well; and one that stands in: it is there, with a flaw.
+	 */
+	parts = guest(512, 512, 0);
+	parts.mem.requested = 0;
+	parts.in_vain = true;
+	parts.guest = (struct target_guest){ .tells = true, .available = MIB(300) };
+	parts.balloon.target = MIB(512);
+	assert_int_equal(target_judge(&parts), TARGET_UNMOVABLE);
+	parts.balloon.actual = MIB(512);
+	assert_int_equal(target_judge(&parts), TARGET_REACHED);
+	assert_int_equal(target_stuck(&parts), MIB(512));
+}
+
+/* Blocks that are to come and do not: nothing is unmovable about that. */
+static void test_why_growing_stalls(void **state)
+{
+	struct target_parts parts = guest(1024, 256, 0);
+
+	(void)state;
+	parts.mem.requested = MIB(512);
+	parts.in_vain = true;
+	assert_int_equal(target_judge(&parts), TARGET_BUSY);
+	assert_int_equal(target_stuck(&parts), 0);
+	parts.guest = (struct target_guest){ .tells = true, .available = MIB(1) };
+	assert_int_equal(target_judge(&parts), TARGET_AVAILABLE);
+	parts.guest.unanswered_ms = TARGET_SILENT_MS;
+	assert_int_equal(target_judge(&parts), TARGET_SILENT);
+}
+
+/* A guest that waits for a frame of the pool cannot answer, and moves nothing: that is not its
+ * doing. */
+static void test_why_it_starves(void **state)
+{
+	struct target_parts parts = short_guest(100);
+
+	(void)state;
+	parts.starves = true;
+	parts.guest.unanswered_ms = TARGET_SILENT_MAX_MS;
+	assert_int_equal(target_judge(&parts), TARGET_POOL);
+	parts.balloon_idle_ms = TARGET_STALL_MS - 1; /* but it moves */
+	assert_int_equal(target_judge(&parts), TARGET_MOVING);
+	parts.starves = false;
+	parts.balloon_idle_ms = TARGET_STALL_MS;
+	assert_int_equal(target_judge(&parts), TARGET_SILENT);
+
+	parts = guest(512, 0, 100);
+	parts.balloon.target = 0;
+	parts.starves = true;
+	assert_int_equal(target_judge(&parts), TARGET_POOL);
+	parts = guest(512, 512, 0);
+	parts.mem.requested = 0;
+	parts.balloon.driver_ready = false;
+	parts.in_vain = true;
+	parts.starves = true;
+	assert_int_equal(target_judge(&parts), TARGET_POOL);
+	parts = guest(1024, 256, 0);
+	parts.mem.requested = MIB(512);
+	parts.starves = true;
+	assert_int_equal(target_judge(&parts), TARGET_POOL);
 }
 
 static void test_reasons(void **state)
@@ -237,11 +387,20 @@ static void test_asked_again(void **state)
 	assert_int_equal(asked[1] - asked[0], TARGET_ASK_MIN_MS);
 	assert_int_equal(asked[2] - asked[1], 2 * TARGET_ASK_MIN_MS);
 	assert_int_equal(asked[3] - asked[2], 4 * TARGET_ASK_MIN_MS);
+	assert_true(ask.in_vain);
 	/* It moved: then it has the time that it had at first. */
 	parts.mem.idle_ms = 0;
 	assert_false(target_ask_again(&ask, &parts, now));
+	assert_false(ask.in_vain);
 	parts.mem.idle_ms = TARGET_STALL_MS;
 	assert_true(target_ask_again(&ask, &parts, now + TARGET_STALL_MS));
+	/* In vain when it had as long as it is given, not before. */
+	parts.mem.idle_ms = 2 * TARGET_STALL_MS - 1;
+	target_ask_again(&ask, &parts, now + 2 * TARGET_STALL_MS - 1);
+	assert_false(ask.in_vain);
+	parts.mem.idle_ms = 2 * TARGET_STALL_MS;
+	target_ask_again(&ask, &parts, now + 2 * TARGET_STALL_MS);
+	assert_true(ask.in_vain);
 	/* Nobody to ask, or nothing to ask for. */
 	ask = (struct target_ask){ 0 };
 	parts.mem.driver_ready = false;
@@ -382,6 +541,30 @@ static void test_pace(void **state)
 	assert_int_equal(target_pace(&pace, &parts), TARGET_STALL_MAX_MS);
 }
 
+/* A VM that is stopped, or a driver that goes, ends the waiting; it is no pause of the guest. */
+static void test_pace_of_a_stopped_guest(void **state)
+{
+	struct target_parts parts = guest(512, 512, 0);
+	struct target_pace pace = { 0 };
+
+	(void)state;
+	parts.mem.requested = 0;
+	parts.mem.idle_ms = 4000;
+	target_pace(&pace, &parts);
+	parts.running = false;
+	assert_int_equal(target_pace(&pace, &parts), TARGET_STALL_MS);
+	parts.running = true;
+	parts.mem.idle_ms = 100;
+	assert_int_equal(target_pace(&pace, &parts), TARGET_STALL_MS);
+	parts.mem.idle_ms = 4000;
+	target_pace(&pace, &parts);
+	parts.mem.driver_ready = false;
+	assert_int_equal(target_pace(&pace, &parts), TARGET_STALL_MS);
+	parts.mem.driver_ready = true;
+	parts.mem.idle_ms = 100;
+	assert_int_equal(target_pace(&pace, &parts), TARGET_STALL_MS);
+}
+
 /* Memory devices of several nodes: in proportion, in whole frames, nothing lost, none too much. */
 static void test_shares(void **state)
 {
@@ -407,12 +590,17 @@ static void test_shares(void **state)
 /* Several devices as one: sums, and the one that moved last tells how long nothing moved. */
 static void test_sum(void **state)
 {
-	const struct virtio_mem_stats stats[] = {
-		{ .driver_ready = true, .plugged = MIB(2), .requested = MIB(4), .idle_ms = 5000 },
+	struct virtio_mem_stats stats[] = {
+		{ .driver_ready = true,
+		  .plugged = MIB(2),
+		  .requested = MIB(4),
+		  .idle_ms = 5000,
+		  .unread_ms = 40 },
 		{ .driver_ready = true,
 		  .plugged = MIB(6),
 		  .requested = MIB(8),
 		  .idle_ms = 20,
+		  .unread_ms = 700,
 		  .last_error = -ENOMEM },
 	};
 	struct virtio_mem_stats sum;
@@ -422,9 +610,18 @@ static void test_sum(void **state)
 	assert_int_equal(sum.plugged, MIB(8));
 	assert_int_equal(sum.requested, MIB(12));
 	assert_int_equal(sum.idle_ms, 20);
+	assert_int_equal(sum.unread_ms, 700); /* it waits for the slowest */
 	assert_int_equal(sum.last_error, -ENOMEM);
 	assert_true(sum.driver_ready);
 	assert_false(sum.broken);
+	/* What has been overcome is no trouble, nor does it hide what another one has. */
+	stats[0].last_error = -EIO;
+	stats[0].plugged = stats[0].requested;
+	target_sum_mem(stats, 2, &sum);
+	assert_int_equal(sum.last_error, -ENOMEM);
+	stats[1].plugged = stats[1].requested;
+	target_sum_mem(stats, 2, &sum);
+	assert_int_equal(sum.last_error, 0);
 }
 
 /* The pool grows for it: the guest gets what is promised, and the rest as it comes. */
@@ -467,13 +664,19 @@ int main(void)
 		cmocka_unit_test(test_shrink_without_mem_driver),
 		cmocka_unit_test(test_grow),
 		cmocka_unit_test(test_limit),
+		cmocka_unit_test(test_why_it_starves),
 		cmocka_unit_test(test_reasons),
+		cmocka_unit_test(test_why_the_balloon_stalls),
+		cmocka_unit_test(test_why_without_statistics),
+		cmocka_unit_test(test_why_blocks_stall),
+		cmocka_unit_test(test_why_growing_stalls),
 		cmocka_unit_test(test_lies),
 		cmocka_unit_test(test_balloon_only),
 		cmocka_unit_test(test_asked_again),
 		cmocka_unit_test(test_gives_way),
 		cmocka_unit_test(test_tax),
 		cmocka_unit_test(test_pace),
+		cmocka_unit_test(test_pace_of_a_stopped_guest),
 		cmocka_unit_test(test_shares),
 		cmocka_unit_test(test_sum),
 		cmocka_unit_test(test_growing),

@@ -313,6 +313,57 @@ static void target(void **state)
 	host_sync(drv.th);
 	assert_int_equal(drv.th->balloon_changes, 1);
 	assert_int_equal(stats(&drv).actual, 300 * GUEST_PAGE_SIZE);
+	/* A driver that looks at its target, or tells its size, is not quiet. */
+	usleep(300000);
+	assert_in_range(stats(&drv).quiet_ms, 300, 60000);
+	host_read(drv.th, drv.device, 4);
+	assert_in_range(stats(&drv).quiet_ms, 0, 250);
+	usleep(300000);
+	host_write(drv.th, drv.device + 4, 300, 4);
+	assert_in_range(stats(&drv).quiet_ms, 0, 250);
+	host_destroy(drv.th);
+}
+
+/* A message of a million page numbers, of which the last one alone is of another frame. */
+static void post_million(struct driver *drv, unsigned int queue)
+{
+	const uint32_t nr = 1u << 20;
+	uint32_t *pfns = guest_ptr(&drv->th->mem, FRAME_SIZE, nr * sizeof(uint32_t));
+
+	for (uint32_t i = 0; i < nr - 1; i++)
+		pfns[i] = PFN(5) + i % GUEST_PAGES_PER_FRAME;
+	pfns[nr - 1] = PFN(6) + 9;
+	driver_send(drv, queue, FRAME_SIZE, nr * (uint32_t)sizeof(uint32_t));
+}
+
+/* It is served in many rounds, so that others have their turn, and then it is there as a whole. */
+static void long_messages(void **state)
+{
+	struct driver drv;
+
+	(void)state;
+	start(&drv, F_VERSION_1 | F_TELL);
+	for (unsigned int queue = INFLATE; queue <= DEFLATE; queue++) {
+		post_million(&drv, queue);
+		host_call(drv.th, NULL, NULL);
+		assert_int_equal(driver_used_idx(&drv, queue), 0);
+		assert_true(wait_used(&drv, queue, 1, 10000));
+		host_sync(drv.th);
+		assert_int_equal(driver_interrupts(queue + 1), 1);
+		assert_int_equal(stats(&drv).inflated,
+				 queue == INFLATE ? FRAME_SIZE + GUEST_PAGE_SIZE : 0);
+	}
+	/* Dropped half way by a reset. */
+	post_million(&drv, INFLATE);
+	host_call(drv.th, NULL, NULL);
+	driver_set_status(&drv, 0);
+	assert_int_equal(stats(&drv).inflated, 0);
+	assert_int_equal(driver_start(&drv, F_VERSION_1 | F_TELL, 128), S_ALL);
+	host_sync(drv.th);
+	assert_int_equal(driver_used_idx(&drv, INFLATE), 0);
+	assert_int_equal(stats(&drv).inflated, 0);
+	send_pages(&drv, INFLATE, PFN(5), GUEST_PAGES_PER_FRAME);
+	assert_int_equal(stats(&drv).inflated, FRAME_SIZE);
 	host_destroy(drv.th);
 }
 
@@ -347,6 +398,26 @@ static void hostile_pages(void **state)
 	expect_broken(&drv);
 	driver_send(&drv, INFLATE, DRIVER_BUFFERS, 4 * FRAME_SIZE); /* two million of them */
 	expect_broken(&drv);
+	host_destroy(drv.th);
+}
+
+/* A driver that gives the balloon up is none. */
+static void driver_gives_up(void **state)
+{
+	struct driver drv;
+
+	(void)state;
+	start(&drv, F_VERSION_1 | F_TELL);
+	assert_true(stats(&drv).driver_ready);
+	driver_set_status(&drv, S_ALL | VIRTIO_CONFIG_S_FAILED);
+	assert_false(stats(&drv).driver_ready);
+	assert_int_equal(stats(&drv).accepted, 0);
+	post(&drv, INFLATE, PFN(5), 1, 1);
+	host_sync(drv.th);
+	assert_int_equal(driver_used_idx(&drv, INFLATE), 0);
+	assert_int_equal(driver_start(&drv, F_VERSION_1 | F_TELL, 128), S_ALL);
+	send_pages(&drv, INFLATE, PFN(5), GUEST_PAGES_PER_FRAME);
+	assert_int_equal(stats(&drv).frames_released, 1);
 	host_destroy(drv.th);
 }
 
@@ -538,7 +609,9 @@ int main(void)
 		cmocka_unit_test(one_frame_when_there_are_no_two),
 		cmocka_unit_test(without_frame_ops),
 		cmocka_unit_test(target),
+		cmocka_unit_test(long_messages),
 		cmocka_unit_test(hostile_pages),
+		cmocka_unit_test(driver_gives_up),
 		cmocka_unit_test(gives_its_own_rings_away),
 		cmocka_unit_test(odd_chains),
 		cmocka_unit_test(threads),

@@ -179,10 +179,12 @@ static void statistics(void **state)
 	usleep(1300000);
 	assert_true(guest_stats(&drv).stale);
 	assert_true(guest_stats(&drv).age_ms >= 1000);
+	assert_in_range(guest_stats(&drv).unanswered_ms, 1200, 60000);
 	assert_int_equal(guest_stats(&drv).valid, 1u << 6);
 	assert_int_equal(driver_used_idx(&drv, STATS), 2);
 	send_stats(&drv, second, sizeof(second));
 	assert_false(guest_stats(&drv).stale);
+	assert_int_equal(guest_stats(&drv).unanswered_ms, 0);
 	set_interval(&drv, 0);
 	usleep(1100000);
 	assert_true(driver_used_idx(&drv, STATS) <= 3);

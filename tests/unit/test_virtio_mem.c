@@ -8,6 +8,7 @@
 
 #include <linux/virtio_mem.h>
 
+#include "tests/unit/sleep.h"
 #include "tests/unit/virtio_driver.h"
 
 #define F_VERSION_1    (1ull << VIRTIO_F_VERSION_1)
@@ -254,6 +255,97 @@ static void asked_again(void **state)
 	host_destroy(drv.th);
 }
 
+static uint32_t generation(struct driver *drv)
+{
+	return common_read(drv, VIRTIO_PCI_COMMON_CFGGENERATION, 1);
+}
+
+/* What the driver itself changes in the configuration by its requests: a reader notices. */
+static void generations(void **state)
+{
+	struct driver drv;
+	uint32_t before;
+
+	(void)state;
+	start(&drv, 4 * FRAME_SIZE);
+	before = generation(&drv);
+	assert_int_equal(plug(&drv, 0, 4), VIRTIO_MEM_RESP_ACK);
+	assert_int_not_equal(generation(&drv), before);
+	before = generation(&drv);
+	assert_int_equal(unplug(&drv, 0, 1), VIRTIO_MEM_RESP_ACK);
+	assert_int_not_equal(generation(&drv), before);
+	before = generation(&drv);
+	assert_int_equal(block_state(&drv, 0, 1), VIRTIO_MEM_STATE_UNPLUGGED);
+	assert_int_equal(unplug(&drv, 0, 1), VIRTIO_MEM_RESP_ERROR);
+	assert_int_equal(generation(&drv), before);
+	assert_int_equal(unplug_all(&drv), VIRTIO_MEM_RESP_ACK);
+	assert_int_not_equal(generation(&drv), before);
+	/* Of nothing: the usable region may be another one after it. */
+	before = generation(&drv);
+	assert_int_equal(unplug_all(&drv), VIRTIO_MEM_RESP_ACK);
+	assert_int_not_equal(generation(&drv), before);
+	assert_int_equal(driver_interrupts(0), 0); /* it knows */
+	host_destroy(drv.th);
+}
+
+/* What the driver was told is unread until it reads just that, from the first time it was told. */
+static void unread_requests(void **state)
+{
+	struct driver drv;
+
+	(void)state;
+	start(&drv, FRAME_SIZE);
+	sleep_ms(60);
+	assert_in_range(stats(&drv).unread_ms, 50, 60000);
+	CONFIG(&drv, plugged_size);
+	host_call(drv.th, call_ask_again, drv.th->set.mem[0]);
+	assert_in_range(stats(&drv).unread_ms, 50, 60000);
+	CONFIG(&drv, requested_size);
+	sleep_ms(5);
+	assert_int_equal(stats(&drv).unread_ms, 0);
+	host_call(drv.th, call_ask_again, drv.th->set.mem[0]);
+	sleep_ms(5);
+	assert_in_range(stats(&drv).unread_ms, 1, 60000);
+	CONFIG(&drv, requested_size);
+	assert_int_equal(stats(&drv).unread_ms, 0);
+	host_destroy(drv.th);
+}
+
+static void call_pause(void *opaque)
+{
+	struct device *dev = virtio_mem_device(opaque);
+
+	dev->ops->pause(dev);
+}
+
+static void call_resume(void *opaque)
+{
+	struct device *dev = virtio_mem_device(opaque);
+
+	dev->ops->resume(dev);
+}
+
+/* A guest that is paused can neither move nor look: its times begin anew. */
+static void pauses(void **state)
+{
+	struct driver drv;
+
+	(void)state;
+	start(&drv, FRAME_SIZE);
+	host_call(drv.th, call_pause, drv.th->set.mem[0]);
+	sleep_ms(300);
+	host_call(drv.th, call_resume, drv.th->set.mem[0]);
+	assert_in_range(stats(&drv).idle_ms, 0, 250);
+	assert_in_range(stats(&drv).unread_ms, 0, 250);
+	CONFIG(&drv, requested_size);
+	host_call(drv.th, call_pause, drv.th->set.mem[0]);
+	sleep_ms(5);
+	host_call(drv.th, call_resume, drv.th->set.mem[0]);
+	sleep_ms(5);
+	assert_int_equal(stats(&drv).unread_ms, 0); /* read is read */
+	host_destroy(drv.th);
+}
+
 static void memory_is_short(void **state)
 {
 	struct driver drv;
@@ -264,6 +356,9 @@ static void memory_is_short(void **state)
 	assert_int_equal(plug(&drv, 0, 2), VIRTIO_MEM_RESP_BUSY);
 	assert_int_equal(stats(&drv).last_error, -ENOMEM);
 	assert_int_equal(block_state(&drv, 0, 2), VIRTIO_MEM_STATE_UNPLUGGED);
+	/* Nothing is known yet of what is requested next. */
+	assert_int_equal(set_requested(&drv, 6 * FRAME_SIZE), 0);
+	assert_int_equal(stats(&drv).last_error, 0);
 	drv.th->no_memory = false;
 	assert_int_equal(plug(&drv, 0, 2), VIRTIO_MEM_RESP_ACK);
 	assert_int_equal(stats(&drv).last_error, 0);
@@ -363,6 +458,55 @@ static void malformed_messages(void **state)
 	assert_int_equal(drv.th->nr_plug, 0);
 	/* The other devices do not care, and after a reset neither does this one. */
 	driver_start(&drv, F_ALL, 8);
+	assert_int_equal(plug(&drv, 0, 1), VIRTIO_MEM_RESP_ACK);
+	host_destroy(drv.th);
+}
+
+/* Requests that change much have a round each: others have their turn between them. */
+static void many_requests(void **state)
+{
+	struct driver drv;
+
+	(void)state;
+	start(&drv, REGION);
+	for (uint16_t i = 0; i < 4; i++) {
+		uint64_t addr = DRIVER_BUFFERS + i * 64u;
+		struct virtio_mem_req *req = guest_ptr(&drv.th->mem, addr, sizeof(*req));
+		struct vring_desc answer = { ANSWER + i * 64u, 10, VRING_DESC_F_WRITE, 0 };
+
+		req->type = i % 2 ? VIRTIO_MEM_REQ_UNPLUG : VIRTIO_MEM_REQ_PLUG;
+		req->u.plug.addr = BLOCK(0);
+		req->u.plug.nb_blocks = 64;
+		driver_set_desc(&drv, 0, 2 * i,
+				(struct vring_desc){ addr, 24, VRING_DESC_F_NEXT, 2 * i + 1 });
+		driver_set_desc(&drv, 0, 2 * i + 1, answer);
+		driver_publish(&drv, 0, 2 * i);
+	}
+	driver_kick(&drv, 0);
+	for (unsigned int i = 0; i < 4; i++)
+		host_sync(drv.th);
+	assert_int_equal(driver_used_idx(&drv, 0), 4);
+	assert_int_equal(stats(&drv).acks, 4);
+	assert_int_equal(driver_interrupts(1), 4);
+	host_destroy(drv.th);
+}
+
+/* A driver that gives the device up is none: nothing is served until it begins anew. */
+static void driver_gives_up(void **state)
+{
+	struct driver drv;
+
+	(void)state;
+	start(&drv, REGION);
+	driver_set_status(&drv, S_ALL | VIRTIO_CONFIG_S_FAILED);
+	assert_int_equal(driver_status(&drv), S_ALL | VIRTIO_CONFIG_S_FAILED);
+	assert_false(stats(&drv).driver_ready);
+	fill(&drv, VIRTIO_MEM_REQ_PLUG, BLOCK(0), 1);
+	post(&drv, 24, 10);
+	assert_int_equal(driver_used_idx(&drv, 0), 0);
+	assert_int_equal(stats(&drv).plugged, 0);
+	assert_int_equal(driver_start(&drv, F_ALL, 8), S_ALL);
+	assert_true(stats(&drv).driver_ready);
 	assert_int_equal(plug(&drv, 0, 1), VIRTIO_MEM_RESP_ACK);
 	host_destroy(drv.th);
 }
@@ -610,10 +754,15 @@ int main(void)
 		cmocka_unit_test(plug_and_unplug),
 		cmocka_unit_test(never_beyond_the_request),
 		cmocka_unit_test(asked_again),
+		cmocka_unit_test(generations),
+		cmocka_unit_test(unread_requests),
+		cmocka_unit_test(pauses),
 		cmocka_unit_test(memory_is_short),
 		cmocka_unit_test(unplug_everything),
 		cmocka_unit_test(hostile_requests),
 		cmocka_unit_test(malformed_messages),
+		cmocka_unit_test(many_requests),
+		cmocka_unit_test(driver_gives_up),
 		cmocka_unit_test(unplugs_its_own_buffers),
 		cmocka_unit_test(resets),
 		cmocka_unit_test(balloon_in_plugged_memory),

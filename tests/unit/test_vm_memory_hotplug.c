@@ -179,9 +179,20 @@ static void test_admission(void **state)
 		hot_words(&f, i)[0] = i;
 	assert_conserved(&f, NULL);
 	assert_int_equal(unplug(&f, 0, SLOT_FRAMES), 0);
+	/* It may be plugged again, until somebody says that it will not. */
+	assert_int_equal(owner_client_limit(client), limit);
+	vm_memory_unreserve(f.mem, 0);
 	assert_true(owner_client_limit(client) < limit);
 	assert_conserved(&f, NULL);
 	assert_true(held_frames("vm") <= (int64_t)RAM_FRAMES);
+	/* Also what was never plugged; what is plugged stays promised. */
+	assert_int_equal(vm_memory_reserve(f.mem, SLOT_FRAMES, &err), 0);
+	assert_int_equal(plug(&f, 0, 1), 0);
+	assert_true(owner_client_limit(client) >= RAM_FRAMES + SLOT_FRAMES);
+	vm_memory_unreserve(f.mem, 0);
+	assert_true(owner_client_limit(client) < RAM_FRAMES + SLOT_FRAMES);
+	assert_true(owner_client_limit(client) > RAM_FRAMES);
+	assert_int_equal(unplug(&f, 0, 1), 0);
 	close_memory(&f);
 	log_set_level(LOG_LEVEL_WARN);
 }
@@ -278,8 +289,7 @@ static void test_stray_touch(void **state)
 	assert_null(guest_ptr(f.gm, hot_gpa(7), 8));
 
 	/* All that it may have is taken: one more waits, and somebody is told. */
-	assert_int_equal(f.gm->frame_ops->back(f.gm->frame_opaque, 0, LOW_FRAMES), 0);
-	assert_int_equal(f.gm->frame_ops->back(f.gm->frame_opaque, HIGH_GPA, HIGH_FRAMES), 0);
+	back_ram(&f);
 	hot_words(&f, 0)[0] = 1;
 	assert_int_equal(stats_of(&f).bound, RAM_FRAMES + 2);
 	assert_int_equal(pthread_create(&thread, NULL, touch_hot, &t), 0);

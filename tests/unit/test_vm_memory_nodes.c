@@ -4,7 +4,7 @@
  * are counted by the guest's node and the pool's. On a machine with one node all policies lead
  * there; in the integration tests there are two.
  */
-#include "vm_memory_fixture.h"
+#include "swap_fixture.h"
 #include "vmm/memory/internal.h"
 
 static uint64_t all_nodes(void)
@@ -149,18 +149,6 @@ static void compare_counts(struct fixture *f, uint64_t bound, uint64_t plugged)
 	assert_int_equal(nodes[1].plugged, plugged);
 }
 
-static void wait_swapped(struct fixture *f, uint64_t nr)
-{
-	struct vm_memory_stats stats;
-	uint64_t since = now_ms();
-
-	do {
-		assert_true(now_ms() - since < 60000);
-		sleep_ms(1);
-		vm_memory_stats(f->mem, &stats);
-	} while (stats.swapped < nr);
-}
-
 /* The counts are those of the frames, whatever becomes of these. */
 static void test_counts(void **state)
 {
@@ -211,12 +199,36 @@ static void test_counts(void **state)
 	assert_int_equal(held_frames("vm"), 0);
 }
 
+/* Ranges end within what a thread prepares at a time: each gets its own frames. */
+static void test_prealloc(void **state)
+{
+	const struct vm_memory_range ranges[] = {
+		{ .gpa = 0, .size = LOW_FRAMES * FRAME_SIZE },
+		{ .gpa = HIGH_GPA, .size = HIGH_FRAMES * FRAME_SIZE, .node = 1 },
+	};
+	const struct vm_memory_config config = { .ranges = ranges, .nr_ranges = 2 };
+	struct error err = { 0 };
+	struct fixture f;
+
+	(void)state;
+	assert_true(try_open_config(&f, client, config));
+	assert_int_equal(vm_memory_prealloc(f.mem, NULL, NULL, &err), 0);
+	compare_counts(&f, RAM_FRAMES, 0);
+	assert_int_equal(f.gm->frame_ops->release(f.gm->frame_opaque, HIGH_GPA, HIGH_FRAMES),
+			 HIGH_FRAMES);
+	compare_counts(&f, LOW_FRAMES, 0);
+	assert_conserved(&f, NULL);
+	close_memory(&f);
+	assert_int_equal(held_frames("vm"), 0);
+}
+
 static int run_group(const char *name)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_policies),
 		cmocka_unit_test(test_no_such_node),
 		cmocka_unit_test(test_counts),
+		cmocka_unit_test(test_prealloc),
 	};
 
 	return cmocka_run_group_tests_name(name, tests, setup, teardown);

@@ -253,6 +253,20 @@ static inline void settle(void)
 	sleep_ms(50);
 }
 
+/* Until somebody waits for a frame. */
+static inline void wait_starves(struct fixture *f)
+{
+	for (uint64_t since = now_ms(); !vm_memory_starves(f->mem); sleep_ms(1))
+		assert_true(now_ms() - since < 20000);
+}
+
+/* The guest has all of its RAM. */
+static inline void back_ram(struct fixture *f)
+{
+	assert_int_equal(f->gm->frame_ops->back(f->gm->frame_opaque, 0, LOW_FRAMES), 0);
+	assert_int_equal(f->gm->frame_ops->back(f->gm->frame_opaque, HIGH_GPA, HIGH_FRAMES), 0);
+}
+
 struct toucher {
 	struct fixture *f;
 	unsigned int frame;

@@ -50,8 +50,9 @@ struct reading {
 	uint64_t partial;   /* frames that it holds in part */
 	uint64_t plugged;   /* frames of virtio-mem */
 	uint64_t rounds;    /* in which the guest moved its memory together */
+	uint64_t stuck;     /* bytes in blocks that the guest keeps although asked again */
 	char state[32];     /* of the target */
-	char text[128];     /* the same for people */
+	char text[256];     /* the same for people */
 };
 
 struct job {
@@ -75,6 +76,7 @@ static void take_reading(const json_t *memory, struct reading *reading)
 		.partial = cli_json_u64(memory, "balloon.frames-partial"),
 		.plugged = cli_json_u64(memory, "frames.plugged"),
 		.rounds = cli_json_u64(memory, "target.compact-rounds"),
+		.stuck = cli_json_u64(memory, "target.stuck"),
 	};
 	snprintf(reading->state, sizeof(reading->state), "%s",
 		 cli_json_string(memory, "target.state"));
@@ -286,6 +288,18 @@ static void report_partial(const struct job *job)
 						    : "");
 }
 
+/* Blocks that the guest cannot unplug, although it is where it shall be. */
+static void report_stuck(const struct job *job)
+{
+	char kept[SIZE_TEXT_MAX];
+
+	if (!job->now.stuck || job->now.actual > job->now.target)
+		return;
+	printf("%s: %s of hot-plug memory stay plugged: the guest cannot move what is in them; the "
+	       "balloon stands in for them, and the guest is asked again\n",
+	       job->name, size_format(job->now.stuck, kept, sizeof(kept)));
+}
+
 static void report(const struct job *job)
 {
 	const struct reading *before = &job->before, *now = &job->now;
@@ -302,21 +316,23 @@ static void report(const struct job *job)
 	       size_format(frames_to_bytes(now->held), held, sizeof(held)),
 	       size_format(frames_to_bytes(before->held), held_before, sizeof(held_before)));
 	report_partial(job);
+	report_stuck(job);
 }
 
 static json_t *report_json(const struct job *job)
 {
 	return json_pack(
-		"{s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:s}", "name", job->name,
-		"before", (json_int_t)job->before.actual, "target", (json_int_t)job->now.target,
-		"actual", (json_int_t)job->now.actual, "frames-held-before",
-		(json_int_t)job->before.held, "frames-held", (json_int_t)job->now.held,
-		"frames-back", (json_int_t)frames_back(job), "frames-ballooned-before",
-		(json_int_t)job->before.ballooned, "frames-ballooned",
+		"{s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:s,s:s}", "name",
+		job->name, "before", (json_int_t)job->before.actual, "target",
+		(json_int_t)job->now.target, "actual", (json_int_t)job->now.actual,
+		"frames-held-before", (json_int_t)job->before.held, "frames-held",
+		(json_int_t)job->now.held, "frames-back", (json_int_t)frames_back(job),
+		"frames-ballooned-before", (json_int_t)job->before.ballooned, "frames-ballooned",
 		(json_int_t)job->now.ballooned, "frames-partial", (json_int_t)job->now.partial,
 		"frames-plugged-before", (json_int_t)job->before.plugged, "frames-plugged",
 		(json_int_t)job->now.plugged, "compact-rounds",
-		(json_int_t)(job->now.rounds - job->before.rounds), "state", job->now.state);
+		(json_int_t)(job->now.rounds - job->before.rounds), "stuck",
+		(json_int_t)job->now.stuck, "state", job->now.state, "text", job->now.text);
 }
 
 static int fell_short(const struct job *job, struct error *err)
@@ -324,8 +340,9 @@ static int fell_short(const struct job *job, struct error *err)
 	char to[SIZE_TEXT_MAX], at[SIZE_TEXT_MAX];
 
 	return error_set(err, ETIMEDOUT,
-			 "'%s' stopped at %s on the way to %s: %s; the target stays set", job->name,
-			 size_format(job->now.actual, at, sizeof(at)),
+			 "'%s' stopped at %s on the way to %s: %s; the target stays set, and the "
+			 "guest is asked again",
+			 job->name, size_format(job->now.actual, at, sizeof(at)),
 			 size_format(job->now.target, to, sizeof(to)), job->now.text);
 }
 
@@ -387,8 +404,17 @@ const struct cli_verb cli_balloon = {
 		"balloon completely, goes back to the pool at once. Waits until the guest is there "
 		"and\n"
 		"reports what came back; when the guest stops short, it says how far it came and "
-		"why.\n"
-		"The target stays set: the guest may follow later.",
+		"why\n"
+		"(with --json as its state): guest-needs-memory (out of memory in the guest),\n"
+		"guest-unmovable (it cannot empty its hot-plug memory), guest-busy, guest-silent "
+		"(it\n"
+		"does not respond), no-balloon-driver, no-virtio-mem-driver, balloon-broken,\n"
+		"virtio-mem-broken, pool-full, taxed (the pool is short), paused. While the pool "
+		"grows\n"
+		"for it (pool-grows) or the guest moves its memory together (compacting) the time "
+		"of\n"
+		"--timeout does not run.\n"
+		"The target stays set and the guest is asked again: it may follow later.",
 	.examples = "  framevisor balloon web 256M\n  framevisor balloon web 1G --no-wait",
 	.options = table,
 	.nr_options = sizeof(table) / sizeof(table[0]),

@@ -26,9 +26,10 @@ static const struct cli_verb cli_version = {
 
 /* In the order in which help shows them. */
 static const struct cli_verb *const verbs[] = {
-	&cli_run,     &cli_ps,     &cli_mem,      &cli_balloon, &cli_set,       &cli_migrate,
-	&cli_console, &cli_stop,   &cli_kill,     &cli_pool,    &cli_buddyinfo, &cli_zoneinfo,
-	&cli_check,   &cli_vmstat, &cli_pressure, &cli_help,    &cli_version,
+	&cli_run,     &cli_ps,       &cli_mem,       &cli_balloon,  &cli_set,
+	&cli_migrate, &cli_console,  &cli_pause,     &cli_resume,   &cli_stop,
+	&cli_kill,    &cli_pool,     &cli_buddyinfo, &cli_zoneinfo, &cli_check,
+	&cli_vmstat,  &cli_pressure, &cli_help,      &cli_version,
 };
 static const size_t nr_verbs = sizeof(verbs) / sizeof(verbs[0]);
 

@@ -50,8 +50,8 @@ struct cli_verb {
 int cli_main(int argc, char **argv);
 
 extern const struct cli_verb cli_balloon, cli_buddyinfo, cli_check, cli_console, cli_kill, cli_mem,
-	cli_migrate, cli_pool, cli_ps, cli_run, cli_pressure, cli_set, cli_stop, cli_vmstat,
-	cli_zoneinfo;
+	cli_migrate, cli_pool, cli_ps, cli_run, cli_pressure, cli_pause, cli_resume, cli_set,
+	cli_stop, cli_vmstat, cli_zoneinfo;
 
 /* --- set.c --- */
 

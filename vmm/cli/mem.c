@@ -100,6 +100,9 @@ static void print_virtio_mem(const json_t *memory)
 	print_size("asked to be plugged", cli_json_u64(memory, "virtio-mem.requested"),
 		   "beyond what it booted with");
 	print_size("plugged", cli_json_u64(memory, "virtio-mem.plugged"), "what it took");
+	if (cli_json_u64(memory, "target.stuck"))
+		print_size("stuck", cli_json_u64(memory, "target.stuck"),
+			   "of it: asked back again, and the guest cannot move what is in it");
 	print_size("region", cli_json_u64(memory, "virtio-mem.region-size"),
 		   "where it can be plugged");
 	if (cli_json_u64(memory, "virtio-mem.busy"))

@@ -44,7 +44,7 @@ static const struct cli_option table[] = {
 	{ "movable", 0, CLI_STRING, "SIZE|N%",
 	  "start: so much of it becomes ZONE_MOVABLE; grow: so much of what is added",
 	  offsetof(struct pool_options, movable), 0, 0 },
-	{ "node", 0, CLI_UINT, "NODE", "grow, shrink: at this node only",
+	{ "node", 0, CLI_UINT, "NODE", "grow, shrink, offline-movable: at this node only",
 	  offsetof(struct pool_options, node), 0, OWNER_NODES_MAX - 1 },
 	{ "order", 0, CLI_UINT, "ORDER",
 	  "compact: for blocks of 2^ORDER frames (default: 9: 1 GiB in frames of 2 MiB)",
@@ -55,7 +55,7 @@ static const struct cli_option table[] = {
 	{ "set", 0, CLI_STRING, "NAME=VALUE", "change a setting; 'pool settings' shows them",
 	  offsetof(struct pool_options, set), 0, 0 },
 	{ "force", 0, CLI_FLAG, NULL,
-	  "stop: although VMs run; they keep their frames but get no more",
+	  "stop: although VMs run; they keep their frames, and have the next owner started",
 	  offsetof(struct pool_options, force), 0, 0 },
 };
 
@@ -314,6 +314,12 @@ static int parse_size(const struct cli_args *args, uint64_t *size, struct error 
 	return 0;
 }
 
+static void add_node(json_t *request)
+{
+	if (options.node != NODE_UNSET)
+		json_object_set_new(request, "node", json_integer((json_int_t)options.node));
+}
+
 static json_t *resize_request(const struct cli_args *args, struct error *err)
 {
 	json_t *request;
@@ -322,8 +328,7 @@ static json_t *resize_request(const struct cli_args *args, struct error *err)
 	if (parse_size(args, &size, err) < 0)
 		return NULL;
 	request = json_pack("{s:I}", "size", (json_int_t)size);
-	if (options.node != NODE_UNSET)
-		json_object_set_new(request, "node", json_integer((json_int_t)options.node));
+	add_node(request);
 	return request;
 }
 
@@ -352,13 +357,21 @@ static int shrink(const struct cli_args *args, struct error *err)
 	return request ? pool_job_run("pool-shrink", request, options.json, err) : CLI_ERROR;
 }
 
-/* --- compact, offline-frame, online-frame --- */
+/* --- compact, offline-movable, offline-frame, online-frame --- */
 
 static int compact(struct error *err)
 {
 	json_t *request = json_pack("{s:I}", "order", (json_int_t)options.order);
 
 	return pool_job_run("pool-compact", request, options.json, err);
+}
+
+static int offline_movable(struct error *err)
+{
+	json_t *request = json_object();
+
+	add_node(request);
+	return pool_job_run("pool-offline-movable", request, options.json, err);
 }
 
 /* NODE:INDEX. NULL with err set. */
@@ -444,6 +457,8 @@ static int run(const struct cli_args *args, struct error *err)
 		return shrink(args, err);
 	if (strcmp(what, "compact") == 0)
 		return compact(err);
+	if (strcmp(what, "offline-movable") == 0)
+		return offline_movable(err);
 	if (strcmp(what, "offline-frame") == 0)
 		return offline_frame(args, err);
 	if (strcmp(what, "online-frame") == 0)
@@ -451,16 +466,16 @@ static int run(const struct cli_args *args, struct error *err)
 	error_set(
 		err, EINVAL,
 		"unknown pool command '%s'; it is one of show, start, stop, grow, shrink, compact, "
-		"offline-frame, online-frame, check, settings, slabinfo",
+		"offline-movable, offline-frame, online-frame, check, settings, slabinfo",
 		what);
 	return CLI_ERROR;
 }
 
 const struct cli_verb cli_pool = {
 	.name = "pool",
-	.operands =
-		"[show|start|stop|grow|shrink|compact|offline-frame|online-frame|check|settings|"
-		"slabinfo] [SIZE|FRAME]",
+	.operands = "[show|start|stop|grow|shrink|compact|offline-movable|offline-frame|online-"
+		    "frame|check|"
+		    "settings|slabinfo] [SIZE|FRAME]",
 	.max_operands = 2,
 	.summary = "show the pool of frames, start or stop it, change its size, check it",
 	.details =
@@ -474,6 +489,11 @@ const struct cli_verb cli_pool = {
 		"there moves\n"
 		"       to other nodes if need be\n"
 		"compact  have VMs move their frames together, for large free blocks\n"
+		"offline-movable  empty ZONE_MOVABLE (with --node, of one node) and give its "
+		"memory to\n"
+		"       the host; what VMs hold there moves to other zones. What cannot move "
+		"stays,\n"
+		"       and the command says why\n"
 		"offline-frame NODE:INDEX  take a frame out of use, for example because its "
 		"memory\n"
 		"       fails; who holds it moves out. online-frame puts it back\n"
@@ -489,6 +509,7 @@ const struct cli_verb cli_pool = {
 	.examples = "  framevisor pool\n"
 		    "  framevisor pool start --size 4G --movable 50% --hugepages require\n"
 		    "  framevisor pool grow 1G\n  framevisor pool shrink 512M --node 1\n"
+		    "  framevisor pool offline-movable --node 0\n"
 		    "  framevisor pool check\n  framevisor pool --set overcommit_memory=0",
 	.options = table,
 	.nr_options = sizeof(table) / sizeof(table[0]),

@@ -129,13 +129,13 @@ const struct cli_verb cli_ps = {
 	.name = "ps",
 	.summary = "list the running VMs",
 	.details =
-		"MEM is what the VM was given, HELD what it has of the pool now. BALLOON shows "
-		"the\n"
-		"size that the guest is asked to have and the size it has. STATE 'paused "
+		"MEM is what the VM may have at most, HELD what it has of the pool now. TARGET/NOW "
+		"shows\n"
+		"the size that the guest is asked to have and the size it has. STATE 'paused "
 		"(memory)': the\n"
 		"guest uses more memory than it may have; it goes on when there is some for it, or "
 		"on\n"
-		"QMP 'cont'.",
+		"'framevisor resume'.",
 	.examples = "  framevisor ps\n  framevisor ps --json",
 	.options = table,
 	.nr_options = 1,

@@ -61,8 +61,8 @@ static const struct cli_option table[] = {
 	{ "oom-score-adj", 0, CLI_STRING, "N",
 	  "-1000 (never chosen when memory has run out) to 1000 (chosen first)",
 	  offsetof(struct run_options, oom_score_adj), 0, 0 },
-	{ "swap", 0, CLI_STRING, "DIR|FILE[,size=SIZE]",
-	  "where cold memory may go when the pool is short (default: nowhere)",
+	{ "swap", 0, CLI_STRING, "DIR|FILE[,OPTION...]",
+	  "where cold memory may go when the pool is short; size=SIZE, victims=random (to compare)",
 	  offsetof(struct run_options, swap), 0, 0 },
 	{ "numa", 0, CLI_STRINGS, "node=N[,OPTION...]",
 	  "a guest node; cpus=A-B, mem=SIZE, max=SIZE, host-node=N, policy=WORD",
@@ -70,7 +70,8 @@ static const struct cli_option table[] = {
 	{ "numa-dist", 0, CLI_STRINGS, "A:B=DISTANCE",
 	  "how far two guest nodes are apart, 11 to 254 (default: 20)",
 	  offsetof(struct run_options, numa_dist), 0, 0 },
-	{ "prealloc", 0, CLI_FLAG, NULL, "take all frames of the boot memory before it starts",
+	{ "prealloc", 0, CLI_FLAG, NULL,
+	  "take all frames of the boot memory before it starts, and say how far that is",
 	  offsetof(struct run_options, prealloc), 0, 0 },
 	{ "free-page-reporting", 0, CLI_CHOICE, "on|off",
 	  "what the guest frees comes back by itself (default: on)",
@@ -97,11 +98,11 @@ static const struct cli_option table[] = {
 	{ "detach", 'd', CLI_FLAG, NULL, "run in the background; return when the VM runs",
 	  offsetof(struct run_options, detach), 0, 0 },
 	{ "log", 0, CLI_STRING, "FILE",
-	  "messages and events of a detached VM (default: in its run directory)",
+	  "messages and events of a detached VM (default: in its run directory, gone with it)",
 	  offsetof(struct run_options, log), 0, 0 },
 	{ "no-reboot", 0, CLI_FLAG, NULL, "a reset by the guest ends the VM",
 	  offsetof(struct run_options, no_reboot), 0, 0 },
-	{ "paused", 0, CLI_FLAG, NULL, "do not let it run before QMP 'cont'",
+	{ "paused", 0, CLI_FLAG, NULL, "do not let it run before 'framevisor resume'",
 	  offsetof(struct run_options, paused), 0, 0 },
 	{ "sandbox", 0, CLI_CHOICE, "on|off",
 	  "what the VM's process may do; see docs/security.md (default: on)",
@@ -179,13 +180,33 @@ static int fill_memory(struct vm_config *config, struct error *err)
 	return 0;
 }
 
-/* "DIR" or "DIR,size=SIZE". */
+static int fill_swap_size(struct vm_config *config, const char *text, struct error *err)
+{
+	struct error cause = { 0 };
+	int ret = size_parse(text, &config->swap_bytes, &cause);
+
+	if (ret < 0)
+		return error_set(err, -ret, "--swap: size: %s", cause.message);
+	if (config->swap_bytes < FRAME_SIZE)
+		return error_set(err, EINVAL, "--swap: a size of less than 2M holds no frame");
+	return 0;
+}
+
+static int fill_swap_victims(struct vm_config *config, const char *word, struct error *err)
+{
+	config->swap_random = strcmp(word, "random") == 0;
+	if (config->swap_random || strcmp(word, "coldest") == 0)
+		return 0;
+	return error_set(err, EINVAL, "--swap: victims: 'coldest' or 'random', not '%s'", word);
+}
+
+/* "DIR", with ",size=SIZE" or ",victims=WORD" behind it; other commas belong to the name. */
 static int fill_swap(struct vm_config *config, struct error *err)
 {
+	static const char size[] = ",size=", victims[] = ",victims=";
 	static char path[4096];
-	struct error cause = { 0 };
-	const char *size;
-	int ret;
+	char *comma;
+	int ret = 0;
 
 	if (!options.swap)
 		return 0;
@@ -193,16 +214,16 @@ static int fill_swap(struct vm_config *config, struct error *err)
 		return error_set(err, EINVAL, "--swap wants a directory or the name of a new file");
 	snprintf(path, sizeof(path), "%s", options.swap);
 	config->swap_path = path;
-	size = strstr(options.swap, ",size=");
-	if (!size)
-		return 0;
-	path[size - options.swap] = '\0';
-	ret = size_parse(size + strlen(",size="), &config->swap_bytes, &cause);
-	if (ret < 0)
-		return error_set(err, -ret, "--swap: size: %s", cause.message);
-	if (config->swap_bytes < FRAME_SIZE)
-		return error_set(err, EINVAL, "--swap: a size of less than 2M holds no frame");
-	return 0;
+	while (ret == 0 && (comma = strrchr(path, ','))) {
+		if (strncmp(comma, size, strlen(size)) == 0)
+			ret = fill_swap_size(config, comma + strlen(size), err);
+		else if (strncmp(comma, victims, strlen(victims)) == 0)
+			ret = fill_swap_victims(config, comma + strlen(victims), err);
+		else
+			break;
+		*comma = '\0';
+	}
+	return ret;
 }
 
 static int choose_name(const char *name, char *buf, struct error *err)

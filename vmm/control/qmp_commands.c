@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The QMP commands of a VM, with QEMU's names, arguments and meanings; those that QEMU does not
- * have are called query-framevisor-*. See vm_control.h.
+ * have are called framevisor-* and query-framevisor-*. See vm_control.h and docs/qmp.md.
  */
 #include "vmm/control/vm_control.h"
 

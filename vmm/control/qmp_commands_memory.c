@@ -29,16 +29,17 @@ static uint64_t actual_size(struct vm *vm)
 	return info.actual;
 }
 
-/* All memory devices as one. Returns false if there is none. */
+/* All memory devices as one, without those that are spare. Returns false if there is none. */
 static bool mem_stats(struct vm *vm, struct virtio_mem_stats *sum)
 {
-	struct virtio_mem_stats stats[VM_NODES_MAX];
+	struct virtio_mem_stats stats[VM_MEM_DEVICES_MAX];
 	unsigned int nr = 0;
 
-	while (nr < VM_NODES_MAX && vm_get_mem_at(vm, nr)) {
-		virtio_mem_stats(vm_get_mem_at(vm, nr), &stats[nr]);
-		nr++;
-	}
+	for (struct virtio_mem *mem; nr < VM_NODES_MAX && (mem = vm_get_mem_at(vm, nr)); nr++)
+		virtio_mem_stats(mem, &stats[nr]);
+	for (unsigned int i = 0; vm_mem_device(vm, i); i++)
+		if (vm_mem_device(vm, i)->id[0])
+			vm_mem_device_stats(vm, i, &stats[nr++]);
 	if (nr)
 		target_sum_mem(stats, nr, sum);
 	return nr != 0;
@@ -48,15 +49,8 @@ static uint64_t plugged_size(struct vm *vm)
 {
 	struct virtio_mem_stats stats = { .plugged = 0 };
 
-	uint64_t plugged;
-
 	mem_stats(vm, &stats);
-	plugged = stats.plugged;
-	for (unsigned int i = 0; vm_mem_device(vm, i); i++) {
-		vm_mem_device_stats(vm, i, &stats);
-		plugged += stats.plugged;
-	}
-	return plugged;
+	return stats.plugged;
 }
 
 /* value: the size that the guest shall have. More than its ceiling means the ceiling, as in QEMU.
@@ -237,13 +231,13 @@ static json_t *target_json(struct vm *vm)
 	struct target_info info;
 
 	vm_size_info(vm, &info);
-	return json_pack("{s:I,s:I,s:I,s:I,s:I,s:s,s:s,s:I,s:I,s:I}", "promised",
-			 (json_int_t)info.promised, "size", (json_int_t)info.size, "actual",
-			 (json_int_t)info.actual, "max", (json_int_t)info.max, "tax",
-			 (json_int_t)info.tax, "state", target_state_names[info.state], "text",
-			 info.text, "compact-rounds", (json_int_t)info.compact_rounds,
-			 "compact-before", (json_int_t)info.compact_before, "compact-after",
-			 (json_int_t)info.compact_after);
+	return json_pack(
+		"{s:I,s:I,s:I,s:I,s:I,s:I,s:s,s:s,s:I,s:I,s:I}", "promised",
+		(json_int_t)info.promised, "size", (json_int_t)info.size, "actual",
+		(json_int_t)info.actual, "max", (json_int_t)info.max, "tax", (json_int_t)info.tax,
+		"stuck", (json_int_t)info.stuck, "state", target_state_names[info.state], "text",
+		info.text, "compact-rounds", (json_int_t)info.compact_rounds, "compact-before",
+		(json_int_t)info.compact_before, "compact-after", (json_int_t)info.compact_after);
 }
 
 /* target and actual are sizes of the boot memory, inflated is what the balloon holds. */

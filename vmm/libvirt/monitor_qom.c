@@ -167,6 +167,8 @@ static int set_interval(struct libvirt_monitor *monitor, json_t *args, struct qm
 	return 0;
 }
 
+/* A device on its way out that is to have memory again stays: its guest may keep a block for ever,
+ * and there is no other way to call the detaching off. */
 static int set_requested(struct libvirt_monitor *monitor, unsigned int index, json_t *args,
 			 struct qmp_error *err)
 {
@@ -175,10 +177,10 @@ static int set_requested(struct libvirt_monitor *monitor, unsigned int index, js
 
 	if (qmp_arg_u64(args, "value", &bytes, err) < 0)
 		return -EINVAL;
-	if (monitor->leaving[index])
-		return qmp_error_set(err, QMP_GENERIC_ERROR, "the device is being detached");
 	if (vm_mem_device_request(monitor->config.vm, index, bytes, &error) < 0)
 		return qmp_error_from(err, &error);
+	if (bytes)
+		monitor->leaving[index] = false;
 	return 0;
 }
 

@@ -10,7 +10,8 @@
 #include "vmm/memory/swap.h"
 
 /* Sampling goes on for so long after something was swapped out. */
-#define AFTERMATH_MS 30000
+#define AFTERMATH_MS  30000
+#define SWAP_AGAIN_MS 20
 
 int background_thread(pthread_t *thread, void *(*fn)(void *opaque), void *opaque)
 {
@@ -32,10 +33,19 @@ static bool sampling(struct vm_memory *mem)
 
 	if (atomic_load(&mem->cold.on))
 		return true;
-	if (!mem->swap)
+	if (!mem->swap || mem->swap->at_random)
 		return false;
 	last = atomic_load(&mem->swap->last_activity);
 	return last && park_clock() - last < AFTERMATH_MS;
+}
+
+/* How long there is nothing to do; -1: until there is a kick. */
+static int rest(struct vm_memory *mem)
+{
+	if (sampling(mem))
+		return cold_step(mem);
+	/* What could not be swapped out just now: nobody asks again while it is being asked for. */
+	return mem->swap && atomic_load(&mem->swap->to_do) ? SWAP_AGAIN_MS : -1;
 }
 
 static void *background_main(void *opaque)
@@ -48,7 +58,7 @@ static void *background_main(void *opaque)
 	pthread_setname_np(pthread_self(), "memory");
 	while (!atomic_load(&background->stop)) {
 		bool more = mem->swap && swap_out_step(mem);
-		int delay = sampling(mem) ? cold_step(mem) : -1;
+		int delay = rest(mem);
 
 		if (poll(&fd, 1, more ? 0 : delay) > 0 &&
 		    read(background->kick_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
@@ -64,6 +74,8 @@ int background_start(struct vm_memory *mem, struct error *err)
 
 	if (background->runs)
 		return 0;
+	if (background->stop)
+		return error_set(err, ESHUTDOWN, "the VM's memory comes to its end");
 	background->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (background->kick_fd < 0)
 		return error_set_errno(err, errno, "cannot create an eventfd");
@@ -96,6 +108,12 @@ void background_stop(struct vm_memory *mem)
 	background_kick(mem);
 	pthread_join(background->thread, NULL);
 	background->runs = false;
-	close(background->kick_fd);
-	background->kick_fd = -1;
+}
+
+void background_destroy(struct vm_memory *mem)
+{
+	background_stop(mem);
+	if (mem->background.kick_fd >= 0)
+		close(mem->background.kick_fd);
+	mem->background.kick_fd = -1;
 }

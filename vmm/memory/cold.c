@@ -11,7 +11,10 @@
  * speed, with 64 at 0.75 to 0.84. */
 #define SAMPLE_FRAMES 8
 #define PERIOD_MIN_MS 20
-#define PERIOD_MAX_MS 160
+/* When nearly all come back; and once each frame has been looked at where nothing but the idle
+ * share is wanted, for which a few samples do. */
+#define PERIOD_MAX_MS  160
+#define PERIOD_SLOW_MS 640
 /* Samples between two looks at how many came back. */
 #define JUDGED 32
 /* Records looked at under one hold of the lock. */
@@ -51,13 +54,20 @@ void cold_sample(struct vm_memory *mem, uint32_t nr)
 	}
 }
 
+static uint32_t longest_period(const struct vm_memory *mem)
+{
+	return mem->cold.complete && !mem->swap ? PERIOD_SLOW_MS : PERIOD_MAX_MS;
+}
+
 /* Slower when nearly all come back: there is little to find. */
 static void adapt(struct vm_memory *mem)
 {
 	struct cold *cold = &mem->cold;
 	uint64_t sampled, back;
+	uint32_t longest;
 
 	pthread_mutex_lock(&mem->lock);
+	longest = longest_period(mem);
 	sampled = mem->stats.sampled - cold->sampled;
 	back = mem->stats.unparked - cold->unparked;
 	if (sampled >= JUDGED) {
@@ -65,9 +75,11 @@ static void adapt(struct vm_memory *mem)
 		cold->unparked = mem->stats.unparked;
 	}
 	pthread_mutex_unlock(&mem->lock);
+	if (cold->period > longest)
+		cold->period = longest; /* it begins anew */
 	if (sampled < JUDGED)
 		return;
-	if (8 * back >= 7 * sampled && cold->period < PERIOD_MAX_MS)
+	if (8 * back >= 7 * sampled && cold->period < longest)
 		cold->period *= 2;
 	else if (2 * back < sampled && cold->period > PERIOD_MIN_MS)
 		cold->period /= 2;
@@ -81,7 +93,7 @@ int cold_step(struct vm_memory *mem)
 	if (cold->period == 0)
 		cold->period = PERIOD_MIN_MS;
 	left = (int)(cold->next - park_clock());
-	if (left > 0 && left <= PERIOD_MAX_MS)
+	if (left > 0 && left <= PERIOD_SLOW_MS)
 		return left;
 	cold_sample(mem, SAMPLE_FRAMES);
 	adapt(mem);

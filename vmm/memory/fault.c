@@ -60,6 +60,38 @@ void fault_note_event(struct vm_memory *mem, enum vm_memory_event event, uint64_
 	mem->event_gpa[event] = gpa;
 }
 
+/* A touch of this frame waits because the guest has all that it may have. Lock held. */
+static void begin_over_limit(struct vm_memory *mem, uint32_t number)
+{
+	struct guest_frame *frame = &mem->frames[number];
+
+	/* It is one of the guest's own, and there is room for another one's content. */
+	if (frame->state == FRAME_SWAPPED)
+		swap_pressure(mem);
+	if (frame->flags & GUEST_FRAME_OVER)
+		return;
+	frame->flags |= GUEST_FRAME_OVER;
+	mem->nr_over++;
+	mem->stats.over_limit++;
+	/* It is not over, as somebody may have been about to be told. */
+	mem->events_due &= ~(1U << VM_MEMORY_EVENT_WITHIN_LIMIT);
+	fault_note_event(mem, VM_MEMORY_EVENT_OVER_LIMIT, window_frame_gpa(mem, number));
+	log_warn("the guest touches a frame beyond what it may have (at 0x%llx): it waits",
+		 (unsigned long long)window_frame_gpa(mem, number));
+}
+
+/* It does not any more, or for another reason. Lock held. */
+static void end_over_limit(struct vm_memory *mem, uint32_t number)
+{
+	struct guest_frame *frame = &mem->frames[number];
+
+	if (!(frame->flags & GUEST_FRAME_OVER))
+		return;
+	frame->flags &= (uint16_t)~GUEST_FRAME_OVER;
+	if (--mem->nr_over == 0)
+		fault_note_event(mem, VM_MEMORY_EVENT_WITHIN_LIMIT, 0);
+}
+
 void fault_starve(struct vm_memory *mem, uint32_t number, int reason)
 {
 	struct guest_frame *frame = &mem->frames[number];
@@ -69,16 +101,10 @@ void fault_starve(struct vm_memory *mem, uint32_t number, int reason)
 	mem->starved += first;
 	fault_wait_for(mem, number);
 	if (reason == -EDQUOT) {
-		mem->over_limit = true;
-		mem->over_now = true;
-		if (!first)
-			return;
-		mem->stats.over_limit++;
-		fault_note_event(mem, VM_MEMORY_EVENT_OVER_LIMIT, window_frame_gpa(mem, number));
-		log_warn("the guest touches a frame beyond what it may have (at 0x%llx): it waits",
-			 (unsigned long long)window_frame_gpa(mem, number));
+		begin_over_limit(mem, number);
 		return;
 	}
+	end_over_limit(mem, number);
 	swap_pressure(mem);
 	mem->stats.waits += first;
 	if (atomic_exchange(&mem->said_empty, true))
@@ -92,19 +118,57 @@ void fault_starve(struct vm_memory *mem, uint32_t number, int reason)
 			 strerror(-reason));
 }
 
+void fault_count_stall(const struct vm_memory *mem, struct vm_memory_stats *stats)
+{
+	uint64_t ns;
+
+	if (!atomic_load(&mem->said_empty))
+		return;
+	ns = now_ns() - mem->stalled_since_ns;
+	stats->stall_ns += ns;
+	if (ns > stats->stall_max_ns)
+		stats->stall_max_ns = ns;
+}
+
 void fault_served(struct vm_memory *mem, uint32_t number)
 {
 	struct guest_frame *frame = &mem->frames[number];
 
 	mem->starved -= (frame->flags & GUEST_FRAME_STARVED) != 0;
 	frame->flags &= (uint16_t)~GUEST_FRAME_STARVED;
-	if (atomic_exchange(&mem->said_empty, false)) {
-		uint64_t ns = now_ns() - mem->stalled_since_ns;
+	end_over_limit(mem, number);
+	fault_count_stall(mem, &mem->stats);
+	atomic_store(&mem->said_empty, false);
+}
 
-		mem->stats.stall_ns += ns;
-		if (ns > mem->stats.stall_max_ns)
-			mem->stats.stall_max_ns = ns;
+/* Takes holes that starve off the waiting list. Lock held. */
+static void thin_waiting_list(struct vm_memory *mem)
+{
+	uint32_t number = mem->waiting_head, next;
+
+	mem->waiting_head = NO_FRAME;
+	for (; number != NO_FRAME; number = next) {
+		struct guest_frame *frame = &mem->frames[number];
+
+		next = frame->next_waiting;
+		frame->flags &= (uint16_t)~GUEST_FRAME_WAITING;
+		if (frame->state == FRAME_HOLE && (frame->flags & GUEST_FRAME_STARVED))
+			fault_served(mem, number);
+		else
+			fault_wait_for(mem, number);
 	}
+}
+
+void vm_memory_forget_waits(struct vm_memory *mem)
+{
+	pthread_mutex_lock(&mem->lock);
+	if (mem->starved)
+		thin_waiting_list(mem);
+	pthread_mutex_unlock(&mem->lock);
+	/* Who waits all the same raises its event anew. */
+	for (unsigned int i = 0; mem->uffd >= 0 && i < mem->nr_ranges; i++)
+		uffd_wake(mem->uffd, mem->ranges[i].hva, frames_to_bytes(mem->ranges[i].nr_frames));
+	stock_wake_loop(mem);
 }
 
 bool vm_memory_starves(struct vm_memory *mem)
@@ -119,18 +183,18 @@ bool vm_memory_starves(struct vm_memory *mem)
 
 void fault_report(struct vm_memory *mem)
 {
-	for (unsigned int event = 0; event < VM_MEMORY_NR_EVENTS; event++) {
-		uint64_t gpa;
-		bool due;
+	uint64_t gpa[VM_MEMORY_NR_EVENTS];
+	unsigned int due;
 
-		pthread_mutex_lock(&mem->lock);
-		due = mem->events_due >> event & 1;
-		gpa = mem->event_gpa[event];
-		mem->events_due &= ~(1U << event);
-		pthread_mutex_unlock(&mem->lock);
-		if (due)
-			mem->event(mem->event_opaque, event, gpa);
-	}
+	/* All at once: WITHIN_LIMIT must not overtake the OVER_LIMIT that it ends. */
+	pthread_mutex_lock(&mem->lock);
+	due = mem->events_due;
+	mem->events_due = 0;
+	memcpy(gpa, mem->event_gpa, sizeof(gpa));
+	pthread_mutex_unlock(&mem->lock);
+	for (unsigned int event = 0; event < VM_MEMORY_NR_EVENTS; event++)
+		if (due >> event & 1)
+			mem->event(mem->event_opaque, event, gpa[event]);
 }
 
 /* Counts a touch that was answered with a new frame. Lock held. */
@@ -248,7 +312,6 @@ static void serve_waiting(struct vm_memory *mem)
 	pthread_mutex_lock(&mem->lock);
 	number = mem->waiting_head;
 	mem->waiting_head = NO_FRAME;
-	mem->over_now = false;
 	pthread_mutex_unlock(&mem->lock);
 
 	for (; number != NO_FRAME; number = next) {
@@ -258,12 +321,6 @@ static void serve_waiting(struct vm_memory *mem)
 		pthread_mutex_unlock(&mem->lock);
 		serve(mem, number, false);
 	}
-	pthread_mutex_lock(&mem->lock);
-	if (mem->over_limit && !mem->over_now) {
-		mem->over_limit = false;
-		fault_note_event(mem, VM_MEMORY_EVENT_WITHIN_LIMIT, 0);
-	}
-	pthread_mutex_unlock(&mem->lock);
 }
 
 bool vm_memory_queue_work_begin(struct vm_memory *mem)
@@ -350,6 +407,45 @@ static void keep_pace(struct vm_memory *mem, struct pace *pace, uint64_t came, b
 	pace->served = now_ns();
 }
 
+/* When the waiting list is looked at again without a kick. */
+struct retry {
+	int delay;        /* ms from one time to the next */
+	uint64_t next_ms; /* 0: nobody waits */
+};
+
+static bool retry_waits(struct vm_memory *mem, struct retry *retry)
+{
+	bool waiting;
+
+	pthread_mutex_lock(&mem->lock);
+	/* One that starves and is not on the list is with the thread that swaps in, which puts it
+	 * back when it finds nothing for it either. */
+	waiting = mem->waiting_head != NO_FRAME || mem->starved > 0;
+	pthread_mutex_unlock(&mem->lock);
+	if (!waiting)
+		*retry = (struct retry){ .delay = RETRY_MS_MIN };
+	else if (!retry->next_ms)
+		retry->next_ms = now_ms() + (uint64_t)retry->delay;
+	return waiting;
+}
+
+static int retry_in_ms(const struct retry *retry)
+{
+	uint64_t now = now_ms();
+
+	return retry->next_ms > now ? (int)(retry->next_ms - now) : 0;
+}
+
+/* The list was looked at. After a kick things may go on quickly. */
+static void retry_served(struct retry *retry, bool kicked)
+{
+	if (kicked)
+		retry->delay = RETRY_MS_MIN;
+	else if (retry->delay < RETRY_MS_MAX)
+		retry->delay *= 2;
+	retry->next_ms = now_ms() + (uint64_t)retry->delay;
+}
+
 static void *fault_thread(void *opaque)
 {
 	struct vm_memory *mem = opaque;
@@ -358,27 +454,19 @@ static void *fault_thread(void *opaque)
 		{ .fd = mem->kick_fd, .events = POLLIN },
 	};
 	struct pace pace = { 0 };
-	int delay = RETRY_MS_MIN;
+	struct retry retry = { .delay = RETRY_MS_MIN };
 
 	pthread_setname_np(pthread_self(), "fault");
 	while (!atomic_load(&mem->stop)) {
-		bool waiting;
+		bool waiting = retry_waits(mem, &retry), kicked;
 		uint64_t count;
 		int ret;
 
-		pthread_mutex_lock(&mem->lock);
-		/* One that starves and is not on the list is with the thread that swaps in, which
-		 * puts it back when it finds nothing for it either. */
-		waiting = mem->waiting_head != NO_FRAME || mem->starved > 0;
-		pthread_mutex_unlock(&mem->lock);
-		if (!waiting)
-			delay = RETRY_MS_MIN;
-		ret = wait_for_events(mem, fds, &pace, waiting ? delay : -1);
+		ret = wait_for_events(mem, fds, &pace, waiting ? retry_in_ms(&retry) : -1);
 		if (ret < 0 && errno != EINTR)
 			break;
-		if (ret > 0 && (fds[1].revents & POLLIN) &&
-		    read(mem->kick_fd, &count, sizeof(count)) == sizeof(count))
-			delay = RETRY_MS_MIN;
+		kicked = ret > 0 && (fds[1].revents & POLLIN) &&
+			 read(mem->kick_fd, &count, sizeof(count)) == sizeof(count);
 		if (ret > 0 && fds[0].revents) {
 			uint64_t came = now_ns();
 			bool spun = pace.quick;
@@ -387,11 +475,11 @@ static void *fault_thread(void *opaque)
 				break;
 			keep_pace(mem, &pace, came, spun);
 		}
-		/* Not after every event: a list that waits for the pool would ask it each time. */
-		if (ret == 0 || (ret > 0 && fds[1].revents)) {
+		/* Not after every event: a list that waits for the pool would ask it each time. But
+		 * when it is time, however many come in between. */
+		if (kicked || (waiting && retry_in_ms(&retry) == 0)) {
 			serve_waiting(mem);
-			if (ret == 0 && delay < RETRY_MS_MAX)
-				delay *= 2;
+			retry_served(&retry, kicked);
 		}
 		stock_wake_loop(mem);
 	}

@@ -5,7 +5,8 @@
  *
  * A frame that is bound comes to the head of the active list. It moves to the head of the inactive
  * one when it is parked, and back when it is touched then. So the inactive list is in exact order
- * of the last use (as good as the parking is), and its tail is the coldest frame there is.
+ * of the last use (as good as the parking is), and its tail is idle the longest. Who goes out is
+ * chosen among those near it (swap_out.c).
  */
 #include "vmm/memory/internal.h"
 

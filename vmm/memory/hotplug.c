@@ -66,6 +66,23 @@ static void set_plugged(struct vm_memory *mem, uint32_t first, uint32_t nr, bool
 	guest_memory_set_plugged(&mem->guest, window_frame_gpa(mem, first), nr, plugged);
 }
 
+/* Frames up to the end of the step that has the last of them. */
+static uint64_t whole_steps(uint64_t frames)
+{
+	return frames + LIMIT_STEP - 1 - (frames - 1) % LIMIT_STEP;
+}
+
+/* need, and what follows up to the next step. A growth that is under way is asked for by its own
+ * number: another one would call it off, and what became of it is said to who asks the same. */
+static uint64_t ask_ahead(const struct vm_memory *mem, uint64_t need)
+{
+	uint64_t ahead = whole_steps(need);
+
+	if (mem->growing && mem->asked >= need)
+		return mem->asked;
+	return ahead < mem->nr_frames ? ahead : mem->nr_frames;
+}
+
 /*
  * Sees to it that the owner has promised need frames; with err, whoever asked is told why not.
  * -EINPROGRESS: the pool grows for it, and what is promised meanwhile is at hand.
@@ -74,22 +91,24 @@ static int raise_limit(struct vm_memory *mem, uint64_t need, bool wait, struct e
 {
 	int (*resize)(struct owner_client * client, uint64_t ram_frames, struct error * err) =
 		wait ? owner_client_resize : owner_client_resize_later;
-	uint64_t ahead = need + LIMIT_STEP - 1 - (need - 1) % LIMIT_STEP;
 	struct error why = { 0 };
 	int ret;
 
 	if (need <= owner_client_limit(mem->client))
 		return 0;
-	if (ahead > mem->nr_frames)
-		ahead = mem->nr_frames;
-	ret = resize(mem->client, ahead, &why);
-	if (ret == -ENOMEM && ahead > need) {
+	mem->asked = ask_ahead(mem, need);
+	ret = resize(mem->client, mem->asked, &why);
+	if (ret == -ENOMEM && mem->asked > need) {
 		error_clear(&why);
+		mem->asked = need;
 		ret = resize(mem->client, need, &why);
 	}
 	mem->growing = ret == -EINPROGRESS;
+	/* The pool may have got so far before it was refused more. */
+	if (need <= owner_client_limit(mem->client))
+		return 0;
 	if (mem->growing)
-		return need <= owner_client_limit(mem->client) ? 0 : ret;
+		return ret;
 	if (ret && err)
 		error_set(err, -ret, "%s", why.message);
 	else if (ret && !mem->said_refused)
@@ -98,25 +117,29 @@ static int raise_limit(struct vm_memory *mem, uint64_t need, bool wait, struct e
 	return ret;
 }
 
-/* Gives up what the owner has promised beyond what is plugged, but for what is kept at hand. */
+/* Gives up what the owner has promised beyond what is plugged and what is reserved, but for what is
+ * kept at hand; and a growth beyond that. */
 static void lower_limit(struct vm_memory *mem)
 {
-	uint64_t limit = owner_client_limit(mem->client);
-	uint64_t target, held;
+	uint64_t limit = owner_client_limit(mem->client), wanted, target, held;
 
 	pthread_mutex_lock(&mem->lock);
-	target = mem->usable + LIMIT_STEP - 1 - (mem->usable - 1) % LIMIT_STEP;
+	wanted = mem->nr_boot_frames + mem->kept_plugged;
+	if (wanted < mem->usable)
+		wanted = mem->usable;
 	held = mem->stats.bound + stock_frames(mem);
 	pthread_mutex_unlock(&mem->lock);
+	target = whole_steps(wanted);
 	if (target < mem->first_limit)
 		target = mem->first_limit;
 	if (held > target)
 		stock_return_all(mem);
 	/* Refused while the guest holds more (frames it touched without having them): then later.
 	 */
-	if (target < limit || mem->growing)
+	if (target < limit || (mem->growing && mem->asked > target)) {
 		owner_client_resize(mem->client, target < limit ? target : limit, NULL);
-	mem->growing = false;
+		mem->growing = false;
+	}
 	stock_bind(mem, NULL, 0, NULL);
 }
 
@@ -225,6 +248,8 @@ static int reserve(struct vm_memory *mem, uint64_t nr_plugged, bool wait, struct
 				 mem->nr_frames - mem->nr_boot_frames);
 	take_lock(mem);
 	ret = raise_limit(mem, mem->nr_boot_frames + nr_plugged, wait, err);
+	if (ret == 0 || ret == -EINPROGRESS)
+		mem->kept_plugged = nr_plugged;
 	take_unlock(mem);
 	return ret;
 }
@@ -239,11 +264,12 @@ int vm_memory_reserve_now(struct vm_memory *mem, uint64_t nr_plugged, struct err
 	return reserve(mem, nr_plugged, true, err);
 }
 
-void vm_memory_unreserve(struct vm_memory *mem)
+void vm_memory_unreserve(struct vm_memory *mem, uint64_t nr_plugged)
 {
 	take_lock(mem);
-	if (mem->growing)
-		lower_limit(mem);
+	if (nr_plugged < mem->kept_plugged)
+		mem->kept_plugged = nr_plugged;
+	lower_limit(mem);
 	take_unlock(mem);
 }
 

@@ -53,6 +53,8 @@ enum frame_state {
 #define GUEST_FRAME_ABANDONED 0x400 /* being read, and the guest has given it up meanwhile */
 /* Swapped and wanted, and the device does not give it back. */
 #define GUEST_FRAME_UNREADABLE 0x800
+#define GUEST_FRAME_OVER       0x1000 /* starved, because the guest has all that it may have */
+#define GUEST_FRAME_RETRIED    0x2000 /* was unreadable, which has been said */
 
 /* What is forgotten with the first touch of a parked frame. */
 #define PARKED_FLAGS (GUEST_FRAME_WATCHED | GUEST_FRAME_LEAVING)
@@ -64,7 +66,8 @@ struct guest_frame {
 	uint32_t pool_frame; /* node relative; valid in BOUND, PARKED and TAKING */
 	uint32_t next_waiting;
 	uint32_t lru_prev, lru_next; /* while bound or parked */
-	uint32_t parked_at;          /* PARKED: ms of the coarse clock, modulo 2^32 */
+	uint32_t parked_at;          /* PARKED, SWAPPED: ms of the coarse clock, modulo 2^32 */
+	uint32_t idle_ms;            /* how long it is left alone as a rule; see park_learn() */
 	uint16_t node;
 	uint16_t flags;
 	uint8_t state;
@@ -162,9 +165,9 @@ struct fault_stream {
 /* The thread that samples and swaps out. */
 struct background {
 	pthread_t thread;
-	bool runs;
+	atomic_bool runs;
 	atomic_bool stop;
-	int kick_fd;
+	int kick_fd; /* -1: it never ran. Who kicks may come late. */
 };
 
 /* Sampling; the background thread's but for on. */
@@ -215,7 +218,10 @@ struct vm_memory {
 
 	int uffd;
 	bool said_refused;
-	bool growing; /* the pool grows for the limit that was asked for last */
+	/* Under take_lock: whether the pool grows for the limit that was asked for last, which one
+	 * that was, and what vm_memory_reserve() wants to be kept beside the RAM. */
+	bool growing;
+	uint64_t asked, kept_plugged;
 	bool hugetlb;
 	bool minor; /* bound frames are registered too, for MINOR events */
 	bool remap; /* EVENT_REMAP works: frames can be taken away */
@@ -230,9 +236,11 @@ struct vm_memory {
 	uint32_t waiting_head;
 	uint32_t waiting_tail;
 	uint32_t starved; /* frames with GUEST_FRAME_STARVED */
+	bool prune_due;   /* empty slots are there because it starved; lock */
 	struct vm_memory_stats stats;
 	struct frame_lru lru[NR_LISTS];
 	struct move_job *move_job; /* loop's thread */
+	bool ended;                /* take_lock; nothing is taken away any more */
 	struct background background;
 	struct cold cold;
 	struct swap *swap;                       /* NULL: none */
@@ -246,8 +254,7 @@ struct vm_memory {
 	pthread_t fault_thread;
 	int kick_fd; /* eventfd: look at the waiting list, or stop */
 	bool fault_thread_runs;
-	bool over_limit; /* somebody waits for a frame beyond the limit; lock */
-	bool over_now;   /* the same, found in this round over the waiting list; lock */
+	uint32_t nr_over; /* frames with GUEST_FRAME_OVER; lock */
 	bool may_spin;
 	atomic_bool stop;
 	uint64_t stalled_since_ns; /* while said_empty; lock */
@@ -260,6 +267,9 @@ struct vm_memory {
 /* window.c: addresses, holes and bindings */
 int window_create(struct vm_memory *mem, const struct vm_memory_config *config, struct error *err);
 void window_destroy(struct vm_memory *mem);
+/* Puts ordinary memory, zeroes, in the place of all holes: nobody answers a touch any more, and one
+ * of an empty hugetlb file would end the process. take_lock held, after ended was set. */
+void window_fill_holes(struct vm_memory *mem);
 /* The frame at a window address, or NO_FRAME. */
 uint32_t window_frame_at(const struct vm_memory *mem, uint64_t hva);
 const struct window_range *window_range_of(const struct vm_memory *mem, uint32_t frame);
@@ -282,7 +292,7 @@ void window_count_bound(struct vm_memory *mem, uint32_t number, int nr);
  * Enters bound frames into the page tables and wakes who waits for them. Lock held. Returns 0, or
  * -EAGAIN while an mremap is under way: the rest must be continued again.
  */
-int window_continue(const struct vm_memory *mem, uint32_t first, uint32_t nr);
+int window_continue(struct vm_memory *mem, uint32_t first, uint32_t nr);
 /* Fills pool frames, which are in nobody's window, with zeroes. */
 int window_zero(struct vm_memory *mem, const struct frame_run *run);
 /*
@@ -316,6 +326,14 @@ int64_t park_frames(struct vm_memory *mem, uint32_t first, uint32_t nr, uint16_t
  * -EAGAIN (to be continued later) or an error: still parked. */
 int park_touched(struct vm_memory *mem, uint32_t number);
 /*
+ * A touch has ended the time that a frame was out of reach: into its average. Parking is no doing
+ * of the guest's, so that time is as long as the one between two touches. Lock held.
+ */
+void park_learn(struct guest_frame *frame);
+/* How long a parked frame is expected to be left alone, in ms: as long as it is as a rule, or as it
+ * has been now if that is longer. Lock held. */
+uint32_t park_idle(const struct guest_frame *frame);
+/*
  * Marks a bound or parked frame TAKING, off the lists. park_undo() makes it what it was, as far as
  * that matters: after a failure, it may be parked by now. Lock held.
  */
@@ -336,6 +354,8 @@ int background_thread(pthread_t *thread, void *(*fn)(void *opaque), void *opaque
 int background_start(struct vm_memory *mem, struct error *err);
 void background_kick(struct vm_memory *mem);
 void background_stop(struct vm_memory *mem);
+/* The same for good, when nobody can kick any more. */
+void background_destroy(struct vm_memory *mem);
 
 /* cold.c; background thread */
 /* Parks nr of the frames that were active the longest. */
@@ -346,7 +366,7 @@ int cold_step(struct vm_memory *mem);
 /* swap.c */
 /* As the configuration has it, maybe none. */
 int swap_create(struct vm_memory *mem, const struct vm_memory_config *config, struct error *err);
-/* After the background thread has ended and before the fault thread does. */
+/* After the threads that use it have ended. */
 void swap_destroy(struct vm_memory *mem);
 /* A touch of a frame that is SWAPPED or SWAPPING_IN: it will be woken. Lock held. */
 void swap_touched(struct vm_memory *mem, uint32_t number);
@@ -370,11 +390,14 @@ int64_t hints_release_clean(void *opaque, uint64_t gpa, uint64_t nr_frames);
 /* slots.c */
 int slots_create(struct vm_memory *mem, struct error *err);
 /* Makes the slots that the frames [first, +nr) of one range lie in. take_lock held. All or nothing.
- */
+ * -EBUSY while the guest starves. */
 int slots_make(struct vm_memory *mem, uint32_t first, uint32_t nr);
 /* Removes those of them in which nothing is plugged, and frames that got bound there all the same.
  * take_lock held. */
 void slots_prune(struct vm_memory *mem, uint32_t first, uint32_t nr);
+/* Removes what slots_prune() had to leave because the guest starved, if it does not any more.
+ * Loop's thread, no lock held. */
+void slots_prune_late(struct vm_memory *mem);
 
 /* hotplug.c */
 int hotplug_plug(void *opaque, uint64_t gpa, uint64_t nr_frames);
@@ -414,8 +437,9 @@ struct stock *stock_of(const struct vm_memory *mem, uint32_t number);
 void stock_count_usable(struct vm_memory *mem, uint32_t number, int nr);
 /* Fits the stocks to the number of frames that the guest may have. Lock held. */
 void stock_set_size(struct vm_memory *mem);
-/* Frames in all stocks. Lock held. */
+/* Frames in all stocks; and those of them that are not kept for devices. Lock held. */
 uint32_t stock_frames(const struct vm_memory *mem);
+uint32_t stock_spare(const struct vm_memory *mem);
 /* Frames that may be taken, by the loop's thread or by others. Lock held. */
 uint32_t stock_available(const struct stock *stock, bool reserve);
 /*
@@ -424,6 +448,9 @@ uint32_t stock_available(const struct stock *stock, bool reserve);
  * length, 0 if the stock is empty.
  */
 uint32_t stock_take(struct vm_memory *mem, uint32_t number, uint32_t max, struct frame_run *run);
+/* Enters a run of zeroed frames. False: there is no room, as what a dead owner did not take back
+ * came. Lock held. */
+bool stock_add(struct stock *stock, const struct frame_run *run);
 /* Puts back a run that was taken under the same hold of the lock. */
 void stock_put(struct stock *stock, const struct frame_run *run);
 /*
@@ -443,9 +470,13 @@ int64_t stock_fill(struct vm_memory *mem, struct stock *stock, uint32_t nr, uint
 bool stock_run_valid(const struct vm_memory *mem, const struct frame_run *run);
 /* Gives the frames of all stocks back. Lock not held. */
 void stock_return_all(struct vm_memory *mem);
+/* Soon gives back what it holds beyond what the guest can use. Loop's thread. */
+void stock_settle(struct vm_memory *mem);
 /* Takes over frames that the owner did not take back; they are zeroed first. Lock not held. */
 void stock_keep(struct vm_memory *mem, const struct frame_run *runs, unsigned int nr_runs);
-/* Wakes the loop if the stock is low or an event is to be reported. Lock not held. */
+/* Wakes the loop if the stock is low, an event is to be reported or slots can go now. Lock not
+ * held.
+ */
 void stock_wake_loop(struct vm_memory *mem);
 
 /* fault.c */
@@ -461,6 +492,8 @@ void fault_note_event(struct vm_memory *mem, enum vm_memory_event event, uint64_
 void fault_starve(struct vm_memory *mem, uint32_t number, int reason);
 /* There was a frame for a touch of this one: it does not starve any more. Lock held. */
 void fault_served(struct vm_memory *mem, uint32_t number);
+/* Adds a stall that is under way, as if it ended now. Lock held. */
+void fault_count_stall(const struct vm_memory *mem, struct vm_memory_stats *stats);
 /* Calls the user's function for what the fault thread has noted. Loop's thread, lock not held. */
 void fault_report(struct vm_memory *mem);
 

@@ -19,7 +19,8 @@
 #include "vmm/memory/move.h"
 
 /* Frames asked of the owner, and given back to it, at a time. */
-#define MOVE_STEP 16
+#define MOVE_STEP    16
+#define MOVE_STEP_1G 2
 /* Records looked at under one hold of the lock. */
 #define SELECT_STEP 512
 
@@ -74,17 +75,24 @@ static int return_old(struct mover *m)
 	int ret = takeaway_return(m->mem, m->old, m->nr_old);
 
 	m->nr_old = 0;
+	fault_kick(m->mem); /* who was refused a frame meanwhile may have one now */
 	return ret;
+}
+
+/* Another one may be moving, and what goes beyond the limit is to do for both. */
+static unsigned int move_step(void)
+{
+	return FRAME_SHIFT == FRAME_SHIFT_1G ? MOVE_STEP_1G : MOVE_STEP;
 }
 
 /* Asks the owner for some more. */
 static int get_targets(struct mover *m)
 {
 	uint64_t left = m->total - m->done;
+	uint64_t step = move_step();
 	unsigned int nr_runs = MOVE_STEP;
-	int64_t got =
-		owner_client_grant_to_move(m->mem->client, left < MOVE_STEP ? left : MOVE_STEP,
-					   m->move->nodemask, m->targets, &nr_runs);
+	int64_t got = owner_client_grant_to_move(m->mem->client, left < step ? left : step,
+						 m->move->nodemask, m->targets, &nr_runs);
 
 	if (got < 0)
 		return (int)got;
@@ -232,7 +240,7 @@ static int move_all(struct mover *m)
 		take_unlock(m->mem);
 		m->moved += ret > 0;
 		m->done += ret >= 0;
-		if (m->nr_old == MOVE_STEP && return_old(m) < 0)
+		if (m->nr_old >= move_step() && return_old(m) < 0)
 			return -EPIPE;
 	}
 	if (ret >= 0 && m->move->progress)
@@ -256,8 +264,7 @@ int mover_run(struct mover *m)
 	if (ret == 0)
 		ret = move_all(m);
 	back = return_old(m);
-	if (m->nr_targets)
-		owner_client_return(m->mem->client, m->targets, m->nr_targets);
+	takeaway_return(m->mem, m->targets, m->nr_targets);
 	pthread_rwlock_unlock(&m->mem->hand_lock);
 	free(m->numbers);
 	m->targets = NULL;

@@ -31,6 +31,31 @@ bool park_must_detach(const struct vm_memory *mem, const struct guest_frame *fra
 	return !mem->minor || (frame->flags & GUEST_FRAME_SILENT);
 }
 
+#define IDLE_LEARN_MAX_MS 600000
+
+void park_learn(struct guest_frame *frame)
+{
+	uint32_t idle = park_clock() - frame->parked_at;
+
+	/* Longer makes no difference, and a VM that was paused for a day has not left them alone;
+	 * 0 says that nothing is known. */
+	if (idle > IDLE_LEARN_MAX_MS)
+		idle = IDLE_LEARN_MAX_MS;
+	if (idle == 0)
+		idle = 1;
+	/* A quarter of what is new: the last ten or so touches count. */
+	if (frame->idle_ms)
+		idle = (uint32_t)((3 * (uint64_t)frame->idle_ms + idle) / 4);
+	frame->idle_ms = idle;
+}
+
+uint32_t park_idle(const struct guest_frame *frame)
+{
+	uint32_t now = park_clock() - frame->parked_at;
+
+	return now > frame->idle_ms ? now : frame->idle_ms;
+}
+
 /* On the way out of BOUND. Lock held. */
 static void enter_parked(struct vm_memory *mem, uint32_t number, uint16_t flags)
 {
@@ -93,6 +118,7 @@ int park_touched(struct vm_memory *mem, uint32_t number)
 		frame->state = FRAME_BOUND;
 		frame_lru_add(mem, number, LIST_ACTIVE);
 	}
+	park_learn(frame);
 	mem->stats.unparked++;
 	return window_continue(mem, number, 1);
 }

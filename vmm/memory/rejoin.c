@@ -8,9 +8,15 @@
  */
 #include <errno.h>
 #include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
 
+#include "framevisor/clock.h"
 #include "framevisor/log.h"
 #include "vmm/memory/internal.h"
+
+/* How long others are waited for at a time. */
+#define LOCKS_MS 200
 
 struct runs {
 	struct frame_run *run;
@@ -58,21 +64,44 @@ static int collect(struct vm_memory *mem, struct runs *runs)
 	return ret;
 }
 
+/*
+ * Whoever has frames in hand or changes what the guest has may wait for a device, or for a vCPU
+ * that waits for a frame that is on its way in: not for the loop, then. The waits are by the clock
+ * that these functions know, and short; it may be set meanwhile.
+ */
+static bool keep_others_out(struct vm_memory *mem)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_nsec += LOCKS_MS * (long)NS_PER_MS;
+	until.tv_sec += until.tv_nsec / (long)NS_PER_SEC;
+	until.tv_nsec %= (long)NS_PER_SEC;
+	if (pthread_rwlock_timedwrlock(&mem->hand_lock, &until))
+		return false;
+	if (pthread_mutex_timedlock(&mem->take_lock, &until) == 0)
+		return true;
+	pthread_rwlock_unlock(&mem->hand_lock);
+	return false;
+}
+
 int vm_memory_rejoin(struct vm_memory *mem, int fd, struct error *err)
 {
 	struct runs runs = { .nr = 0 };
 	int ret;
 
-	pthread_rwlock_wrlock(&mem->hand_lock);
-	pthread_mutex_lock(&mem->take_lock);
+	if (!keep_others_out(mem))
+		return -EAGAIN;
 	pthread_mutex_lock(&mem->refill_lock);
 	pthread_mutex_lock(&mem->lock);
 	ret = collect(mem, &runs);
 	pthread_mutex_unlock(&mem->lock);
-	if (ret == 0)
+	if (ret == 0) {
 		ret = owner_client_rejoin(mem->client, fd, runs.run, runs.nr, err);
-	else
+	} else {
+		close(fd);
 		error_set_errno(err, -ret, "cannot tell the pool owner what this VM holds");
+	}
 	if (ret == 0) {
 		pthread_mutex_lock(&mem->lock);
 		mem->stocks.owner_gone = false;
@@ -84,5 +113,6 @@ int vm_memory_rejoin(struct vm_memory *mem, int fd, struct error *err)
 	free(runs.run);
 	fault_kick(mem);
 	stock_wake_loop(mem);
+	stock_settle(mem);
 	return ret;
 }

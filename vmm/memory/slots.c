@@ -4,6 +4,10 @@
  * pluggable range while something is plugged in it. A slot never changes when frames come and go:
  * changing one drops every mapping of the guest, and an access to a slot that is not there is an
  * MMIO exit instead of a fault.
+ *
+ * KVM changes a slot when no vCPU is in a fault any more (SRCU), and one that waits for a frame of
+ * the pool is in one for as long as it waits. take_lock, and with it the loop, would wait as long.
+ * So while the guest starves no slot is made, and empty ones stay until it does not.
  */
 #include <errno.h>
 #include <linux/kvm.h>
@@ -68,6 +72,8 @@ static int make_slot(struct vm_memory *mem, uint32_t s)
 
 	if (mem->vm_fd < 0 || mem->slots[s].present)
 		return 0;
+	if (vm_memory_starves(mem))
+		return -EBUSY;
 	ret = set_region(mem, mem->nr_boot_ranges + s, slot_frame(mem, s), VM_MEMORY_SLOT_SIZE);
 	if (ret) {
 		log_error("KVM refuses a memory slot for plugged memory at 0x%llx: %s",
@@ -82,11 +88,23 @@ static int make_slot(struct vm_memory *mem, uint32_t s)
 	return 0;
 }
 
+/* Whether a slot has to stay for now, because KVM would wait for a vCPU that waits for a frame. */
+static bool put_off(struct vm_memory *mem)
+{
+	bool starves;
+
+	pthread_mutex_lock(&mem->lock);
+	starves = mem->starved > 0;
+	mem->prune_due |= starves;
+	pthread_mutex_unlock(&mem->lock);
+	return starves;
+}
+
 static void remove_slot(struct vm_memory *mem, uint32_t s)
 {
 	int ret;
 
-	if (!mem->slots[s].present)
+	if (!mem->slots[s].present || put_off(mem))
 		return;
 	ret = set_region(mem, mem->nr_boot_ranges + s, slot_frame(mem, s), 0);
 	if (ret) { /* it stays, with holes that are not plugged */
@@ -121,20 +139,42 @@ static void take_strays(struct vm_memory *mem, uint32_t s)
 			 (long long)strays);
 }
 
+static void prune_slot(struct vm_memory *mem, uint32_t s)
+{
+	if (mem->slots[s].plugged > 0)
+		return;
+	/* Before the slot goes, so that what waits beyond the limit may have it; after it, because
+	 * the guest cannot come back then. */
+	if (mem->slots[s].present)
+		take_strays(mem, s);
+	remove_slot(mem, s);
+	take_strays(mem, s);
+}
+
 void slots_prune(struct vm_memory *mem, uint32_t first, uint32_t nr)
 {
 	uint32_t last = slot_of(mem, first + nr - 1);
 
-	for (uint32_t s = slot_of(mem, first); s <= last; s++) {
-		if (mem->slots[s].plugged > 0)
-			continue;
-		/* Before the slot goes, because KVM waits for vCPUs then, and one of them may wait
-		 * for just such a frame; after it, because the guest cannot come back then. */
+	for (uint32_t s = slot_of(mem, first); s <= last; s++)
+		prune_slot(mem, s);
+}
+
+void slots_prune_late(struct vm_memory *mem)
+{
+	bool due;
+
+	pthread_mutex_lock(&mem->lock);
+	due = mem->prune_due && mem->starved == 0;
+	if (due)
+		mem->prune_due = false;
+	pthread_mutex_unlock(&mem->lock);
+	if (!due)
+		return;
+	take_lock(mem);
+	for (uint32_t s = 0; s < mem->nr_slots; s++)
 		if (mem->slots[s].present)
-			take_strays(mem, s);
-		remove_slot(mem, s);
-		take_strays(mem, s);
-	}
+			prune_slot(mem, s);
+	take_unlock(mem);
 }
 
 static int check_slot_count(const struct vm_memory *mem, struct error *err)

@@ -63,6 +63,16 @@ uint32_t stock_frames(const struct vm_memory *mem)
 	return nr;
 }
 
+uint32_t stock_spare(const struct vm_memory *mem)
+{
+	uint32_t nr = 0;
+
+	for (unsigned int i = 0; i < mem->stocks.nr; i++)
+		if (mem->stocks.stock[i].nr_frames > STOCK_RESERVE)
+			nr += mem->stocks.stock[i].nr_frames - STOCK_RESERVE;
+	return nr;
+}
+
 /* Below it the loop refills. Lock held. */
 static uint32_t low_mark(const struct stock *stock)
 {
@@ -91,6 +101,19 @@ static uint32_t adapt_batch(struct vm_memory *mem, struct stock *stock)
 
 static void stock_return(struct vm_memory *mem, struct stock *stock, uint32_t keep);
 
+/* What it holds at rest: no more than the guest can still use. What a dead owner did not take back
+ * may be more. */
+static uint32_t stock_want(struct vm_memory *mem, const struct stock *stock)
+{
+	uint32_t want, missing;
+
+	pthread_mutex_lock(&mem->lock);
+	want = STOCK_RESERVE + stock->batch;
+	missing = stock->usable > stock->bound ? stock->usable - stock->bound : 0;
+	pthread_mutex_unlock(&mem->lock);
+	return want < missing ? want : missing;
+}
+
 static void on_idle(void *opaque)
 {
 	struct vm_memory *mem = opaque;
@@ -104,7 +127,7 @@ static void on_idle(void *opaque)
 		stocks->stock[i].batch = stocks->stock[i].batch_idle;
 	pthread_mutex_unlock(&mem->lock);
 	for (unsigned int i = 0; idle && i < stocks->nr; i++)
-		stock_return(mem, &stocks->stock[i], STOCK_RESERVE + stocks->stock[i].batch);
+		stock_return(mem, &stocks->stock[i], stock_want(mem, &stocks->stock[i]));
 	if (!idle)
 		event_timer_arm(stocks->idle, STOCK_IDLE_MS, 0);
 }
@@ -145,6 +168,7 @@ static void on_loop_event(void *opaque, uint32_t events)
 	stocks->loop_asked = false;
 	pthread_mutex_unlock(&mem->lock);
 	fault_report(mem);
+	slots_prune_late(mem);
 
 	for (unsigned int i = 0; i < stocks->nr; i++)
 		refill(mem, &stocks->stock[i]);
@@ -171,6 +195,15 @@ int stock_start(struct vm_memory *mem, struct event_loop *loop, struct error *er
 	if (!stocks->source)
 		return error_set_errno(err, errno, "cannot watch the frame stock");
 	return 0;
+}
+
+bool stock_add(struct stock *stock, const struct frame_run *run)
+{
+	if (stock->nr_runs == STOCK_RUNS_MAX)
+		return false;
+	stock->runs[stock->nr_runs++] = *run;
+	stock->nr_frames += run->nr;
+	return true;
 }
 
 /* Moves runs from the stock to runs[], so that keep frames are left at least. Returns how many. */
@@ -215,10 +248,8 @@ static void stock_return(struct vm_memory *mem, struct stock *stock, uint32_t ke
 		}
 		/* The next owner will ask what became of them. They are as they came: zeroed. */
 		pthread_mutex_lock(&mem->lock);
-		for (; done < nr_runs && stock->nr_runs < STOCK_RUNS_MAX; done++) {
-			stock->runs[stock->nr_runs++] = runs[done];
-			stock->nr_frames += runs[done].nr;
-		}
+		while (done < nr_runs && stock_add(stock, &runs[done]))
+			done++;
 		pthread_mutex_unlock(&mem->lock);
 		if (ret != -EPIPE)
 			log_error("cannot give unused frames back to the pool: errno %d", -ret);
@@ -245,9 +276,21 @@ void stock_destroy(struct vm_memory *mem)
 	*stocks = (struct stocks){ .loop_fd = -1 };
 }
 
+void stock_settle(struct vm_memory *mem)
+{
+	if (mem->stocks.idle)
+		event_timer_arm(mem->stocks.idle, STOCK_IDLE_MS, 0);
+}
+
 void vm_memory_drain_stock(struct vm_memory *mem)
 {
 	stock_return_all(mem);
+}
+
+void vm_memory_reclaim_stock(struct vm_memory *mem)
+{
+	for (unsigned int i = 0; i < mem->stocks.nr; i++)
+		stock_return(mem, &mem->stocks.stock[i], STOCK_RESERVE);
 }
 
 uint32_t stock_available(const struct stock *stock, bool reserve)
@@ -335,7 +378,7 @@ void stock_wake_loop(struct vm_memory *mem)
 	/* An eventfd and not event_loop_post(): that allocates, and the fault thread must not. And
 	 * after the touch was answered: waking a thread costs more than binding a frame. */
 	pthread_mutex_lock(&mem->lock);
-	wake = mem->events_due != 0;
+	wake = mem->events_due != 0 || (mem->prune_due && mem->starved == 0);
 	for (unsigned int i = 0; i < stocks->nr; i++)
 		wake = wake || stocks->stock[i].refill_due;
 	wake = wake && stocks->loop_fd >= 0 && !stocks->loop_asked;
@@ -384,15 +427,14 @@ static int64_t fill_locked(struct vm_memory *mem, struct stock *stock, uint32_t 
 	pthread_mutex_lock(&mem->lock);
 	stock->plenty = got >= nr;
 	for (unsigned int i = 0; got > 0 && i < nr_runs; i++) {
-		if (stock_run_valid(mem, &runs[i])) {
-			stock->runs[stock->nr_runs++] = runs[i];
-			stock->nr_frames += runs[i].nr;
-			valid += runs[i].nr;
-		} else {
+		if (!stock_run_valid(mem, &runs[i]))
 			log_error("the pool owner granted frames that cannot be (node %u, first "
 				  "%llu)",
 				  runs[i].node, (unsigned long long)runs[i].first);
-		}
+		else if (!stock_add(stock, &runs[i]))
+			log_error("%u frames are out of use until this VM ends", runs[i].nr);
+		else
+			valid += runs[i].nr;
 	}
 	if (valid)
 		mem->stocks.owner_gone = false;
@@ -427,11 +469,7 @@ void stock_keep(struct vm_memory *mem, const struct frame_run *runs, unsigned in
 		/* What comes out of the stock is zeroed; these hold what the guest left in them. */
 		if (stock && window_zero(mem, &runs[i]) == 0) {
 			pthread_mutex_lock(&mem->lock);
-			kept = stock->nr_runs < STOCK_RUNS_MAX;
-			if (kept) {
-				stock->runs[stock->nr_runs++] = runs[i];
-				stock->nr_frames += runs[i].nr;
-			}
+			kept = stock_add(stock, &runs[i]);
 			pthread_mutex_unlock(&mem->lock);
 		}
 		if (!kept)

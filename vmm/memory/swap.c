@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "framevisor/clock.h"
 #include "framevisor/log.h"
 
 /* Swapped out when a touch finds the pool empty and nobody has asked for more. */
@@ -48,6 +49,7 @@ int swap_create(struct vm_memory *mem, const struct vm_memory_config *config, st
 	mem->swap = swap;
 	if (!swap)
 		return error_set(err, ENOMEM, "no memory for swap");
+	swap->at_random = config->swap_random;
 	swap->wanted_head = NO_FRAME;
 	swap->wanted_tail = NO_FRAME;
 	pthread_cond_init(&swap->wanted, NULL);
@@ -73,7 +75,6 @@ void swap_destroy(struct vm_memory *mem)
 
 	if (!swap)
 		return;
-	swap_in_stop(mem);
 	swap_out_destroy(mem);
 	swap_file_close(swap->file);
 	pthread_cond_destroy(&swap->wanted);
@@ -87,6 +88,9 @@ void swap_touched(struct vm_memory *mem, uint32_t number)
 	struct guest_frame *frame = &mem->frames[number];
 	struct swap *swap = mem->swap;
 
+	/* Not when it comes back from waiting for the pool or the device: it is one touch. */
+	if (!(frame->flags & (GUEST_FRAME_WANTED | GUEST_FRAME_STARVED)))
+		park_learn(frame);
 	/* Being read already: whoever reads it wakes who waits. */
 	if (frame->state == FRAME_SWAPPED &&
 	    !(frame->flags & (GUEST_FRAME_WANTED | GUEST_FRAME_UNREADABLE))) {
@@ -96,6 +100,11 @@ void swap_touched(struct vm_memory *mem, uint32_t number)
 		else
 			mem->frames[swap->wanted_tail].lru_next = number;
 		swap->wanted_tail = number;
+		pthread_cond_signal(&swap->wanted);
+	}
+	if ((frame->flags & GUEST_FRAME_UNREADABLE) && (frame->flags & GUEST_FRAME_DEVICE) &&
+	    !swap->device_retry_ms) {
+		swap->device_retry_ms = now_ms() + SWAP_DEVICE_RETRY_MS;
 		pthread_cond_signal(&swap->wanted);
 	}
 	frame->flags |= GUEST_FRAME_WANTED;
@@ -151,8 +160,8 @@ bool swap_give_up(struct vm_memory *mem, uint32_t number)
 	swap_free_slot(mem, number);
 	mem->stats.swap_dropped++;
 	frame->state = FRAME_HOLE;
-	frame->flags &=
-		(uint16_t) ~(GUEST_FRAME_WANTED | GUEST_FRAME_UNREADABLE | GUEST_FRAME_WATCHED);
+	frame->flags &= (uint16_t) ~(GUEST_FRAME_WANTED | GUEST_FRAME_UNREADABLE |
+				     GUEST_FRAME_WATCHED | GUEST_FRAME_RETRIED);
 	return true;
 }
 
@@ -190,6 +199,22 @@ int vm_memory_swap_out(struct vm_memory *mem, uint64_t nr_frames)
 	return 0;
 }
 
+void swap_read_again(struct vm_memory *mem, bool for_devices)
+{
+	for (uint32_t number = 0; number < mem->nr_frames; number++) {
+		struct guest_frame *frame = &mem->frames[number];
+
+		if (!(frame->flags & GUEST_FRAME_UNREADABLE) ||
+		    (for_devices && !(frame->flags & GUEST_FRAME_DEVICE)))
+			continue;
+		frame->flags &= (uint16_t) ~(GUEST_FRAME_UNREADABLE | GUEST_FRAME_WANTED |
+					     GUEST_FRAME_RETRIED);
+		if (for_devices)
+			frame->flags |= GUEST_FRAME_RETRIED;
+		swap_touched(mem, number);
+	}
+}
+
 void vm_memory_swap_retry(struct vm_memory *mem)
 {
 	struct swap *swap = mem->swap;
@@ -198,14 +223,7 @@ void vm_memory_swap_retry(struct vm_memory *mem)
 		return;
 	atomic_store(&swap->stuck, false);
 	pthread_mutex_lock(&mem->lock);
-	for (uint32_t number = 0; number < mem->nr_frames; number++) {
-		struct guest_frame *frame = &mem->frames[number];
-
-		if (!(frame->flags & GUEST_FRAME_UNREADABLE))
-			continue;
-		frame->flags &= (uint16_t) ~(GUEST_FRAME_UNREADABLE | GUEST_FRAME_WANTED);
-		swap_touched(mem, number);
-	}
+	swap_read_again(mem, false);
 	pthread_mutex_unlock(&mem->lock);
 	background_kick(mem);
 }

@@ -13,6 +13,9 @@ struct swap_slot {
 	uint64_t sum;    /* of the content */
 };
 
+/* From one try to the next to read what a device waits for. */
+#define SWAP_DEVICE_RETRY_MS 1000
+
 struct swap {
 	struct swap_file *file;
 	struct swap_slot *slots; /* by guest frame, valid while SWAPPED or SWAPPING_IN; lock */
@@ -24,6 +27,9 @@ struct swap {
 	struct reader *reader;
 	bool in_runs;
 	bool in_stops; /* lock */
+	/* When a frame that could not be read is tried again, as a device waits for it (now_ms());
+	 * 0: none does. lock */
+	uint64_t device_retry_ms;
 
 	/* swap_out.c; the background thread's but for the atomics */
 	atomic_uint to_do;         /* frames still to be swapped out */
@@ -31,13 +37,17 @@ struct swap {
 	atomic_uint retry_at;      /* by park_clock() */
 	atomic_uint last_activity; /* by park_clock() */
 	bool said_stuck;
-	bool at_random; /* for comparison: any frame goes, not the coldest */
-	uint64_t random;
+	uint64_t random; /* victims=random: the state of its generator */
+	bool at_random;  /* constant */
 	struct swap_writer *writer;
 };
 
 /* A cheap sum over a frame that tells any two contents apart but for one in 2^64. */
 uint64_t swap_sum(const void *frame);
+
+/* swap.c: reads what could not be read once more, or that part of it that devices wait for, which has
+ * been said. Lock held. */
+void swap_read_again(struct vm_memory *mem, bool for_devices);
 
 /* swap_in.c */
 int swap_in_start(struct vm_memory *mem, struct error *err);

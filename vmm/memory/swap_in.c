@@ -11,6 +11,7 @@
 
 #include <zstd.h>
 
+#include "framevisor/clock.h"
 #include "framevisor/log.h"
 #include "vmm/memory/swap.h"
 
@@ -113,14 +114,21 @@ static int unpack(struct reader *r, const struct arrival *a)
 static void fail(struct vm_memory *mem, const struct arrival *a, int ret)
 {
 	struct guest_frame *frame = &mem->frames[a->number];
+	bool said = frame->flags & GUEST_FRAME_RETRIED;
 
 	frame->state = FRAME_SWAPPED;
 	mem->stats.swap_errors++;
 	if (!(frame->flags & GUEST_FRAME_WANTED))
 		return;
-	fault_served(mem, a->number); /* by the pool ... */
-	mem->starved++;               /* ... and has to wait all the same */
+	if (!said)
+		fault_served(mem, a->number); /* by the pool ... */
+	/* ... and has to wait all the same */
+	mem->starved += !(frame->flags & GUEST_FRAME_STARVED);
 	frame->flags |= GUEST_FRAME_UNREADABLE | GUEST_FRAME_STARVED;
+	if ((frame->flags & GUEST_FRAME_DEVICE) && !mem->swap->device_retry_ms)
+		mem->swap->device_retry_ms = now_ms() + SWAP_DEVICE_RETRY_MS;
+	if (said)
+		return;
 	fault_note_event(mem, VM_MEMORY_EVENT_SWAP_UNREADABLE, window_frame_gpa(mem, a->number));
 	log_error("a frame of the guest (at 0x%llx) cannot be read from the swap file: %s; it is "
 		  "kept there",
@@ -137,7 +145,8 @@ static int arrive(struct vm_memory *mem, const struct arrival *a)
 		return ret;
 	if (frame->flags & (GUEST_FRAME_WANTED | GUEST_FRAME_STARVED))
 		fault_served(mem, a->number);
-	frame->flags &= (uint16_t) ~(GUEST_FRAME_WANTED | GUEST_FRAME_DEVICE | GUEST_FRAME_WATCHED);
+	frame->flags &= (uint16_t) ~(GUEST_FRAME_WANTED | GUEST_FRAME_DEVICE | GUEST_FRAME_WATCHED |
+				     GUEST_FRAME_RETRIED);
 	swap_free_slot(mem, a->number);
 	mem->stats.swap_in++;
 	mem->stats.swap_ahead += a->ahead;
@@ -155,18 +164,34 @@ static void abandon(struct vm_memory *mem, const struct arrival *a)
 	frame->state = FRAME_HOLE;
 	if (frame->flags & GUEST_FRAME_WANTED)
 		fault_wait_for(mem, a->number);
-	frame->flags &=
-		(uint16_t) ~(GUEST_FRAME_WANTED | GUEST_FRAME_ABANDONED | GUEST_FRAME_WATCHED);
+	frame->flags &= (uint16_t) ~(GUEST_FRAME_WANTED | GUEST_FRAME_ABANDONED |
+				     GUEST_FRAME_WATCHED | GUEST_FRAME_RETRIED);
+}
+
+/* The frame for one that could not be read, which it may hold a part of. One for a device is kept:
+ * it came from what is there for devices, and it is tried again. */
+static void put_frame(struct vm_memory *mem, const struct arrival *a, bool keep)
+{
+	bool kept = false;
+
+	if (keep && window_zero(mem, &a->run) == 0) {
+		pthread_mutex_lock(&mem->lock);
+		kept = stock_add(stock_of(mem, a->number), &a->run);
+		pthread_mutex_unlock(&mem->lock);
+	}
+	if (!kept)
+		takeaway_return(mem, &a->run, 1);
 }
 
 static void end_arrival(struct reader *r, struct arrival *a, int ret)
 {
 	struct vm_memory *mem = r->mem;
-	bool bound = false;
+	bool bound = false, device;
 
 	if (ret == 0 && a->slot.length)
 		ret = unpack(r, a);
 	pthread_mutex_lock(&mem->lock);
+	device = mem->frames[a->number].flags & GUEST_FRAME_DEVICE;
 	if (mem->frames[a->number].flags & GUEST_FRAME_ABANDONED) {
 		abandon(mem, a);
 	} else {
@@ -179,7 +204,7 @@ static void end_arrival(struct reader *r, struct arrival *a, int ret)
 	pthread_mutex_unlock(&mem->lock);
 	a->busy = false;
 	if (!bound)
-		takeaway_return(mem, &a->run, 1);
+		put_frame(mem, a, device);
 	fault_kick(mem);
 	stock_wake_loop(mem);
 }
@@ -279,6 +304,35 @@ static void bring_in(struct reader *r, struct arrival **begun, unsigned int nr)
 		end_arrival(r, (struct arrival *)io, io->result);
 }
 
+/*
+ * What a device waits for is tried again without being asked to: the thread that serves the device
+ * is as a rule the loop's, and nobody could ask for it. When it is time, however much else there is
+ * to read. Lock held.
+ */
+static void retry_for_devices(struct vm_memory *mem)
+{
+	struct swap *swap = mem->swap;
+
+	if (!swap->device_retry_ms || now_ms() < swap->device_retry_ms)
+		return;
+	swap->device_retry_ms = 0;
+	swap_read_again(mem, true);
+}
+
+/* Waits for something to read. Lock held, but opened in between. */
+static void wait_for_work(struct vm_memory *mem)
+{
+	struct swap *swap = mem->swap;
+	uint64_t at = swap->device_retry_ms;
+	struct timespec until = { .tv_sec = (time_t)(at / 1000),
+				  .tv_nsec = (long)(at % 1000 * NS_PER_MS) };
+
+	if (at)
+		pthread_cond_clockwait(&swap->wanted, &mem->lock, CLOCK_MONOTONIC, &until);
+	else
+		pthread_cond_wait(&swap->wanted, &mem->lock);
+}
+
 static void *in_thread(void *opaque)
 {
 	struct reader *r = opaque;
@@ -290,8 +344,9 @@ static void *in_thread(void *opaque)
 	pthread_setname_np(pthread_self(), "swap-in");
 	pthread_mutex_lock(&mem->lock);
 	while (!swap->in_stops) {
+		retry_for_devices(mem);
 		if (swap->wanted_head == NO_FRAME) {
-			pthread_cond_wait(&swap->wanted, &mem->lock);
+			wait_for_work(mem);
 			continue;
 		}
 		pthread_mutex_unlock(&mem->lock);
@@ -347,9 +402,9 @@ static void stop_thread(struct vm_memory *mem)
 
 void swap_in_stop(struct vm_memory *mem)
 {
-	struct reader *r = mem->swap->reader;
+	struct reader *r = mem->swap ? mem->swap->reader : NULL;
 
-	if (mem->swap->in_runs)
+	if (mem->swap && mem->swap->in_runs)
 		stop_thread(mem);
 	if (!r)
 		return;

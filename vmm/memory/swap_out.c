@@ -25,8 +25,9 @@
 /* So many that were touched meanwhile or could not be had, one after the other: there is nothing
  * cold. */
 #define MISSES_MAX 64
-/* Parked frames to choose from. */
-#define CHOICE 16
+/* Parked frames there are to choose from at least, and looked at at most. */
+#define CHOICE     64
+#define CHOICE_MAX 256
 
 struct departure {
 	struct swap_io io; /* first: what the queue gives back is this */
@@ -76,19 +77,29 @@ void swap_out_destroy(struct vm_memory *mem)
 	mem->swap->writer = NULL;
 }
 
-/* The coldest frame that is not on its way out: parked if there is one. Lock held. */
+/*
+ * Of the frames that are parked the longest, the one that is expected to be left alone the longest
+ * and is not on its way out; one in use if none is parked. The last use alone would let everything
+ * that is read once push out what is used now and then. Lock held.
+ */
 static uint32_t coldest(const struct vm_memory *mem)
 {
-	uint32_t number = mem->lru[LIST_INACTIVE].tail;
+	uint32_t number = mem->lru[LIST_INACTIVE].tail, best = NO_FRAME, longest = 0;
 
-	while (number != NO_FRAME && (mem->frames[number].flags & GUEST_FRAME_LEAVING))
-		number = mem->frames[number].lru_prev;
-	if (number == NO_FRAME)
-		number = mem->lru[LIST_ACTIVE].tail;
-	return number;
+	for (unsigned int i = 0; i < CHOICE_MAX && number != NO_FRAME; i++) {
+		const struct guest_frame *frame = &mem->frames[number];
+		uint32_t idle = park_idle(frame);
+
+		if (!(frame->flags & GUEST_FRAME_LEAVING) && (best == NO_FRAME || idle > longest)) {
+			best = number;
+			longest = idle;
+		}
+		number = frame->lru_prev;
+	}
+	return best == NO_FRAME ? mem->lru[LIST_ACTIVE].tail : best;
 }
 
-/* For comparison: any frame that is bound. Lock held. */
+/* victims=random: any frame that is bound. Lock held. */
 static uint32_t anyone(struct vm_memory *mem)
 {
 	for (unsigned int tries = 0; tries < 1000; tries++) {
@@ -133,6 +144,10 @@ static uint32_t pick(struct vm_memory *mem, struct swap_writer *w)
 	if (view) {
 		memcpy(w->copy, view, FRAME_SIZE);
 		window_view_end(mem, view, &run);
+	} else if (frame) {
+		pthread_mutex_lock(&mem->lock);
+		frame->flags &= (uint16_t)~GUEST_FRAME_LEAVING;
+		pthread_mutex_unlock(&mem->lock);
 	}
 	take_unlock(mem);
 	return view ? number : NO_FRAME;
@@ -345,6 +360,7 @@ static void complete_choice(struct vm_memory *mem)
 	active = mem->lru[LIST_ACTIVE].nr;
 	pthread_mutex_unlock(&mem->lock);
 	nr = parked < CHOICE ? CHOICE - parked : 0;
+	active = (active + 1) / 2;
 	cold_sample(mem, nr < active ? nr : active);
 }
 
@@ -357,7 +373,8 @@ bool swap_out_step(struct vm_memory *mem)
 
 	if (atomic_load(&swap->to_do) == 0)
 		return false;
-	complete_choice(mem);
+	if (!swap->at_random)
+		complete_choice(mem);
 	start = park_clock();
 	atomic_store(&swap->last_activity, start);
 	while (!enough(mem, w) && park_clock() - start < STEP_MS && found &&

@@ -174,9 +174,13 @@ int takeaway_replace(struct vm_memory *mem, uint32_t first, uint32_t nr)
 {
 	uint64_t len = frames_to_bytes(nr);
 	void *hva = window_frame_hva(mem, first);
-	void *hole = window_spare_hole(mem, first, nr);
+	void *hole;
 	int ret = 0;
 
+	/* Nobody would read of it, and it would wait for that. */
+	if (mem->ended)
+		return -ESHUTDOWN;
+	hole = window_spare_hole(mem, first, nr);
 	if (hole == MAP_FAILED)
 		return -errno;
 	if (mremap(hole, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, hva) == MAP_FAILED) {
@@ -299,12 +303,16 @@ static int64_t release(void *opaque, uint64_t gpa, uint64_t nr_frames)
  * -ENODATA if the stock is empty. Lock held. */
 static int64_t back_run(struct vm_memory *mem, uint32_t number, uint32_t end)
 {
+	const struct window_range *range = window_range_of(mem, number);
 	struct stock *stock = stock_of(mem, number);
 	uint32_t available = stock_available(stock, false);
 	struct frame_run run;
 	uint32_t nr = 0;
 	int ret;
 
+	/* What follows may be another node's. */
+	if (end > range->first + range->nr_frames)
+		end = range->first + (uint32_t)range->nr_frames;
 	while (number + nr < end && mem->frames[number + nr].state == FRAME_HOLE &&
 	       !(mem->frames[number + nr].flags & GUEST_FRAME_UNPLUGGED))
 		nr++;
@@ -399,6 +407,15 @@ const struct guest_frame_ops takeaway_frame_ops = {
 	.release_clean = hints_release_clean,
 };
 
+/* Nothing is kept: where it would be looked at is not there any more. */
+static int return_for_good(struct vm_memory *mem, struct outgoing *out)
+{
+	int ret = out->nr_runs ? owner_client_return(mem->client, out->runs, out->nr_runs) : 0;
+
+	out->nr_runs = 0;
+	return ret;
+}
+
 void takeaway_return_all(struct vm_memory *mem)
 {
 	struct outgoing out = { .nr_runs = 0 };
@@ -412,12 +429,12 @@ void takeaway_return_all(struct vm_memory *mem)
 		frame->state = FRAME_HOLE;
 		outgoing_add(&out, frame->node, frame->pool_frame);
 		if (out.nr_runs == OWNER_RUNS_MAX && ret == 0)
-			ret = outgoing_flush(mem, &out);
+			ret = return_for_good(mem, &out);
 		else if (out.nr_runs == OWNER_RUNS_MAX)
 			out.nr_runs = 0;
 	}
 	if (ret == 0)
-		ret = outgoing_flush(mem, &out);
+		ret = return_for_good(mem, &out);
 	/* A dead owner finds the frames free when this process has ended. */
 	if (ret && ret != -EPIPE)
 		log_error("cannot give the guest's frames back: %s", strerror(-ret));

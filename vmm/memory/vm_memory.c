@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "framevisor/log.h"
-#include "vmm/memory/internal.h"
+#include "vmm/memory/swap.h"
 
 /* Memory that cannot be taken away cannot be unplugged. */
 static int check_hotplug(const struct vm_memory *mem, struct error *err)
@@ -108,10 +108,28 @@ struct vm_memory *vm_memory_create(const struct vm_memory_config *config, struct
 
 void vm_memory_end_waits(struct vm_memory *mem)
 {
+	/* Who takes frames away waits for the fault thread to read of it, and who swaps in would
+	 * register frames again. */
+	move_job_destroy(mem);
+	background_stop(mem);
+	swap_in_stop(mem);
+	/* Nor does a vCPU that is late with what its balloon gave up. */
+	take_lock(mem);
+	mem->ended = true;
+	take_unlock(mem);
 	fault_stop(mem);
-	for (unsigned int i = 0; mem->uffd >= 0 && i < mem->nr_ranges; i++)
-		uffd_unregister(mem->uffd, mem->ranges[i].hva,
-				frames_to_bytes(mem->ranges[i].nr_frames));
+	if (mem->uffd < 0)
+		return;
+	take_lock(mem);
+	window_fill_holes(mem);
+	take_unlock(mem);
+	for (unsigned int i = 0; i < mem->nr_ranges; i++) {
+		uint64_t len = frames_to_bytes(mem->ranges[i].nr_frames);
+
+		uffd_unregister(mem->uffd, mem->ranges[i].hva, len);
+		/* Where nothing is registered any more, that wakes nobody. */
+		uffd_wake(mem->uffd, mem->ranges[i].hva, len);
+	}
 }
 
 void vm_memory_destroy(struct vm_memory *mem)
@@ -120,10 +138,12 @@ void vm_memory_destroy(struct vm_memory *mem)
 		return;
 	move_job_destroy(mem);
 	background_stop(mem);
-	swap_destroy(mem);
-	/* Nobody touches the window any more, so no fault can be left without an answer. The
-	 * frames go back only after they are unmapped here. */
+	swap_in_stop(mem);
+	/* Nobody touches the window any more, so no fault can be left without an answer; but the
+	 * fault thread may still try one. The frames go back only after they are unmapped here. */
 	fault_stop(mem);
+	swap_destroy(mem);
+	background_destroy(mem);
 	window_destroy(mem);
 	if (mem->uffd >= 0)
 		close(mem->uffd);
@@ -158,7 +178,9 @@ void vm_memory_stats(struct vm_memory *mem, struct vm_memory_stats *stats)
 {
 	pthread_mutex_lock(&mem->lock);
 	*stats = mem->stats;
+	fault_count_stall(mem, stats);
 	stats->stock = stock_frames(mem);
+	stats->stock_spare = stock_spare(mem);
 	pthread_mutex_unlock(&mem->lock);
 	swap_stats(mem, stats);
 }

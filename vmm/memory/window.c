@@ -217,6 +217,33 @@ int window_create(struct vm_memory *mem, const struct vm_memory_config *config, 
 	return ret;
 }
 
+/* Whether the window shows a hole in the place of a frame. */
+static bool shows_hole(const struct guest_frame *frame)
+{
+	return !frame_bound(frame) || (frame->flags & GUEST_FRAME_DETACHED);
+}
+
+void window_fill_holes(struct vm_memory *mem)
+{
+	pthread_mutex_lock(&mem->lock);
+	for (uint32_t first = 0, nr; first < mem->nr_frames; first += nr) {
+		const struct window_range *range = window_range_of(mem, first);
+		uint32_t end = range->first + (uint32_t)range->nr_frames;
+		bool hole = shows_hole(&mem->frames[first]);
+
+		for (nr = 1; first + nr < end; nr++)
+			if (shows_hole(&mem->frames[first + nr]) != hole)
+				break;
+		/* What cannot be mapped stays what it was: whoever touches it is on its own. */
+		if (hole &&
+		    mmap(window_frame_hva(mem, first), frames_to_bytes(nr), PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
+			 0) == MAP_FAILED)
+			log_warn("cannot map memory for the end: errno %d", errno);
+	}
+	pthread_mutex_unlock(&mem->lock);
+}
+
 void window_destroy(struct vm_memory *mem)
 {
 	if (mem->reserved)
@@ -359,8 +386,22 @@ static int map_pool(uint8_t *hva, uint64_t len, int flags, int fd, uint64_t offs
 											    : 0;
 }
 
+/*
+ * A mapping of the pool's failed that the sandbox's keeper may have allowed: it waits for it, and
+ * everybody for the keeper, until this thread is seen to do something else. An impossible call is.
+ * Keeps errno.
+ */
+static void tell_not_mapped(int fd)
+{
+	int error = errno;
+
+	syscall(SYS_mmap, NULL, 0, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0);
+	errno = error;
+}
+
 int window_bind(struct vm_memory *mem, uint32_t first, const struct frame_run *run)
 {
+	int fd = owner_client_node_fd(mem->client, run->node);
 	uint8_t *hva = window_frame_hva(mem, first);
 	uint64_t len = frames_to_bytes(run->nr);
 	int flags = MAP_SHARED | MAP_FIXED;
@@ -373,9 +414,10 @@ int window_bind(struct vm_memory *mem, uint32_t first, const struct frame_run *r
 	 */
 	if (!mem->hugetlb)
 		flags |= MAP_POPULATE;
-	if (map_pool(hva, len, flags, owner_client_node_fd(mem->client, run->node),
-		     frames_to_bytes(run->first)) != 0)
+	if (map_pool(hva, len, flags, fd, frames_to_bytes(run->first)) != 0) {
+		tell_not_mapped(fd);
 		return -errno;
+	}
 	/* If this fails the frame works all the same, only without MINOR events. */
 	if (mem->minor)
 		silent = uffd_register(mem->uffd, hva, len,
@@ -388,8 +430,10 @@ int window_bind(struct vm_memory *mem, uint32_t first, const struct frame_run *r
 		frame->state = FRAME_BOUND;
 		frame->node = run->node;
 		frame->pool_frame = (uint32_t)run->first + i;
-		if (frame->flags & GUEST_FRAME_RELEASED)
+		if (frame->flags & GUEST_FRAME_RELEASED) {
 			mem->stats.released--;
+			frame->idle_ms = 0; /* what it was used for is over */
+		}
 		frame->flags &= (uint16_t) ~(GUEST_FRAME_RELEASED | GUEST_FRAME_SILENT |
 					     GUEST_FRAME_DETACHED);
 		if (silent)
@@ -411,17 +455,20 @@ void window_count_bound(struct vm_memory *mem, uint32_t number, int nr)
 
 /* UFFDIO_CONTINUE found no page in the pool's file. The owner populates its files, so it must have
  * shrunk or lost one: let the kernel fill the frame instead of raising the same fault for ever. */
-static void bind_unpopulated(const struct vm_memory *mem, const uint8_t *hva)
+static void bind_unpopulated(struct vm_memory *mem, const uint8_t *hva)
 {
+	uint32_t number = window_frame_at(mem, (uint64_t)(uintptr_t)hva);
 	struct uffdio_range range = { .start = (uint64_t)(uintptr_t)hva, .len = FRAME_SIZE };
 
 	log_error("a frame of the pool has no memory behind it (guest memory at %p)",
 		  (const void *)hva);
 	ioctl(mem->uffd, UFFDIO_UNREGISTER, &range);
+	/* Its touches raise no events from now on: only a hole can park it. */
+	mem->frames[number].flags |= GUEST_FRAME_SILENT;
 	uffd_wake(mem->uffd, hva, FRAME_SIZE);
 }
 
-int window_continue(const struct vm_memory *mem, uint32_t first, uint32_t nr)
+int window_continue(struct vm_memory *mem, uint32_t first, uint32_t nr)
 {
 	uint8_t *hva = window_frame_hva(mem, first);
 	uint8_t *end = hva + frames_to_bytes(nr);
@@ -496,14 +543,15 @@ static void give_view(struct vm_memory *mem, const uint8_t *view, uint32_t nr)
 
 void *window_view(struct vm_memory *mem, const struct frame_run *run, int prot)
 {
+	int fd = owner_client_node_fd(mem->client, run->node);
 	uint8_t *view = take_view(mem, run->nr);
 
 	if (!view)
 		return NULL;
-	if (mmap(view, frames_to_bytes(run->nr), prot, MAP_SHARED | MAP_FIXED,
-		 owner_client_node_fd(mem->client, run->node),
+	if (mmap(view, frames_to_bytes(run->nr), prot, MAP_SHARED | MAP_FIXED, fd,
 		 (off_t)frames_to_bytes(run->first)) != MAP_FAILED)
 		return view;
+	tell_not_mapped(fd);
 	give_view(mem, view, run->nr);
 	return NULL;
 }

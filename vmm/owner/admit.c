@@ -134,9 +134,10 @@ uint64_t pool_spare(struct pool *pool, uint64_t *promised)
 			keep = ((pool->committed + reserve) * 100 + ratio - 1) / ratio;
 	}
 	spare = above(usable_frames(pool), keep);
-	/* With overcommit more may be held than is promised. */
+	/* With overcommit more may be held than is promised: what is free is then for those who do
+	 * not hold yet what they were guaranteed. */
 	mm_counts(pool->mm, -1, &counts);
-	keep = above(counts.free + counts.cached, reserve);
+	keep = above(counts.free + counts.cached, reserve + pool->unclaimed);
 	return spare < keep ? spare : keep;
 }
 
@@ -272,8 +273,8 @@ uint64_t pool_grantable(struct pool *pool, uint64_t own, uint64_t withheld)
 		return UINT64_MAX;
 	mm_counts(pool->mm, -1, &counts);
 	pool_marks(pool, &marks);
-	/* What lies below the minimum mark nobody is given. */
-	unused = above(counts.free + counts.cached, marks.min + withheld);
+	/* What lies below the minimum mark nobody is given, nor what is isolated for a job. */
+	unused = above(counts.free - counts.isolated + counts.cached, marks.min + withheld);
 	return unused > others + own ? unused - others : own;
 }
 

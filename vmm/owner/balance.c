@@ -49,8 +49,8 @@ static void look_at_pool(struct balance *balance)
 
 	view->changes = pool_changes(balance->config.pool);
 	mm_counts(pool_mm(balance->config.pool), -1, &counts);
-	view->unused = counts.free + counts.cached;
-	view->present = counts.present;
+	view->unused = counts.free - counts.isolated + counts.cached;
+	view->present = counts.present - counts.quarantined; /* those nobody gets */
 	pool_marks(balance->config.pool, &view->marks);
 }
 
@@ -63,6 +63,11 @@ static uint64_t free_of_view(const struct balance *balance)
 	return less(balance->view.unused, info.unclaimed);
 }
 
+/*
+ * More is promised than there is. What the pool may still grow by does not count: it has grown for
+ * a VM when that was admitted, as far as it could, and does not when one touches what it was
+ * promised. Otherwise nobody who stays within its promise waits for another one.
+ */
 static bool overcommitted(const struct balance *balance)
 {
 	struct pool_info info;
@@ -142,7 +147,7 @@ static void note_available(struct balance_entry *entry, const struct notice_stat
 static void note_growth(struct balance_entry *entry, const struct notice_status *status,
 			uint64_t now)
 {
-	uint64_t least = status->bound, most = least;
+	uint64_t least = status->bound;
 	bool stalled;
 
 	if (status->stall_some_us + status->waits != entry->stalled_us)
@@ -157,10 +162,7 @@ static void note_growth(struct balance_entry *entry, const struct notice_status 
 	for (unsigned int i = 0; i < BOUND_SAMPLES; i++) {
 		if (entry->bound[i] < least)
 			least = entry->bound[i];
-		if (entry->bound[i] > most)
-			most = entry->bound[i];
 	}
-	entry->busy = most - least > status->max / GROWTH_SHARE;
 	entry->growing =
 		status->bound - least > status->max / GROWTH_SHARE || (entry->growing && stalled);
 }
@@ -205,11 +207,11 @@ static void fill_vm(struct balance_vm *vm, struct balance_entry *entry,
 		vm->bound = vm->held;
 	if (vm->stock > vm->held - vm->bound)
 		vm->stock = vm->held - vm->bound;
+	vm->pieces = entry->pieces = balance_pieces(vm, entry->pieces);
 	note_growth(entry, status, now);
 	if (status->bound < entry->floor)
 		entry->floor = status->bound;
 	vm->growing = entry->growing;
-	vm->busy = entry->busy;
 	if (vm->reports) {
 		note_available(entry, status, age, now);
 		vm->available_change = entry->available_change;
@@ -228,6 +230,42 @@ static void take_over(struct balance_entry *entry, const struct session *session
 	for (unsigned int i = 0; i < BOUND_SAMPLES; i++)
 		entry->bound[i] = status->bound;
 	entry->paused = (status->flags & NOTICE_STATUS_PAUSED) != 0;
+	entry->paused_at = entry->paused ? now_ms() : 0;
+}
+
+/* Its user let it go on meanwhile: it counts again, and may be the next one that stops. */
+static void note_resumed(struct balance_entry *entry, const struct server_client_info *info)
+{
+	const uint32_t flags = info->status->flags;
+
+	if (entry->paused && entry->paused_at &&
+	    now_ms() - info->status_age_ms > entry->paused_at && (flags & NOTICE_STATUS_RUNNING) &&
+	    !(flags & NOTICE_STATUS_PAUSED))
+		entry->paused = false;
+}
+
+/* Whether its guest gave something up since the status before. */
+static bool moved(const struct balance_entry *entry, const struct notice_status *status)
+{
+	if (status->bound < entry->last.bound || status->balloon_in > entry->last.balloon_in)
+		return true;
+	/* A guest may be slow, and what its balloon takes first brings no frame. One that is there
+	 * has less available because it works. */
+	return status->available < entry->last.available && status->bound == entry->last.bound &&
+	       !(status->flags & NOTICE_STATUS_REACHED);
+}
+
+/* Others ask ahead of need; and while its user has stopped it, it asks in vain for nobody. */
+static void note_short(struct balance_entry *entry, const struct server_client_info *info)
+{
+	const uint32_t needs = NOTICE_STATUS_RUNNING | NOTICE_STATUS_WAITS;
+	uint64_t now = now_ms();
+
+	if ((info->status->flags & needs) != needs)
+		entry->free_at = now;
+	entry->short_for_ms = info->short_for_ms;
+	if (entry->free_at && entry->short_for_ms > now - entry->free_at)
+		entry->short_for_ms = now - entry->free_at;
 }
 
 static void see(void *opaque, const struct server_client_info *info)
@@ -255,12 +293,9 @@ static void see(void *opaque, const struct server_client_info *info)
 		if (info->status->stall_full_us > entry->last.stall_full_us)
 			entry->full_us += info->status->stall_full_us - entry->last.stall_full_us;
 	}
-	/* A guest may be slow, and what its balloon takes first brings no frame. */
-	if (entry->has_last && entry->tax &&
-	    (info->status->bound < entry->last.bound ||
-	     (info->status->available < entry->last.available &&
-	      info->status->bound == entry->last.bound) ||
-	     info->status->balloon_in > entry->last.balloon_in))
+	note_resumed(entry, info);
+	note_short(entry, info);
+	if (entry->has_last && entry->tax && moved(entry, info->status))
 		balance->last_progress = entry->moved_at = now_ms();
 	entry->last = *info->status;
 	entry->has_last = true;
@@ -299,12 +334,13 @@ void balance_refresh(struct balance *balance)
 	}
 }
 
-static void set_watching(struct balance *balance, uint64_t free, const struct pool_marks *marks)
+static void set_watching(struct balance *balance, uint64_t free, const struct pool_marks *marks,
+			 bool twice)
 {
 	uint64_t below = marks->high * (balance->watching ? WATCH_UNTIL : WATCH_FROM);
 
 	/* Without a tax on them nobody's idle frames matter. */
-	balance->watching = balance->idle_tax && (balance->active || free < below);
+	balance->watching = twice && balance->idle_tax && (balance->active || free < below);
 }
 
 static void set_pace(struct balance *balance, uint32_t pace)
@@ -445,18 +481,19 @@ static void tell_episode(struct balance *balance, const char *name, uint64_t fre
 	balance->config.event(balance->config.opaque, name, data);
 }
 
-/* Between low and high it goes on with what it did. */
-static void set_active(struct balance *balance, uint64_t free, const struct pool_marks *marks)
+/* Between low and high it goes on with what it did, as long as anybody has to do without. */
+static void set_active(struct balance *balance, uint64_t free, const struct pool_marks *marks,
+		       bool twice)
 {
 	uint64_t now = now_ms();
 
-	if (!balance->active && free < marks->low) {
+	if (twice && !balance->active && free < marks->low) {
 		balance->active = true;
 		balance->active_since = now;
 		balance->last_return = now;
 		balance->wakes++;
 		tell_episode(balance, "RECLAIM_BEGIN", free, marks, 0);
-	} else if (balance->active && free >= marks->high) {
+	} else if (balance->active && (!twice || free >= marks->high)) {
 		uint64_t ms = now - balance->active_since;
 
 		balance->active = false;
@@ -543,19 +580,16 @@ static void on_round(void *opaque)
 	balance_refresh(balance);
 	balance_marks(balance, &marks);
 	balance_update_pressure(balance);
-	balance->watching &= twice || balance->active;
 	note_free(balance, free);
-	if (twice || balance->active) {
-		set_active(balance, free, &marks);
-		set_watching(balance, free, &marks);
-	}
+	set_active(balance, free, &marks, twice);
+	set_watching(balance, free, &marks, twice);
 	input = input_of(balance, free, &marks, twice);
 	hurry = in_a_hurry(balance, &input);
 	set_pace(balance, hurry ? PACE_ACTIVE : twice ? PACE_SLOW : PACE_REST);
 	work(balance, &input);
 	balance_keep_for_payers(balance, twice, &marks);
 	balance_oom(balance, free, &marks);
-	balance_resume(balance, free, &marks);
+	balance_resume(balance, free, !twice || free >= marks.high);
 	arm(balance, hurry ? ROUND_MS : twice ? SLOW_MS : REST_MS);
 }
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Out of memory: somebody waits for frames, and for a while none came back, whatever was asked. One
- * VM has to stop (it takes nothing more, and goes on by itself when there is memory again) or to
- * end, by choice. One at a time, and never the last one that runs.
+ * Out of memory: somebody waits for frames, and for a while none came back, whatever was asked; or
+ * for a long while none of what came back was for the one who waits. One VM has to stop (it takes
+ * nothing more, and goes on by itself when there is memory again) or to end, by choice. One at a
+ * time, and never the last one that runs.
  */
 #include "vmm/owner/balance_private.h"
 
@@ -12,6 +13,11 @@
 
 #include "framevisor/clock.h"
 #include "framevisor/log.h"
+
+/* Frames that move between others for ever, or a guest that seems to follow, help nobody who waits:
+ * they put it off so many times oom_delay at most, and longer than a guest is waited for
+ * (FOLLOW_MS in balance_policy.c). */
+#define STARVED_TIMES 12
 
 static uint64_t total_frames(const struct balance *balance)
 {
@@ -56,6 +62,7 @@ static void on_paused(void *opaque, int status, uint64_t frames)
 		if (entry->id != answer->id)
 			continue;
 		if (status == 0) {
+			entry->paused_at = now_ms();
 			tell(balance, "OOM_PAUSE", entry, &balance->vms[i], answer->free);
 			balance->oom_pauses++;
 		} else if (status != -EPIPE) { /* it runs on: nobody has to let it */
@@ -110,6 +117,32 @@ static int who_stops(struct balance *balance)
 	return victim;
 }
 
+/*
+ * One that runs waits, and all this time it was others who got whatever came back, or seemed to be
+ * on their way. Counted anew since the last time that somebody was stopped, or went on.
+ */
+static bool somebody_starves(const struct balance *balance)
+{
+	uint64_t limit = STARVED_TIMES * balance->oom_delay;
+
+	if (now_ms() - balance->last_oom < limit)
+		return false;
+	for (unsigned int i = 0; i < balance->nr_vms; i++)
+		if (balance->vms[i].running && balance->of_vm[i]->short_for_ms >= limit)
+			return true;
+	return false;
+}
+
+/* Frames come back, or a guest whose frames are to come is on its way: it cannot go on when it is
+ * paused. */
+static bool gets_ahead(const struct balance *balance)
+{
+	uint64_t now = now_ms();
+
+	return now - balance->last_return < balance->oom_delay ||
+	       now - balance->last_progress < balance->oom_delay;
+}
+
 void balance_oom(struct balance *balance, uint64_t free, const struct pool_marks *marks)
 {
 	uint64_t now = now_ms();
@@ -120,11 +153,9 @@ void balance_oom(struct balance *balance, uint64_t free, const struct pool_marks
 	if (!balance->active || free >= marks->low || !balance->last_short ||
 	    now - balance->last_short > balance->oom_delay / 2)
 		return;
-	/* Whose guest is on its way cannot go on when it is paused. */
-	if (now - balance->last_return < balance->oom_delay ||
-	    now - balance->last_progress < balance->oom_delay ||
-	    now - balance->active_since < balance->oom_delay ||
-	    now - balance->last_oom < balance->oom_delay)
+	if (now - balance->active_since < balance->oom_delay ||
+	    now - balance->last_oom < balance->oom_delay ||
+	    (gets_ahead(balance) && !somebody_starves(balance)))
 		return;
 	victim = who_stops(balance);
 	if (victim < 0 || (balance->oom_policy == OOM_POLICY_PAUSE && nr_running(balance) < 2))
@@ -138,6 +169,7 @@ void balance_oom(struct balance *balance, uint64_t free, const struct pool_marks
 		server_kill(balance->config.server, vm->id);
 	} else if (send_pause(balance, vm, free, marks->high) == 0) {
 		entry->paused = true; /* and the event comes when it says so */
+		entry->paused_at = 0;
 	}
 }
 
@@ -180,10 +212,10 @@ static int who_goes_on(struct balance *balance)
 	return chosen;
 }
 
-void balance_resume(struct balance *balance, uint64_t free, const struct pool_marks *marks)
+void balance_resume(struct balance *balance, uint64_t free, bool enough)
 {
 	union notice_packet packet = { .resume = { .free = free } };
-	int chosen = free >= marks->high ? who_goes_on(balance) : who_could_pay(balance);
+	int chosen = enough ? who_goes_on(balance) : who_could_pay(balance);
 
 	if (chosen < 0 || server_notice(balance->config.server, balance->vms[chosen].id, &packet,
 					NOTICE_RESUME, sizeof(packet.resume), NULL, NULL) < 0)

@@ -25,14 +25,10 @@
 #define AIR_SHARE 16
 /* A guest that did not move for so long, or did not follow by then, is not on its way. */
 #define STILL_MS       3000
-#define FOLLOW_MS      10000
+#define FOLLOW_MS      30000
 #define HINT_PERIOD_MS 10000
-/* Somebody is made ready to pay when less than so many times high is free, and an idle guest has
- * its tax back when that much was free for a while. */
-#define AHEAD_FROM  3
-#define AHEAD_UNTIL 4
-/* One that was given something back may need it for so long. */
-#define AHEAD_REST_MS 30000
+/* An idle guest has its tax back when so many times high was free for a while. */
+#define SPARE_TIMES 4
 /* Of a guest at work less than this part is idle. */
 #define IDLE_MIN_PERMILLE 500
 
@@ -88,10 +84,15 @@ static bool pays(const struct balance_vm *vm)
 	       smaller(vm->taxed_ms, vm->still_ms) <= STILL_MS;
 }
 
-/* On its way already: what its last tax has not brought yet. */
+uint64_t balance_pieces(const struct balance_vm *vm, uint64_t before)
+{
+	return vm->reached ? less(vm->bound, less(vm->target, vm->tax)) : before;
+}
+
+/* On its way already: what its last tax has not brought yet. Of pieces nothing more comes. */
 static uint64_t coming(const struct balance_vm *vm)
 {
-	return pays(vm) ? less(vm->bound, less(vm->target, vm->tax)) : 0;
+	return pays(vm) ? less(vm->bound, less(vm->target, vm->tax) + vm->pieces) : 0;
 }
 
 /* Its guest paid, and frames did not come of it: its balloon holds pieces of them. */
@@ -121,12 +122,23 @@ static uint64_t taxable(const struct balance_vm *vm, const struct balance_input 
 	return gain < DEAD_BAND ? 0 : gain;
 }
 
+/* What a VM that is short is given at once, whether it is free or not. */
+static uint64_t relief_step(const struct balance_vm *vm)
+{
+	return larger(vm->total / MARGIN_SHARE, 2 * STEP_MIN);
+}
+
 static bool squeezed(const struct balance_vm *vm, const struct balance_input *input)
 {
 	/* While it compacts, the driver holds what is free. And what it said before it got
 	 * something back says nothing. */
-	return vm->tax && vm->running && !vm->compacting && fresh(vm, input) &&
-	       vm->stats_age_ms < vm->relieved_ms && vm->available < margin_of(vm);
+	if (!vm->tax || !vm->running || vm->compacting || !fresh(vm, input) ||
+	    vm->stats_age_ms >= vm->relieved_ms)
+		return false;
+	/* Its balloon has not let go yet of what it was given. */
+	if (!vm->reached && vm->relieved_ms < FOLLOW_MS && air_of(vm) >= relief_step(vm))
+		return false;
+	return vm->available < margin_of(vm);
 }
 
 bool balance_in_need(const struct balance_vm *vm, const struct balance_input *input)
@@ -204,16 +216,8 @@ static enum effort effort_of(const struct balance_vm *vm)
 	return air_of(vm) > vm->bound / AIR_SHARE ? EFFORT_AIR : EFFORT_NONE;
 }
 
-/* As far as can be known it has had nothing to do for a while. */
-static bool at_rest(const struct balance_vm *vm, const struct balance_input *input)
-{
-	return !vm->busy && !at_work(vm) && vm->relieved_ms >= AHEAD_REST_MS &&
-	       (vm->knows_idle || input->idle_tax == 0);
-}
-
 /* The cheapest one of these that can still give and has not been asked in this round. */
-static const struct balance_vm *cheapest_of(const struct plan *plan, enum effort effort,
-					    bool only_at_rest)
+static const struct balance_vm *cheapest_of(const struct plan *plan, enum effort effort)
 {
 	const struct balance_vm *best = NULL;
 	double best_rho = 0;
@@ -222,8 +226,7 @@ static const struct balance_vm *cheapest_of(const struct plan *plan, enum effort
 		const struct balance_vm *vm = &plan->input->vms[i];
 		double rho;
 
-		if (effort_of(vm) != effort || !taxable(vm, plan->input) || chosen(plan, vm) ||
-		    (only_at_rest && !at_rest(vm, plan->input)))
+		if (effort_of(vm) != effort || !taxable(vm, plan->input) || chosen(plan, vm))
 			continue;
 		rho = balance_rho(vm, plan->input);
 		if (!best || rho < best_rho) {
@@ -253,7 +256,7 @@ static const struct balance_vm *cheapest(const struct plan *plan)
 	const struct balance_vm *vm = NULL;
 
 	for (enum effort effort = EFFORT_NONE; effort < EFFORTS; effort++) {
-		vm = cheapest_of(plan, effort, false);
+		vm = cheapest_of(plan, effort);
 		if (vm || suffice(plan, effort))
 			break;
 	}
@@ -281,34 +284,6 @@ static void plan_taxes(struct plan *plan)
 	}
 }
 
-/*
- * While there is time: what one idle guest may still touch is taken from it, so that frames come at
- * once when they are needed. Not from all of them, for it is work, and a guest that gets busy needs
- * its memory back.
- */
-static void plan_ahead(struct plan *plan)
-{
-	const struct balance_input *input = plan->input;
-	const struct balance_vm *vm;
-	uint64_t ready = 0;
-
-	if (!input->twice || input->active || input->free >= AHEAD_FROM * input->high)
-		return;
-	for (unsigned int i = 0; i < input->nr_vms; i++) {
-		vm = &input->vms[i];
-		if (pays(vm) || (vm->tax && vm->compacting))
-			return;
-		if (effort_of(vm) == EFFORT_NONE)
-			ready += taxable(vm, input);
-	}
-	if (ready >= input->high)
-		return;
-	vm = cheapest_of(plan, EFFORT_AIR, true);
-	/* Next to nothing is not worth it, and it would be short of memory at once. */
-	if (vm && taxable(vm, input) >= input->high / 4)
-		add_step(plan, vm->id, BALANCE_TAX, vm->tax + air_of(vm));
-}
-
 static void plan_swap(struct plan *plan)
 {
 	for (unsigned int i = 0; i < plan->input->nr_vms && plan->need; i++) {
@@ -324,31 +299,48 @@ static void plan_swap(struct plan *plan)
 	}
 }
 
+/* Frames that the VM, and others that grow, may still touch without being given anything. */
+static uint64_t promised(const struct balance_vm *vm, const struct balance_input *input)
+{
+	uint64_t frames = air_of(vm);
+
+	for (unsigned int i = 0; i < input->nr_vms; i++)
+		if (&input->vms[i] != vm && input->vms[i].running && input->vms[i].growing)
+			frames += air_of(&input->vms[i]);
+	return frames;
+}
+
 /* How much less tax a VM is to have, 0 if none. surplus: frames that nobody needs; unused: that
  * nobody needs now. */
 static uint64_t relief_of(const struct balance_vm *vm, const struct balance_input *input,
 			  uint64_t surplus, uint64_t unused)
 {
-	uint64_t step = larger(vm->total / MARGIN_SHARE, 2 * STEP_MIN);
 	uint64_t most = less(vm->target, vm->min);
 
 	if (!vm->tax)
 		return 0;
+	/* Each may have all that it was promised: nobody has to do without, however little is free
+	 * just now. But another VM may be on its way, and then it would have to be taken again. */
+	if (!input->twice && (squeezed(vm, input) || vm->taxed_ms >= RELIEF_AFTER_TAX_MS))
+		return vm->tax;
 	/* Its user has lowered the target since: the minimum is left to it all the same. */
 	if (vm->tax > most)
 		return vm->tax - most;
 	/* A guest that is short gets it back at once: what is free, and if that is little others
 	 * have to pay for it. */
 	if (squeezed(vm, input))
-		return smaller(vm->tax, larger(step, unused));
-	if (input->active || vm->taxed_ms < RELIEF_AFTER_TAX_MS)
+		return smaller(vm->tax, larger(relief_step(vm), unused));
+	if (!input->twice || input->active || vm->taxed_ms < RELIEF_AFTER_TAX_MS)
 		return 0;
 	/* It has not taken what it was given last: that is still among what is free. */
 	if (!vm->reached && vm->relieved_ms < TAX_AFTER_RELIEF_MS)
 		return 0;
 	/* One at work would drop its page cache, which it needs, before it is short; and it needs
-	 * this now, whoever may want it later. */
-	return smaller(vm->tax, at_work(vm) ? larger(surplus, unused) : surplus);
+	 * this now, whoever may want it later. But what it may still touch, and others that grow,
+	 * is promised already: somebody else would have to pay for more. */
+	if (at_work(vm))
+		surplus = larger(surplus, less(unused, promised(vm, input)));
+	return smaller(vm->tax, surplus);
 }
 
 static void plan_relief(struct plan *plan)
@@ -359,8 +351,7 @@ static void plan_relief(struct plan *plan)
 	 * between two of them has to be taken again, page by page, while somebody waits. And half
 	 * of it: what is given back is touched, and must not start the next round. */
 	uint64_t spare = smaller(input->free, input->least_free);
-	uint64_t needed = input->twice ? AHEAD_UNTIL * input->high : input->high + band;
-	uint64_t surplus = less(spare, needed) / 2, given = 0;
+	uint64_t surplus = less(spare, SPARE_TIMES * input->high) / 2, given = 0;
 
 	for (unsigned int i = 0; i < input->nr_vms; i++) {
 		const struct balance_vm *vm = &input->vms[i];
@@ -383,12 +374,14 @@ unsigned int balance_decide(const struct balance_input *input, struct balance_st
 	struct plan plan = { .input = input, .steps = steps, .max = max };
 
 	plan_relief(&plan);
+	/* What is given back is there, or comes back by itself: it was promised to nobody else. */
+	if (!input->twice)
+		return plan.nr;
 	if (input->active)
 		plan.need += less(input->high, input->free);
 	plan_stocks(&plan);
 	plan_hints(&plan);
 	plan_taxes(&plan);
-	plan_ahead(&plan);
 	if (input->active)
 		plan_swap(&plan);
 	return plan.nr;

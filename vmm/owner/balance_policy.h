@@ -7,7 +7,8 @@
  * frames have the fewest shares behind them, idle ones counting several times (the idle tax of
  * Waldspurger, OSDI 2002: rho = S / (P (f + k (1 - f))), k = 1 / (1 - t)); then cold frames to
  * swap. Steps are bounded, small differences are left alone, and a VM that was just given something
- * back is not taxed at once, so that memory does not swing between two VMs.
+ * back is not taxed at once, so that memory does not swing between two VMs. All this only while
+ * memory is promised twice: otherwise each VM may have what it was promised, and has its tax back.
  */
 #ifndef VMM_OWNER_BALANCE_POLICY_H
 #define VMM_OWNER_BALANCE_POLICY_H
@@ -29,18 +30,18 @@ struct balance_vm {
 	uint64_t min;    /* never taken away */
 	uint64_t held;   /* granted to it: bound and stock */
 	uint64_t bound;  /* what its guest has */
-	uint64_t stock;  /* what it holds ahead of need */
+	uint64_t stock;  /* what it holds ahead of need and gives back */
 	uint64_t target; /* as its user set it */
 	uint64_t tax;    /* what it does without of that */
 
 	bool running;
 	bool reached;    /* its guest is at target less tax */
+	uint64_t pieces; /* balance_pieces(), as of now */
 	bool compacting; /* its guest moves its memory together, so that frames come of the tax */
 	bool reports;    /* it says how much it has available; the next three are that */
 	uint64_t available, total;
 	uint64_t stats_age_ms;
 	bool growing;             /* it took a good deal lately, or waits for more */
-	bool busy;                /* it took or gave back a good deal lately */
 	int64_t available_change; /* since the report before, without what the tax changed */
 	bool knows_idle;
 	uint32_t idle_permille; /* of bound */
@@ -86,6 +87,12 @@ struct balance_step {
  * many. */
 unsigned int balance_decide(const struct balance_input *input, struct balance_step *steps,
 			    unsigned int max);
+
+/*
+ * Frames that a VM holds although its guest has given them up: its balloon has pieces of them. It
+ * is known whenever the guest has reached its target; before is what was known until now.
+ */
+uint64_t balance_pieces(const struct balance_vm *vm, uint64_t before);
 
 /* Whether the VM could use what it was taxed just now: time matters. */
 bool balance_in_need(const struct balance_vm *vm, const struct balance_input *input);

@@ -28,12 +28,16 @@ struct balance_entry {
 	uint64_t moved_at; /* the guest had less, of frames or available: it follows its tax */
 	uint64_t swap_asked;
 	bool stock_asked, no_hint, no_swap;
-	bool paused; /* by the OOM policy */
+	uint64_t short_for_ms; /* it waits for a frame, and has been given none for so long */
+	uint64_t free_at;      /* ms, when it was last seen not to run, or not to wait; 0: never */
+	bool paused;           /* by the OOM policy */
+	uint64_t paused_at;    /* ms, when it said so; 0: it has not */
 
 	uint64_t bound[BOUND_SAMPLES];   /* the newest first, GROWTH_MS / BOUND_SAMPLES apart */
 	uint64_t bound_at;               /* when that was */
 	uint64_t stalled_us, stalled_at; /* its stall time, and when that last grew */
-	bool growing, busy;
+	bool growing;
+	uint64_t pieces;   /* balance_pieces() */
 	uint64_t floor;    /* the least that its guest had since it was taxed */
 	uint64_t stats_at; /* when its guest's numbers came */
 	uint64_t available;
@@ -111,7 +115,8 @@ void balance_keep_for_payers(struct balance *balance, bool twice, const struct p
 
 /* balance_oom.c */
 void balance_oom(struct balance *balance, uint64_t free, const struct pool_marks *marks);
-void balance_resume(struct balance *balance, uint64_t free, const struct pool_marks *marks);
+/* enough: one that is paused may go on. */
+void balance_resume(struct balance *balance, uint64_t free, bool enough);
 
 /* balance_report.c */
 void balance_update_pressure(struct balance *balance);

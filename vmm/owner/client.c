@@ -28,6 +28,12 @@
 
 struct object_cache client_cache = OBJECT_CACHE(client, CLIENTS_PROMISED);
 
+/* How long frames to move to may be held beyond the limit: many times what the most of them take,
+ * so that one more is refused; and then so many times that, before the VM is cut off: one that its
+ * user has stopped in between is not meant. */
+#define BEYOND_MS  (FRAME_SHIFT == FRAME_SHIFT_1G ? 60000u : 10000u)
+#define BEYOND_END 60
+
 /* How long a process may live on without its connection: time to unmap and leave. */
 #define GRACE_MS 1000
 
@@ -69,6 +75,8 @@ static void hang_up(struct client *client)
 
 	client->notice = NULL;
 	notice_destroy(notice);
+	event_timer_destroy(client->beyond);
+	client->beyond = NULL;
 	event_source_remove(client->source);
 	client->source = NULL;
 	close(client->fd);
@@ -187,6 +195,9 @@ void client_reply(struct client *client, enum session_result result, struct sess
 	if (welcome && client->session.want_uffd)
 		uffd = add_uffd_device(reply);
 	failed = send_reply(client->fd, reply) < 0;
+	/* It has got it, whatever becomes of us: what it gave back may be another's from now on. */
+	if (!failed && reply->packet.header.type == OWNER_RETURNED)
+		session_in_flight(&client->session, LEDGER_NONE, NULL);
 	if (notice >= 0)
 		close(notice);
 	if (uffd >= 0)
@@ -196,6 +207,22 @@ void client_reply(struct client *client, enum session_result result, struct sess
 			 client->pid, why);
 	if (failed || result == SESSION_REPLY_AND_CUT)
 		hang_up(client);
+}
+
+void client_tell_filling(struct client *client, uint64_t done, uint64_t total)
+{
+	struct session_reply told = { .len = sizeof(told.packet.filling) };
+
+	if (client->session.state != SESSION_WAITING || client->session.committed ||
+	    !client->session.tell_filling)
+		return;
+	told.packet.filling = (struct owner_filling){
+		.header = { .type = OWNER_FILLING, .length = sizeof(told.packet.filling) },
+		.done = done,
+		.total = total,
+	};
+	/* One that does not read them does without: what is to come has room, or ends it. */
+	send_reply(client->fd, &told);
 }
 
 void client_grown(struct client *client)
@@ -209,6 +236,75 @@ void client_grown(struct client *client)
 			    NULL);
 }
 
+static uint64_t beyond_ms(const struct client *client)
+{
+	unsigned int ms = client->server->config.move_ms;
+
+	return ms ? ms : BEYOND_MS;
+}
+
+static bool is_beyond(const struct session *session)
+{
+	return session->held > session->ram_frames;
+}
+
+static void end_beyond(struct client *client)
+{
+	event_timer_destroy(client->beyond);
+	client->beyond = NULL;
+	client->session.stays_beyond = false;
+}
+
+/* A VM that moves has to be within its limit again before it gets more to move to: so each time is
+ * one of few frames. One that keeps them is no VM that moves. */
+static void on_beyond(void *opaque)
+{
+	struct client *client = opaque;
+	struct session *session = &client->session;
+
+	/* Its limit may have been raised since. */
+	if (!is_beyond(session)) {
+		end_beyond(client);
+		return;
+	}
+	if (!session->stays_beyond) {
+		session->stays_beyond = true;
+		event_timer_arm(client->beyond, beyond_ms(client) * BEYOND_END, 0);
+		return;
+	}
+	log_warn("VM '%s' (process %d) keeps %" PRIu64 " frames beyond its limit, to move others: "
+		 "connection ended",
+		 session->name, client->pid, session->held - session->ram_frames);
+	hang_up(client);
+}
+
+static void watch_beyond(struct client *client, const union owner_packet *packet)
+{
+	struct session *session = &client->session;
+
+	if (!is_beyond(session)) {
+		end_beyond(client);
+		return;
+	}
+	if (client->beyond || packet->header.type != OWNER_GRANT)
+		return;
+	client->beyond = event_timer_create(client->server->config.loop, on_beyond, client);
+	if (client->beyond)
+		event_timer_arm(client->beyond, beyond_ms(client), 0);
+	else
+		session->stays_beyond = true; /* no more of them until these have come back */
+}
+
+/* For how long it has asked in vain. One that did not ask for a while did without. */
+static void note_short(struct client *client, bool got)
+{
+	uint64_t now = now_ms();
+
+	if (got || now - client->short_ms > CLIENT_SHORT_MS)
+		client->short_since_ms = now;
+	client->short_ms = got ? 0 : now;
+}
+
 /* Before the reply is sent: that may end the client. */
 static void count_traffic(struct client *client, const union owner_packet *packet,
 			  const struct session_reply *reply, enum session_result result)
@@ -219,11 +315,13 @@ static void count_traffic(struct client *client, const union owner_packet *packe
 		return;
 	/* One that has all it may have is not short of memory. */
 	if (packet->header.type == OWNER_GRANT &&
-	    (reply->packet.runs.nr_frames || session->held < session->ram_frames))
+	    (reply->packet.runs.nr_frames || session->held < session->ram_frames)) {
+		note_short(client, reply->packet.runs.nr_frames > 0);
 		server_traffic(client->server, packet->grant.nr_frames,
 			       reply->packet.runs.nr_frames, 0);
-	else if (packet->header.type == OWNER_RETURN)
+	} else if (packet->header.type == OWNER_RETURN) {
 		server_traffic(client->server, 0, 0, reply->packet.returned.nr_frames);
+	}
 }
 
 static void handle_packet(struct client *client, const union owner_packet *packet, size_t len)
@@ -237,6 +335,7 @@ static void handle_packet(struct client *client, const union owner_packet *packe
 	switch (result) {
 	case SESSION_REPLY:
 	case SESSION_REPLY_AND_CUT:
+		watch_beyond(client, packet);
 		count_traffic(client, packet, &reply, result);
 		if (missing)
 			server_grow(client->server, client, missing);
@@ -327,6 +426,8 @@ void client_forget(struct client *client)
 	event_source_remove(client->source);
 	event_source_remove(client->pid_source);
 	event_timer_destroy(client->grace);
+	event_timer_destroy(client->again);
+	event_timer_destroy(client->beyond);
 	if (client->fd >= 0)
 		close(client->fd);
 	if (client->pidfd >= 0)

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "framevisor/frame.h"
+#include "framevisor/log.h"
 
 #define LOCK_WAIT_MS 2000
 #define LOCK_STEP_MS 10
@@ -62,7 +63,7 @@ static int read_count(const struct hugepages *hp, unsigned int nid, enum hugepag
 
 	node_path(hp, nid, file, path);
 	ret = host_read_u64(path, value);
-	if (ret == 0 || hp->nr_nodes > 1)
+	if (ret == 0 || !hp->one_node)
 		return ret;
 	global_path(hp, file, path);
 	return host_read_u64(path, value);
@@ -94,7 +95,7 @@ static int write_nr(const struct hugepages *hp, unsigned int nid, uint64_t value
 
 	node_path(hp, nid, NR_HUGEPAGES, path);
 	ret = host_write_u64(path, value);
-	if (ret == 0 || hp->nr_nodes > 1)
+	if (ret == 0 || !hp->one_node)
 		return ret;
 	global_path(hp, NR_HUGEPAGES, path);
 	ret = host_write_u64(path, value);
@@ -151,16 +152,8 @@ static int write_record(const struct hugepages *hp)
 	return 0;
 }
 
-static void lower_node(const struct hugepages *hp, unsigned int nid, uint64_t nr)
-{
-	uint64_t now, total;
-
-	if (nr == 0 || read_persistent(hp, nid, &now, &total) < 0)
-		return;
-	write_nr(hp, nid, now > nr ? now - nr : 0);
-}
-
-/* How much of an interrupted raise took place: what the node has more than before it. */
+/* How much of an interrupted raise took place: what the node has more than before it. An
+ * interrupted lowering reads the same way: what is still to be lowered. */
 static uint64_t settle_pending(const struct hugepages *hp, const struct hugepages_node *node)
 {
 	uint64_t now, total;
@@ -192,41 +185,105 @@ static bool record_counts(const struct hugepages *hp, FILE *file, unsigned int *
 	       sscanf(line, "boot %63s pages %u", then, page_kb) >= 1 && strcmp(boot_id, then) == 0;
 }
 
-/* What the record says was raised is lowered again, or (adopt) is ours from now on. A killed owner
- * may have had frames of another size. */
-static uint64_t recover(struct hugepages *hp, bool adopt)
+/* Returns what to close afterwards, or -1. */
+static int take_lock(const struct hugepages *hp, enum hugepages_file file)
 {
-	unsigned int own_kb = hp->page_kb;
+	char path[PATH_LEN];
+	int fd;
+
+	global_path(hp, file, path);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	for (int waited = 0; fd >= 0 && waited < LOCK_WAIT_MS; waited += LOCK_STEP_MS) {
+		if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+			return fd;
+		usleep(LOCK_STEP_MS * 1000);
+	}
+	if (fd >= 0)
+		log_warn("somebody has held the lock of the host's hugepages for more than %d s; "
+			 "going on without it",
+			 LOCK_WAIT_MS / 1000);
+	return fd;
+}
+
+/*
+ * A number that is read, changed and written: two owners at the same time would lose each other's
+ * change. Of its own, and held for that only, since the other lock is held for as long as somebody
+ * fills a pool, longer than anybody waits.
+ */
+static int lock_number(const struct hugepages *hp)
+{
+	return take_lock(hp, FREE_HUGEPAGES);
+}
+
+static void unlock_number(int fd)
+{
+	if (fd >= 0)
+		close(fd);
+}
+
+/* What a killed owner left on each node, by what its record says. Its frames may have been of
+ * another size. False: it has nothing to say. */
+static bool read_record(const struct hugepages *hp, struct hugepages *dead)
+{
 	FILE *file = fopen(hp->record, "re");
-	uint64_t total = 0;
 	char line[160];
 
+	*dead = *hp;
+	dead->nr_nodes = 0;
 	if (!file)
-		return 0;
-	if (record_counts(hp, file, &hp->page_kb)) {
-		while (fgets(line, sizeof(line), file)) {
-			struct hugepages_node node, *ours;
-			uint64_t nr;
+		return false;
+	if (record_counts(hp, file, &dead->page_kb)) {
+		while (dead->nr_nodes < OWNER_NODES_MAX && fgets(line, sizeof(line), file)) {
+			struct hugepages_node *node = &dead->node[dead->nr_nodes];
 
 			if (sscanf(line,
 				   "node %u raised %" SCNu64 " pending %" SCNu64 " before %" SCNu64,
-				   &node.nid, &node.raised, &node.pending, &node.before) != 4)
-				continue;
-			nr = node.raised + settle_pending(hp, &node);
-			ours = adopt ? find_node(hp, node.nid) : NULL;
-			if (ours)
-				ours->raised += nr;
-			else
-				lower_node(hp, node.nid, nr);
-			total += nr;
+				   &node->nid, &node->raised, &node->pending, &node->before) == 4)
+				dead->nr_nodes++;
 		}
 	}
 	(void)fclose(file);
-	hp->page_kb = own_kb;
-	if (adopt && hugepages_raised(hp))
+	return true;
+}
+
+/* How many pages are raised now is what the record is to say; none is said by its absence. */
+static void update_record(const struct hugepages *hp)
+{
+	if (hugepages_raised(hp))
 		write_record(hp);
 	else
 		unlink(hp->record);
+}
+
+/*
+ * What the record says was raised is lowered again, or (adopt) is ours from now on. The record
+ * follows each step: this owner may be killed on the way, too. What cannot be lowered becomes ours,
+ * so that it is tried again; only pages of another size have no place in our record.
+ */
+static uint64_t recover(struct hugepages *hp, bool adopt)
+{
+	struct hugepages dead;
+	uint64_t total = 0;
+
+	if (!read_record(hp, &dead))
+		return 0;
+	for (unsigned int i = 0; i < dead.nr_nodes; i++) {
+		dead.node[i].raised += settle_pending(&dead, &dead.node[i]);
+		dead.node[i].pending = 0;
+	}
+	for (unsigned int i = 0; i < dead.nr_nodes; i++) {
+		struct hugepages_node *node = &dead.node[i], *ours = find_node(hp, node->nid);
+		uint64_t nr = node->raised;
+
+		if (!adopt || !ours)
+			hugepages_lower(&dead, i, nr);
+		total += adopt && ours ? nr : nr - node->raised;
+		if (ours && (adopt || dead.page_kb == hp->page_kb))
+			ours->raised += node->raised;
+	}
+	/* As long as there is nothing else to write down it may say what nobody could lower. */
+	if (hugepages_raised(hp) || adopt || !hugepages_raised(&dead))
+		update_record(hp);
 	return total;
 }
 
@@ -240,6 +297,7 @@ static int prepare(struct hugepages *hp, const struct host *host, const char *ro
 	    snprintf(hp->root, sizeof(hp->root), "%s", root) >= (int)sizeof(hp->root))
 		return error_set(err, ENAMETOOLONG, "path '%s' is too long", record);
 	hp->nr_nodes = host->nr_nodes;
+	hp->one_node = host->nr_nodes == 1;
 	for (unsigned int i = 0; i < hp->nr_nodes; i++)
 		hp->node[i].nid = host->node[i].nid;
 	return 0;
@@ -288,7 +346,7 @@ bool hugepages_may_raise(const struct hugepages *hp)
 	node_path(hp, hp->node[0].nid, NR_HUGEPAGES, path);
 	if (access(path, W_OK) == 0)
 		return true;
-	if (hp->nr_nodes > 1)
+	if (!hp->one_node)
 		return false;
 	global_path(hp, NR_HUGEPAGES, path);
 	if (access(path, W_OK) == 0)
@@ -298,15 +356,7 @@ bool hugepages_may_raise(const struct hugepages *hp)
 
 void hugepages_lock(struct hugepages *hp)
 {
-	char path[PATH_LEN];
-
-	global_path(hp, NR_HUGEPAGES, path);
-	hp->lock_fd = open(path, O_RDONLY | O_CLOEXEC);
-	for (int waited = 0; hp->lock_fd >= 0 && waited < LOCK_WAIT_MS; waited += LOCK_STEP_MS) {
-		if (flock(hp->lock_fd, LOCK_EX | LOCK_NB) == 0)
-			return;
-		usleep(LOCK_STEP_MS * 1000);
-	}
+	hp->lock_fd = take_lock(hp, NR_HUGEPAGES);
 }
 
 void hugepages_unlock(struct hugepages *hp)
@@ -330,7 +380,7 @@ uint64_t hugepages_usable(const struct hugepages *hp, unsigned int i)
 	return nr > reserved ? nr - reserved : 0;
 }
 
-uint64_t hugepages_raise(struct hugepages *hp, unsigned int i, uint64_t nr)
+static uint64_t raise_locked(struct hugepages *hp, unsigned int i, uint64_t nr)
 {
 	struct hugepages_node *node = &hp->node[i];
 	uint64_t before, after, total_before, total_after;
@@ -352,29 +402,60 @@ uint64_t hugepages_raise(struct hugepages *hp, unsigned int i, uint64_t nr)
 	if (after > before)
 		node->raised += after - before < node->pending ? after - before : node->pending;
 	node->pending = 0;
-	if (hugepages_raised(hp))
-		write_record(hp);
-	else
-		unlink(hp->record);
+	update_record(hp);
 	if (total_after <= total_before)
 		return 0;
 	return total_after - total_before < nr ? total_after - total_before : nr;
 }
 
-void hugepages_lower(struct hugepages *hp, unsigned int i, uint64_t nr)
+uint64_t hugepages_raise(struct hugepages *hp, unsigned int i, uint64_t nr)
+{
+	int lock = lock_number(hp);
+	uint64_t came = raise_locked(hp, i, nr);
+
+	unlock_number(lock);
+	return came;
+}
+
+/* The record says first what is going on, as with a raise: whoever comes after a kill in between
+ * sees by the node's count whether these pages are gone already. */
+static int lower_recorded(struct hugepages *hp, struct hugepages_node *node, uint64_t nr)
+{
+	uint64_t now, total;
+	int ret = read_persistent(hp, node->nid, &now, &total);
+
+	if (ret < 0)
+		return ret;
+	node->raised -= nr;
+	node->pending = nr;
+	node->before = now > nr ? now - nr : 0;
+	ret = write_record(hp);
+	/* Without an old record there is none that could have them lowered again. */
+	if (ret == 0 || access(hp->record, F_OK) < 0)
+		ret = write_nr(hp, node->nid, node->before);
+	node->pending = 0;
+	if (ret < 0)
+		node->raised += nr;
+	update_record(hp);
+	return ret;
+}
+
+int hugepages_lower(struct hugepages *hp, unsigned int i, uint64_t nr)
 {
 	struct hugepages_node *node = &hp->node[i];
+	int lock, ret;
 
 	if (nr > node->raised)
 		nr = node->raised;
 	if (nr == 0)
-		return;
-	lower_node(hp, node->nid, nr);
-	node->raised -= nr;
-	if (hugepages_raised(hp))
-		write_record(hp);
-	else
-		unlink(hp->record);
+		return 0;
+	lock = lock_number(hp);
+	ret = lower_recorded(hp, node, nr);
+	unlock_number(lock);
+	if (ret < 0)
+		log_warn("cannot give %" PRIu64 " hugepages of node %u back now: %s", nr, node->nid,
+			 strerror(-ret));
+	return ret;
 }
 
 void hugepages_give_back(struct hugepages *hp)

@@ -21,14 +21,15 @@
 struct hugepages_node {
 	unsigned int nid;
 	uint64_t raised;  /* hugepages that we added to the node */
-	uint64_t pending; /* asked of the kernel, outcome not recorded yet, ... */
-	uint64_t before;  /* ... when the node had that many */
+	uint64_t pending; /* being added or taken off, outcome not recorded yet: ours of them are */
+	uint64_t before;  /* those that the node has more than that many */
 };
 
 struct hugepages {
 	char root[64]; /* before /sys and /proc; "" outside of tests */
 	char record[HUGEPAGES_PATH_MAX];
 	unsigned int page_kb;
+	bool one_node; /* of the machine: its global files will do */
 	unsigned int nr_nodes;
 	struct hugepages_node node[OWNER_NODES_MAX];
 	int lock_fd;
@@ -53,6 +54,8 @@ bool hugepages_may_raise(const struct hugepages *hp);
 /*
  * Between these two no other pool owner of this machine counts or raises. Other programs are not
  * bound by it. Waits 2 s at most and then goes on without: whoever may read the file may hold it.
+ * Raising and lowering are safe against those of other owners by themselves; with this lock held
+ * they do not take away what another owner has just counted.
  */
 void hugepages_lock(struct hugepages *hp);
 void hugepages_unlock(struct hugepages *hp);
@@ -64,9 +67,12 @@ uint64_t hugepages_usable(const struct hugepages *hp, unsigned int i);
  * is short or fragmented). */
 uint64_t hugepages_raise(struct hugepages *hp, unsigned int i, uint64_t nr);
 
-/* Takes nr of what was raised on the i-th node off again. In use, they go when they are freed. */
-void hugepages_lower(struct hugepages *hp, unsigned int i, uint64_t nr);
-void hugepages_give_back(struct hugepages *hp); /* all of it; removes the record */
+/*
+ * Takes nr of what was raised on the i-th node off again. In use, they go when they are freed. What
+ * the kernel refuses to take counts as raised further on, here and in the record.
+ */
+int hugepages_lower(struct hugepages *hp, unsigned int i, uint64_t nr);
+void hugepages_give_back(struct hugepages *hp); /* all of it; removes the record, if all went */
 
 uint64_t hugepages_raised(const struct hugepages *hp);
 

@@ -11,7 +11,8 @@
 static const char *const operation_names[] = { [JOB_GROW] = "grow",
 					       [JOB_SHRINK] = "shrink",
 					       [JOB_COMPACT] = "compact",
-					       [JOB_OFFLINE] = "offline-frame" };
+					       [JOB_OFFLINE] = "offline-frame",
+					       [JOB_OFFLINE_MOVABLE] = "offline-movable" };
 
 struct jobs *jobs_create(const struct jobs_config *config)
 {
@@ -120,23 +121,28 @@ static int begin_shrink(void *opaque)
 	return ret;
 }
 
-static int run_shrink(void *opaque)
+int jobs_run_shrink(void *opaque)
 {
 	struct jobs *jobs = opaque;
 
 	return pool_shrink_release(jobs->config.pool, &jobs->shrink, &jobs->err);
 }
 
-static void end_shrink(void *opaque, int result)
+void jobs_finish_shrink(struct jobs *jobs)
 {
-	struct jobs *jobs = opaque;
-
 	jobs_stop_moving(jobs);
 	if (jobs->begun)
 		pool_shrink_finish(jobs->config.pool, &jobs->shrink);
 	for (unsigned int i = 0; i < pool_nr_nodes(jobs->config.pool); i++)
 		jobs->nr[i] = jobs->shrink.nr[i];
 	jobs->hugepages = jobs->shrink.hugepages;
+}
+
+static void end_shrink(void *opaque, int result)
+{
+	struct jobs *jobs = opaque;
+
+	jobs_finish_shrink(jobs);
 	jobs_conclude(jobs, result);
 }
 
@@ -158,9 +164,12 @@ int jobs_submit(struct jobs *jobs, struct error *err)
 {
 	static const struct work works[] = {
 		[JOB_GROW] = { .begin = begin_grow, .run = run_grow, .end = end_grow },
-		[JOB_SHRINK] = { .begin = begin_shrink, .run = run_shrink, .end = end_shrink },
+		[JOB_SHRINK] = { .begin = begin_shrink, .run = jobs_run_shrink, .end = end_shrink },
 		[JOB_COMPACT] = { .begin = jobs_begin_compact, .end = jobs_end_compact },
 		[JOB_OFFLINE] = { .begin = jobs_begin_offline, .end = jobs_end_offline },
+		[JOB_OFFLINE_MOVABLE] = { .begin = jobs_begin_movable,
+					  .run = jobs_run_shrink,
+					  .end = jobs_end_movable },
 	};
 	struct work work = works[jobs->operation];
 

@@ -46,6 +46,13 @@ int jobs_compact(struct jobs *jobs, unsigned int order, struct error *err);
 /* Quarantines a frame of a node: at once, or when its holder has moved out of it. When that cannot
  * be had now the job fails and the frame stays marked: it is not given out again. */
 int jobs_offline(struct jobs *jobs, unsigned int node, uint64_t index, struct error *err);
+/*
+ * Empties ZONE_MOVABLE of a node (-1: of each) and gives its memory to the host. VMs move what they
+ * hold there to the node's other zones while they run, and to other nodes where there is no room
+ * and they are not bound. What cannot move, or was promised, stays: then the job fails, says why,
+ * and "done" is what went all the same.
+ */
+int jobs_offline_movable(struct jobs *jobs, int node, struct error *err);
 
 /*
  * The job that is under way, or the last one: {"id", "operation", "state": "waiting", "running",

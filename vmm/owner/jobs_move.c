@@ -28,7 +28,7 @@ static struct mm *mm_of(const struct jobs *jobs)
 	return pool_mm(jobs->config.pool);
 }
 
-static int isolate(struct jobs *jobs, const struct frame_run *run)
+int jobs_isolate(struct jobs *jobs, const struct frame_run *run)
 {
 	int ret = mm_isolate_pages(mm_of(jobs), run->node, run->first, run->nr);
 
@@ -70,7 +70,7 @@ static void look_bound(void *opaque, const struct server_client_info *info)
 	struct bound_search *search = opaque;
 
 	if (info->session->id == search->id)
-		search->bound = info->session->bound[search->node] != 0;
+		search->bound = info->session->wants_bound[search->node] != 0;
 }
 
 /* Whether a VM is to have its memory on the job's node. */
@@ -83,10 +83,12 @@ static bool is_bound(void *opaque, uint32_t id)
 	return search.bound;
 }
 
-static int vacate(struct jobs *jobs, const struct frame_run *runs, unsigned int nr_runs,
-		  uint64_t nodemask, enum notice_move_reason reason,
-		  void (*done)(void *opaque, int result, struct error *err))
+int jobs_vacate(struct jobs *jobs, const struct frame_run *runs, unsigned int nr_runs,
+		uint64_t nodemask, enum notice_move_reason reason,
+		void (*done)(void *opaque, int result, struct error *err))
 {
+	/* Who is bound to the node does not leave it. */
+	bool leaves = reason == NOTICE_MOVE_OFFLINE && !(nodemask >> jobs->node & 1);
 	const struct vacate_config config = { .loop = jobs->config.loop,
 					      .pool = jobs->config.pool,
 					      .server = jobs->config.server,
@@ -95,8 +97,7 @@ static int vacate(struct jobs *jobs, const struct frame_run *runs, unsigned int 
 					      .nodemask = nodemask,
 					      .reason = reason,
 					      .timeout_ms = MOVE_TIMEOUT_MS,
-					      .stays = reason == NOTICE_MOVE_OFFLINE ? is_bound
-										     : NULL,
+					      .stays = leaves ? is_bound : NULL,
 					      .done = done,
 					      .progress = on_moved,
 					      .opaque = jobs };
@@ -135,7 +136,7 @@ static int isolate_for(struct jobs *jobs, const struct frame_run *run, uint64_t 
 	mm_counts(mm_of(jobs), run->node, &counts);
 	keep = held + mm_totalreserve_pages(mm_of(jobs)) + counts.present / SLACK_PART;
 	left = counts.free + counts.cached - (jobs->block - held);
-	return left < keep ? -EAGAIN : isolate(jobs, run);
+	return left < keep ? -EAGAIN : jobs_isolate(jobs, run);
 }
 
 /* Begins with the next block. Returns WORK_LATER, or 0 when there is none. */
@@ -159,8 +160,8 @@ static int compact_next(struct jobs *jobs)
 	} while (ret == -EAGAIN);
 	if (ret < 0)
 		return ret;
-	return vacate(jobs, &run, 1, UINT64_C(1) << run.node, NOTICE_MOVE_COMPACT,
-		      on_block_vacated);
+	return jobs_vacate(jobs, &run, 1, UINT64_C(1) << run.node, NOTICE_MOVE_COMPACT,
+			   on_block_vacated);
 }
 
 int jobs_begin_compact(void *opaque)
@@ -243,8 +244,10 @@ int jobs_begin_offline(void *opaque)
 	ret = mm_soft_offline_page(mm_of(jobs),
 				   mm_page(mm_of(jobs), (unsigned int)jobs->node, jobs->index));
 	pool_resume(jobs->config.pool);
+	if (ret == 0 || ret == -EINPROGRESS)
+		pool_note_bad(jobs->config.pool, (unsigned int)jobs->node, jobs->index, true);
 	if (ret == -EINPROGRESS)
-		return vacate(jobs, &run, 1, 0, NOTICE_MOVE_POISON, on_frame_vacated);
+		return jobs_vacate(jobs, &run, 1, 0, NOTICE_MOVE_POISON, on_frame_vacated);
 	return ret < 0 ? refuse_offline(jobs, ret) : 0;
 }
 
@@ -332,9 +335,9 @@ int jobs_make_room(struct jobs *jobs, unsigned int node, uint64_t frames)
 	}
 	pool_quiesce(pool);
 	for (unsigned int i = 0; i < nr_runs; i++)
-		isolate(jobs, &runs[i]);
+		jobs_isolate(jobs, &runs[i]);
 	pool_resume(pool);
-	ret = vacate(jobs, runs, nr_runs, others, NOTICE_MOVE_OFFLINE, on_room);
+	ret = jobs_vacate(jobs, runs, nr_runs, others, NOTICE_MOVE_OFFLINE, on_room);
 	kfree(runs);
 	return ret;
 }

@@ -54,15 +54,18 @@ static uint64_t file_size(const struct ledger_pool *pool)
 	return size;
 }
 
-static void read_boot_id(char *id, size_t len)
+/* Returns 0 or a negative errno. */
+static int read_boot_id(char *id, size_t len)
 {
 	FILE *file = fopen("/proc/sys/kernel/random/boot_id", "re");
+	int ret = file ? 0 : -errno;
 
 	memset(id, 0, len);
 	if (file && !fgets(id, (int)len, file))
 		id[0] = '\0';
 	if (file)
 		(void)fclose(file);
+	return ret;
 }
 
 static int map(struct ledger *ledger, int fd, uint64_t size)
@@ -92,15 +95,13 @@ static void place_nodes(struct ledger *ledger)
 
 /* Whether it is a ledger of this boot and of this layout. Who may write it may do all that we may.
  */
-static bool usable(const struct ledger *ledger)
+static bool usable(const struct ledger *ledger, const char *boot_id)
 {
 	const struct ledger_file *file = ledger->file;
-	char boot_id[sizeof(file->boot_id)];
 
-	read_boot_id(boot_id, sizeof(boot_id));
 	if (ledger->size < sizeof(*file) || file->magic != MAGIC || file->version != VERSION ||
-	    memcmp(file->boot_id, boot_id, sizeof(boot_id)) != 0 || file->pool.nr_nodes == 0 ||
-	    file->pool.nr_nodes > OWNER_NODES_MAX)
+	    memcmp(file->boot_id, boot_id, sizeof(file->boot_id)) != 0 ||
+	    file->pool.nr_nodes == 0 || file->pool.nr_nodes > OWNER_NODES_MAX)
 		return false;
 	for (unsigned int i = 0; i < file->pool.nr_nodes; i++) {
 		if (file->pool.node[i].spanned > SPAN_MAX)
@@ -118,35 +119,57 @@ static bool somebody_lives(struct ledger *ledger)
 	return false;
 }
 
+/* Maps the file. Returns 0, 1 if it is no ledger that is of use here, or a negative errno. */
+static int join(struct ledger *ledger, const char *path)
+{
+	char boot_id[sizeof(ledger->file->boot_id)];
+	int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW), ret = 0;
+	struct stat st;
+
+	if (fd < 0)
+		return -errno;
+	if (fstat(fd, &st) < 0)
+		ret = -errno;
+	else if (st.st_size < (off_t)sizeof(*ledger->file))
+		ret = 1;
+	else
+		ret = map(ledger, fd, (uint64_t)st.st_size);
+	close(fd);
+	if (ret == 0)
+		ret = read_boot_id(boot_id, sizeof(boot_id));
+	if (ret == 0)
+		ret = !usable(ledger, boot_id);
+	if (ret)
+		return ret;
+	snprintf(ledger->path, sizeof(ledger->path), "%s", path);
+	place_nodes(ledger);
+	return 0;
+}
+
 struct ledger *ledger_join(const char *path)
 {
 	struct ledger *ledger = calloc(1, sizeof(*ledger));
-	int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-	struct stat st;
-	bool good = ledger && fd >= 0 && fstat(fd, &st) == 0 &&
-		    st.st_size >= (off_t)sizeof(*ledger->file) &&
-		    map(ledger, fd, (uint64_t)st.st_size) == 0 && usable(ledger);
+	int ret = ledger ? join(ledger, path) : -ENOMEM;
 
-	if (fd >= 0)
-		close(fd);
-	if (good) {
-		snprintf(ledger->path, sizeof(ledger->path), "%s", path);
-		place_nodes(ledger);
+	if (ret == 0)
 		return ledger;
-	}
 	ledger_close(ledger, false);
+	errno = ret < 0 ? -ret : 0;
 	return NULL;
 }
 
-struct ledger *ledger_open(const char *path)
+int ledger_open(const char *path, struct ledger **ledger, struct error *err)
 {
-	struct ledger *ledger = ledger_join(path);
-
-	if (ledger && somebody_lives(ledger))
-		return ledger;
-	ledger_close(ledger, false);
+	*ledger = ledger_join(path);
+	if (*ledger && somebody_lives(*ledger))
+		return 0;
+	/* VMs may live that it knows: without it they would lose their pool for good. */
+	if (!*ledger && errno != 0 && errno != ENOENT && errno != ELOOP)
+		return error_set_errno(err, errno, "cannot open the ledger '%s'", path);
+	ledger_close(*ledger, false);
+	*ledger = NULL;
 	unlink(path);
-	return NULL;
+	return 0;
 }
 
 struct ledger *ledger_create(const char *path, const struct ledger_pool *pool, struct error *err)
@@ -177,7 +200,7 @@ struct ledger *ledger_create(const char *path, const struct ledger_pool *pool, s
 		return NULL;
 	}
 	snprintf(ledger->path, sizeof(ledger->path), "%s", path);
-	read_boot_id(ledger->file->boot_id, sizeof(ledger->file->boot_id));
+	(void)read_boot_id(ledger->file->boot_id, sizeof(ledger->file->boot_id));
 	ledger->file->version = VERSION;
 	ledger->file->pool = *pool;
 	__atomic_store_n(&ledger->file->magic, MAGIC, __ATOMIC_RELEASE);
@@ -245,9 +268,14 @@ uint64_t ledger_start_time(pid_t pid)
 	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
 	file = fopen(path, "re");
 	if (!file)
-		return 0;
+		return errno == ENOENT || errno == ESRCH ? 0 : UINT64_MAX;
+	errno = 0;
 	len = fread(text, 1, sizeof(text) - 1, file);
+	if (len == 0 && errno != 0 && errno != ESRCH)
+		start = UINT64_MAX;
 	(void)fclose(file);
+	if (len == 0)
+		return start;
 	text[len] = '\0';
 	at = strrchr(text, ')');
 	if (!at || sscanf(at + 1,
@@ -263,5 +291,6 @@ bool ledger_client_lives(const struct ledger_client *client)
 {
 	uint64_t start = client->id ? ledger_start_time(client->pid) : 0;
 
-	return start != 0 && start == client->start_time;
+	return start != 0 && (start == client->start_time || start == UINT64_MAX ||
+			      client->start_time == UINT64_MAX);
 }

@@ -73,11 +73,11 @@ struct ledger_pool {
 
 struct ledger;
 
-/* Opens the ledger of an owner that died, if there is one and a client of it lives. Returns NULL,
- * quietly, if not; what is of no use is removed. */
-struct ledger *ledger_open(const char *path);
+/* Opens the ledger of an owner that died, if there is one and a client of it lives. 0 and NULL,
+ * quietly, if not; what is of no use is removed. An error, and it stays, if that cannot be said. */
+int ledger_open(const char *path, struct ledger **ledger, struct error *err);
 /* The ledger of an owner that runs, for a keeper. NULL: there is none that this process may write,
- * or of another layout. */
+ * or of another layout; errno is 0 in the latter case. */
 struct ledger *ledger_join(const char *path);
 /* A new one, in place of any other. NULL with err set: the owner can work without. */
 struct ledger *ledger_create(const char *path, const struct ledger_pool *pool, struct error *err);
@@ -96,9 +96,10 @@ struct ledger_client *ledger_client(struct ledger *ledger, unsigned int i);
 /* A free entry, to be filled in, with its id last; NULL when there is none. */
 struct ledger_client *ledger_client_new(struct ledger *ledger);
 
-/* When the process started, in the kernel's ticks; 0 if there is none. */
+/* When the process started, in the kernel's ticks; 0 if there is none, UINT64_MAX if that cannot be
+ * said (no file descriptor is left, for example). */
 uint64_t ledger_start_time(pid_t pid);
-/* Whether the client's process lives. */
+/* Whether the client's process lives, or may live: what it holds must not be another's then. */
 bool ledger_client_lives(const struct ledger_client *client);
 
 #endif

@@ -70,6 +70,8 @@ struct owner {
 
 	bool progress_over; /* growth after the start is nobody's to watch */
 	uint64_t progress_next_ms;
+	unsigned int progress_percent; /* said last: a second filling, of what the first one needs
+					  itself, does not fall */
 };
 
 static void on_signal(void *opaque, uint32_t events)
@@ -102,6 +104,9 @@ static bool on_progress(void *opaque, uint64_t done, uint64_t total)
 	if (now_ms() < owner->progress_next_ms)
 		return true;
 	owner->progress_next_ms = now_ms() + PROGRESS_STEP_MS;
+	if (percent < owner->progress_percent)
+		percent = owner->progress_percent;
+	owner->progress_percent = percent;
 	if (owner->options.on_demand)
 		dprintf(STDERR_FILENO, "progress %u\n", percent);
 	else if (isatty(STDERR_FILENO))

@@ -17,6 +17,7 @@
 
 #include "framevisor/frame.h"
 #include "framevisor/rundir.h"
+#include "vmm/owner/fill_progress.h"
 #include "vmm/owner/owner_start.h"
 #include "vmm/owner/packet.h"
 
@@ -176,9 +177,32 @@ static int accept_welcome(struct owner_client *client, const struct owner_welcom
 	return 0;
 }
 
-/* Returns 0, -EPIPE (quietly) when the owner went away, or an error. */
+/* Before WELCOME the owner may say how far the pool has grown for it. Returns as
+ * receive_packet(). */
+static ssize_t receive_welcome(struct owner_client *client, struct fill_progress *progress,
+			       union owner_packet *reply, int *fds, unsigned int *nr_fds)
+{
+	const char *why;
+	bool told;
+	ssize_t len;
+
+	do {
+		len = receive_packet(client->fd, reply, fds, nr_fds);
+		told = len >= (ssize_t)sizeof(reply->header) && *nr_fds == 0 &&
+		       packet_check_reply(reply, (size_t)len, OWNER_FILLING, &client->limits,
+					  &why) == 0;
+		if (told)
+			fill_progress_show(progress, (unsigned int)(reply->filling.done * 100 /
+								    reply->filling.total));
+	} while (told);
+	fill_progress_end(progress);
+	return len;
+}
+
+/* Returns 0, -EPIPE (quietly) when the owner went away, or an error. tell: it may be asked to say
+ * how far it is, which one of an older version does not know: it goes away. */
 static int say_hello(struct owner_client *client, const struct owner_client_config *config,
-		     struct error *err)
+		     bool tell, struct error *err)
 {
 	struct owner_hello hello = { .version = OWNER_PROTOCOL_VERSION,
 				     .ram_frames = config->ram_frames,
@@ -191,16 +215,20 @@ static int say_hello(struct owner_client *client, const struct owner_client_conf
 	unsigned int nr_fds = 0;
 	int fds[FDS_MAX], ret;
 	const char *why = "fds do not fit";
+	struct fill_progress progress;
 	ssize_t len;
 
 	fill_header(&hello.header, OWNER_HELLO, sizeof(hello));
 	memcpy(hello.name, config->vm_name, strlen(config->vm_name));
+	fill_progress_begin(&progress, "growing the pool", config->tell_filling);
+	if (tell && fill_progress_wanted(&progress))
+		hello.flags |= OWNER_HELLO_TELL_FILLING;
 	if (client->uffd < 0)
-		hello.flags = OWNER_HELLO_WANT_UFFD;
+		hello.flags |= OWNER_HELLO_WANT_UFFD;
 	if (FRAME_SHIFT == FRAME_SHIFT_1G)
 		hello.flags |= OWNER_HELLO_FRAMES_1G;
 	ret = send_packet(client->fd, &hello, sizeof(hello));
-	len = ret < 0 ? ret : receive_packet(client->fd, &reply, fds, &nr_fds);
+	len = ret < 0 ? ret : receive_welcome(client, &progress, &reply, fds, &nr_fds);
 	if (len == -EPIPE)
 		return -EPIPE;
 	if (len < 0)
@@ -225,6 +253,7 @@ static int connect_or_start(struct owner_client *client, const struct owner_clie
 {
 	char path[RUNDIR_PATH_MAX];
 	unsigned int starts = 0;
+	bool tell = true;
 	int ret = rundir_path(path, true, err);
 
 	if (ret == 0)
@@ -234,9 +263,10 @@ static int connect_or_start(struct owner_client *client, const struct owner_clie
 
 		client->fd = rundir_connect(path, SOCK_SEQPACKET, &why);
 		if (client->fd >= 0) {
-			ret = say_hello(client, config, err);
+			ret = say_hello(client, config, tell, err);
 			if (ret != -EPIPE)
 				return ret;
+			tell = false;
 			close(client->fd);
 			client->fd = -1;
 			ret = 0;
@@ -529,18 +559,22 @@ static int resize(struct owner_client *client, struct owner_resize request, stru
 	union owner_packet reply;
 	int ret;
 
+	reply.header.type = 0;
 	reply.resized.message[0] = '\0';
 	fill_header(&request.header, OWNER_RESIZE, sizeof(request));
 	ret = transact(client, &request, sizeof(request), &reply, OWNER_RESIZED);
 	if (ret == -EPIPE || ret == -EPROTO)
 		return error_set_errno(err, -ret, "the pool owner does not answer");
+	/* Also who is refused may have been promised a part of it before. */
+	if (reply.header.type == OWNER_RESIZED) {
+		pthread_mutex_lock(&client->lock);
+		client->limit = reply.resized.ram_frames;
+		pthread_mutex_unlock(&client->lock);
+	}
 	if (ret < 0 && ret != -EINPROGRESS)
 		return reply.resized.message[0]
 			       ? error_set(err, -ret, "%s", reply.resized.message)
 			       : error_set_errno(err, -ret, "cannot ask the pool owner for more");
-	pthread_mutex_lock(&client->lock);
-	client->limit = reply.resized.ram_frames;
-	pthread_mutex_unlock(&client->lock);
 	return ret;
 }
 

@@ -18,6 +18,8 @@
  *                    adds memory
  *   pool-shrink      {"size": bytes, "node": number, optional}: gives free memory to the host
  *   pool-compact     {"order": number}: VMs move together, for large free blocks
+ *   pool-offline-movable  {"node": number, optional}: VMs move out of ZONE_MOVABLE, and its memory
+ *                    goes to the host
  *   pool-offline-frame, pool-online-frame  {"node": number, "index": number}: takes a frame out of
  *                    use, and back
  *   query-pool-job   how the last of these goes on; see jobs.h. The event POOL_JOB_CONCLUDED
@@ -243,22 +245,18 @@ static int quit(void *opaque, json_t *args, json_t **reply, struct qmp_error *er
 	if (nr && !force)
 		return qmp_error_set(err, QMP_GENERIC_ERROR,
 				     "%u VMs use the pool; stop them first, or use force: they "
-				     "keep their frames but get no more",
+				     "keep their frames, and have the next owner started",
 				     nr);
 	event_loop_quit(owner->loop);
 	return 0;
 }
 
-/* "size", and "node" if it is there: -1 if not. */
-static int job_args(const struct owner_qmp *owner, json_t *args, uint64_t *frames_wanted, int *node,
-		    struct qmp_error *err)
+/* "node" if it is there: -1 if not. */
+static int node_arg(const struct owner_qmp *owner, json_t *args, int *node, struct qmp_error *err)
 {
-	uint64_t size = 0, nid = 0;
+	uint64_t nid = 0;
 
 	*node = -1;
-	if (qmp_arg_u64(args, "size", &size, err) < 0)
-		return -EINVAL;
-	*frames_wanted = bytes_to_frames_up(size);
 	if (!json_object_get(args, "node"))
 		return 0;
 	if (qmp_arg_u64(args, "node", &nid, err) < 0)
@@ -267,6 +265,17 @@ static int job_args(const struct owner_qmp *owner, json_t *args, uint64_t *frame
 		return qmp_error_set(err, QMP_GENERIC_ERROR, "the pool has no node %" PRIu64, nid);
 	*node = (int)nid;
 	return 0;
+}
+
+static int job_args(const struct owner_qmp *owner, json_t *args, uint64_t *frames_wanted, int *node,
+		    struct qmp_error *err)
+{
+	uint64_t size = 0;
+
+	if (qmp_arg_u64(args, "size", &size, err) < 0)
+		return -EINVAL;
+	*frames_wanted = bytes_to_frames_up(size);
+	return node_arg(owner, args, node, err);
 }
 
 static int job_reply(struct owner_qmp *owner, int ret, const struct error *error, json_t **reply,
@@ -320,6 +329,18 @@ static int pool_compact(void *opaque, json_t *args, json_t **reply, struct qmp_e
 	return job_reply(owner, ret, &error, reply, err);
 }
 
+static int pool_offline_movable(void *opaque, json_t *args, json_t **reply, struct qmp_error *err)
+{
+	struct owner_qmp *owner = opaque;
+	struct error error = { 0 };
+	int node = -1, ret;
+
+	if (node_arg(owner, args, &node, err) < 0)
+		return -EINVAL;
+	ret = jobs_offline_movable(owner->jobs, node, &error);
+	return job_reply(owner, ret, &error, reply, err);
+}
+
 static int frame_args(json_t *args, unsigned int *node, uint64_t *index, struct qmp_error *err)
 {
 	uint64_t nid = 0;
@@ -359,6 +380,8 @@ static int pool_online_frame(void *opaque, json_t *args, json_t **reply, struct 
 	pool_quiesce(owner->pool);
 	ret = page ? mm_unpoison_page(pool_mm(owner->pool), page) : -EINVAL;
 	pool_resume(owner->pool);
+	if (ret == 0)
+		pool_note_bad(owner->pool, node, index, false);
 	if (ret < 0)
 		return qmp_error_set(err, QMP_GENERIC_ERROR,
 				     "frame %u:%" PRIu64 " is not in quarantine", node, index);
@@ -397,6 +420,7 @@ static const struct qmp_command commands[] = {
 	{ .name = "pool-grow", .handler = pool_grow },
 	{ .name = "pool-shrink", .handler = pool_shrink },
 	{ .name = "pool-compact", .handler = pool_compact },
+	{ .name = "pool-offline-movable", .handler = pool_offline_movable },
 	{ .name = "pool-offline-frame", .handler = pool_offline_frame },
 	{ .name = "pool-online-frame", .handler = pool_online_frame },
 	{ .name = "query-pool-job", .handler = query_pool_job },

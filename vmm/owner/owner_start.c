@@ -21,6 +21,7 @@
 
 #include "framevisor/frame.h"
 #include "framevisor/log.h"
+#include "vmm/owner/fill_progress.h"
 
 #define PROGRAM  "framevisord"
 #define ARGS_MAX 8
@@ -30,8 +31,7 @@ extern char **environ;
 /* What a child said that was not progress: the last line is held back, it may be the error. */
 struct relay {
 	char last[512];
-	bool terminal;
-	bool progress_shown;
+	struct fill_progress progress;
 };
 
 static void find_program(char *path, size_t size)
@@ -51,19 +51,11 @@ static void find_program(char *path, size_t size)
 	memcpy(path, PROGRAM, sizeof(PROGRAM));
 }
 
-static void show_progress(struct relay *relay, const char *percent)
-{
-	if (!relay->terminal)
-		return;
-	dprintf(STDERR_FILENO, "\rframevisor: filling the pool: %s %%\033[K", percent);
-	relay->progress_shown = true;
-}
-
 static void relay_line(struct relay *relay, char *line)
 {
 	line[strcspn(line, "\n")] = '\0';
 	if (strncmp(line, "progress ", 9) == 0) {
-		show_progress(relay, line + 9);
+		fill_progress_show(&relay->progress, (unsigned int)strtoul(line + 9, NULL, 10));
 		return;
 	}
 	if (strncmp(line, PROGRAM ": ", sizeof(PROGRAM) + 1) == 0)
@@ -85,8 +77,7 @@ static void relay_all(struct relay *relay, int fd)
 	while (fgets(line, sizeof(line), file))
 		relay_line(relay, line);
 	(void)fclose(file);
-	if (relay->progress_shown)
-		dprintf(STDERR_FILENO, "\r\033[K");
+	fill_progress_end(&relay->progress);
 }
 
 /* Everything that a service must not inherit from us is set straight: signals, session, fds. */
@@ -141,7 +132,7 @@ int owner_start(const struct owner_client_config *config, struct error *err)
 		[HUGEPAGES_NEVER] = "--hugepages=never",
 		[HUGEPAGES_GIGANTIC] = "--hugepages=1G",
 	};
-	struct relay relay = { .terminal = isatty(STDERR_FILENO) };
+	struct relay relay = { 0 };
 	char path[PATH_MAX], size[64], mode[32];
 	char *argv[ARGS_MAX] = { (char[]){ PROGRAM }, (char[]){ "--on-demand" }, mode, size };
 	int fds[2], ret;
@@ -156,6 +147,7 @@ int owner_start(const struct owner_client_config *config, struct error *err)
 		snprintf(size, sizeof(size), "--initial=%" PRIu64 "B",
 			 frames_to_bytes(config->ram_frames));
 	find_program(path, sizeof(path));
+	fill_progress_begin(&relay.progress, "filling the pool", config->tell_filling);
 	if (pipe2(fds, O_CLOEXEC) < 0)
 		return error_set_errno(err, errno, "cannot start %s", PROGRAM);
 	ret = spawn(path, argv, fds[1], &pid);

@@ -25,7 +25,9 @@ int packet_check_header(const struct owner_header *header, size_t len, const cha
 	return 0;
 }
 
-#define OWNER_HELLO_FLAGS (OWNER_HELLO_WANT_UFFD | OWNER_HELLO_ADOPT | OWNER_HELLO_FRAMES_1G)
+#define OWNER_HELLO_FLAGS                                                    \
+	(OWNER_HELLO_WANT_UFFD | OWNER_HELLO_ADOPT | OWNER_HELLO_FRAMES_1G | \
+	 OWNER_HELLO_TELL_FILLING)
 
 static int check_hello(const struct owner_hello *hello, size_t len, const char **why)
 {
@@ -162,6 +164,16 @@ static int check_welcome(const struct owner_welcome *welcome, size_t len, const 
 	return 0;
 }
 
+static int check_filling(const struct owner_filling *filling, size_t len, const char **why)
+{
+	if (len != sizeof(*filling))
+		return bad(why, "FILLING has a wrong length");
+	if (filling->total == 0 || filling->done > filling->total ||
+	    filling->total > PACKET_FRAMES_MAX)
+		return bad(why, "FILLING has impossible numbers");
+	return 0;
+}
+
 static int check_resized(const struct owner_resized *resized, size_t len, const char **why)
 {
 	if (len != sizeof(*resized))
@@ -194,6 +206,8 @@ int packet_check_reply(const union owner_packet *packet, size_t len, enum owner_
 	switch (type) {
 	case OWNER_WELCOME:
 		return check_welcome(&packet->welcome, len, why);
+	case OWNER_FILLING:
+		return check_filling(&packet->filling, len, why);
 	case OWNER_GRANTED:
 		return check_runs(&packet->runs, len, limits, why);
 	case OWNER_DECLARED:

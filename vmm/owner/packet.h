@@ -14,6 +14,7 @@ union owner_packet {
 	struct owner_header header;
 	struct owner_hello hello;
 	struct owner_welcome welcome;
+	struct owner_filling filling;
 	struct owner_grant grant;
 	struct owner_runs runs;
 	struct owner_returned returned;

@@ -14,7 +14,9 @@
 #include "framevisor/log.h"
 #include "framevisor/size.h"
 
-#define ZERO_BATCH    8 /* frames between two looks at zero_pause: well under a millisecond */
+/* Frames between two looks at zero_pause: some milliseconds, or with frames of 1 GiB, of which
+ * there is no less than one, a tenth of a second. */
+#define ZERO_BATCH    (FRAME_SHIFT == FRAME_SHIFT_1G ? 1 : 8)
 #define ZERO_PAUSE_US 100
 
 static void *zero_thread(void *opaque)
@@ -83,19 +85,59 @@ static void *map_zeroed(size_t size)
 	return p == MAP_FAILED ? NULL : p;
 }
 
+/* The allocator and the nodes' files. */
+struct memory_set {
+	struct mm *mm;
+	void *metadata;
+	size_t metadata_size;
+	struct backing *backing[OWNER_NODES_MAX];
+	bool hugetlb;
+};
+
+/* The pool is left without. */
+static void take_set(struct pool *pool, struct memory_set *set)
+{
+	*set = (struct memory_set){ .mm = pool->mm,
+				    .metadata = pool->metadata,
+				    .metadata_size = pool->metadata_size,
+				    .hugetlb = pool->hugetlb };
+	pool->mm = NULL;
+	pool->metadata = NULL;
+	for (unsigned int i = 0; i < pool->nr_nodes; i++) {
+		set->backing[i] = pool->node[i].backing;
+		pool->node[i].backing = NULL;
+	}
+}
+
+static void put_set(struct pool *pool, const struct memory_set *set)
+{
+	pool->mm = set->mm;
+	pool->metadata = set->metadata;
+	pool->metadata_size = set->metadata_size;
+	pool->hugetlb = set->hugetlb;
+	for (unsigned int i = 0; i < pool->nr_nodes; i++)
+		pool->node[i].backing = set->backing[i];
+}
+
+static void destroy_set(const struct memory_set *set)
+{
+	if (set->mm)
+		mm_destroy(set->mm);
+	if (set->metadata)
+		munmap(set->metadata, set->metadata_size);
+	for (unsigned int i = 0; i < OWNER_NODES_MAX; i++)
+		backing_destroy(set->backing[i]);
+}
+
 static void destroy_memory(struct pool *pool)
 {
-	if (pool->mm)
-		mm_destroy(pool->mm);
-	pool->mm = NULL;
-	if (pool->metadata)
-		munmap(pool->metadata, pool->metadata_size);
-	pool->metadata = NULL;
+	struct memory_set set;
+
+	take_set(pool, &set);
+	destroy_set(&set);
 	for (unsigned int i = 0; i < pool->nr_nodes; i++) {
 		struct pool_node *node = &pool->node[i];
 
-		backing_destroy(node->backing);
-		node->backing = NULL;
 		memset(node->present, 0, sizeof(node->present));
 		if (node->phys_pfn)
 			munmap(node->phys_pfn, node->spanned * sizeof(*node->phys_pfn));
@@ -104,21 +146,31 @@ static void destroy_memory(struct pool *pool)
 	pool_destroy_tables(pool);
 }
 
+/* By this whoever takes the pool over finds the file, and knows of what kind it is. */
+static void note_backing(struct pool *pool, unsigned int i)
+{
+	struct stat st;
+
+	if (pool->ledger)
+		ledger_pool(pool->ledger)->hugetlb = pool->hugetlb;
+	if (pool->ledger && fstat(backing_fd(pool->node[i].backing), &st) == 0) {
+		ledger_pool(pool->ledger)->node[i].dev = st.st_dev;
+		ledger_pool(pool->ledger)->node[i].ino = st.st_ino;
+	}
+}
+
 static int create_backing(struct pool *pool, unsigned int i, struct error *err)
 {
 	struct pool_node *node = &pool->node[i];
 	/* With one node there is nothing to bind, and mbind() may be forbidden. */
 	int nid = pool->nr_nodes > 1 ? node->host_nid : -1;
-	struct stat st;
 	int ret;
 
 	if (pool->adopted)
 		return pool_adopt_backing(pool, i, nid, err);
 	ret = backing_create(nid, node->spanned, pool->hugetlb, &node->backing, err);
-	if (ret == 0 && pool->ledger && fstat(backing_fd(node->backing), &st) == 0) {
-		ledger_pool(pool->ledger)->node[i].dev = st.st_dev;
-		ledger_pool(pool->ledger)->node[i].ino = st.st_ino;
-	}
+	if (ret == 0)
+		note_backing(pool, i);
 	return ret;
 }
 
@@ -186,26 +238,62 @@ int pool_create_memory(struct pool *pool, bool hugetlb, struct error *err)
 	return ret < 0 ? ret : create_mm(pool, err);
 }
 
+/* Files of ordinary memory and an allocator for them, for a pool that is empty; the old ones only
+ * go when the new ones are there, since the owner goes on with them otherwise. */
+static int replace_memory(struct pool *pool, struct error *err)
+{
+	struct memory_set old, failed;
+	int ret = 0;
+
+	take_set(pool, &old);
+	pool->hugetlb = false;
+	for (unsigned int i = 0; i < pool->nr_nodes && ret == 0; i++)
+		ret = create_backing(pool, i, err);
+	if (ret == 0)
+		ret = create_mm(pool, err);
+	if (ret == 0) {
+		destroy_set(&old);
+		return 0;
+	}
+	take_set(pool, &failed);
+	destroy_set(&failed);
+	put_set(pool, &old);
+	for (unsigned int i = 0; i < pool->nr_nodes; i++)
+		note_backing(pool, i);
+	return ret;
+}
+
+/* At the start: what there is of the first attempt goes. */
+static int create_ordinary(struct pool *pool, struct error *err)
+{
+	destroy_memory(pool);
+	return pool_create_memory(pool, false, err);
+}
+
 /*
  * Hugepages were to be used if possible and are not. As long as the pool is empty nobody has seen
  * its files: they may become other ones. Returns -EAGAIN if that was done.
  */
 static int fall_back(struct pool *pool, int result)
 {
-	struct error ignored = { 0 };
+	struct error err = { 0 };
 	int ret;
 
-	if (!pool->hugetlb || pool->config.hugepages != HUGEPAGES_AUTO || result == -ECANCELED ||
-	    pool->memory_short || !pool->fill_error.code)
+	if (!pool->hugetlb || pool->adopted || pool->config.hugepages != HUGEPAGES_AUTO ||
+	    result == -ECANCELED || pool->memory_short || !pool->fill_error.code)
 		return result;
 	for (unsigned int i = 0; i < pool->nr_nodes; i++) {
 		if (pool_node_present(&pool->node[i]))
 			return result;
 	}
+	ret = pool->mm ? replace_memory(pool, &err) : create_ordinary(pool, &err);
+	if (ret < 0) {
+		log_warn("%s; and no ordinary memory either: %s", pool->fill_error.message,
+			 err.message);
+		return result;
+	}
 	log_warn("%s; the pool uses ordinary memory", pool->fill_error.message);
-	destroy_memory(pool);
-	ret = pool_create_memory(pool, false, &ignored);
-	return ret < 0 ? ret : -EAGAIN;
+	return -EAGAIN;
 }
 
 static int online_run(void *opaque, const struct frame_run *run)
@@ -280,6 +368,20 @@ static int check_sizes(const struct pool_config *config, uint64_t total, uint64_
 	return 0;
 }
 
+/*
+ * Each part of a node's span begins and ends where a block of the highest order does, or in a small
+ * node one of the largest order that it has: no such block lies in two zones, and pageblocks, which
+ * are isolated as a whole, belong to one.
+ */
+static uint64_t span_of(uint64_t capacity)
+{
+	uint64_t block = MAX_ORDER_NR_PAGES;
+
+	while (block > capacity)
+		block /= 2;
+	return block ? (capacity + block - 1) & ~(block - 1) : 0;
+}
+
 static int set_limits(struct pool *pool, const struct host *host, struct error *err)
 {
 	const struct pool_config *config = &pool->config;
@@ -304,8 +406,8 @@ static int set_limits(struct pool *pool, const struct host *host, struct error *
 
 		node->host_nid = (int)host->node[i].nid;
 		node->capacity = total < pool->max_frames ? total : pool->max_frames;
-		node->movable = pool_has_movable(pool) ? node->capacity : 0;
-		node->spanned = node->capacity + node->movable;
+		node->movable = pool_has_movable(pool) ? span_of(node->capacity) : 0;
+		node->spanned = span_of(node->capacity) + node->movable;
 		node->cpuless = host->node[i].cpuless;
 		memcpy(pool->distance[i], host->distance[i], sizeof(pool->distance[i]));
 	}
@@ -341,7 +443,10 @@ static int create_real(struct pool *pool, struct error *err)
 	ret = host_read(&host, "", err);
 	if (ret < 0)
 		return ret;
-	pool->ledger = pool->config.ledger ? ledger_open(pool->config.ledger) : NULL;
+	if (pool->config.ledger)
+		ret = ledger_open(pool->config.ledger, &pool->ledger, err);
+	if (ret < 0)
+		return ret;
 	if (pool->ledger)
 		return pool_adopt(pool, &host, err);
 	ret = hugepages_init(&pool->hugepages, &host, "", pool->config.record, &recovered, err);
@@ -415,10 +520,16 @@ void pool_destroy(struct pool *pool)
 	if (!pool)
 		return;
 	stop_zeroing(pool);
+	/* Whatever it ends for, be it that the owner could not start. */
+	if (pool->adopted)
+		pool_leave(pool);
 	destroy_memory(pool);
 	/* What is to be taken over stays: the files live in the VMs, the rest in the ledger. */
-	if (pool->hugepages_ready && !pool->leave)
+	if (pool->hugepages_ready && !pool->leave) {
+		hugepages_lock(&pool->hugepages);
 		hugepages_give_back(&pool->hugepages);
+		hugepages_unlock(&pool->hugepages);
+	}
 	sem_destroy(&pool->zero_wanted);
 	pthread_mutex_destroy(&pool->zero_lock);
 	free(pool);

@@ -78,6 +78,8 @@ struct pool_request {
 struct ledger;
 struct ledger *pool_ledger(struct pool *pool); /* NULL: it has none */
 bool pool_adopted(const struct pool *pool);
+/* Whether a frame within its node's span is not to be used any more, for the next owner. */
+void pool_note_bad(struct pool *pool, unsigned int nid, uint64_t idx, bool bad);
 /* If any VM lives, the next owner is to take the pool over: pool_destroy() leaves it as it is. */
 void pool_leave(struct pool *pool);
 /* What a client was promised before. */
@@ -196,6 +198,17 @@ struct pool_shrink {
 };
 int pool_shrink_begin(struct pool *pool, uint64_t frames, int nid, struct pool_shrink *shrink,
 		      struct error *err);
+/* Frames that may leave the pool: what is promised (*promised) and the reserves stay. */
+uint64_t pool_spare(struct pool *pool, uint64_t *promised);
+/* Whether that is enough for so many: 0, or -EBUSY with err set. */
+int pool_shrink_check(struct pool *pool, uint64_t frames, struct error *err);
+/* As pool_shrink_begin(), for all of ZONE_MOVABLE (of node nid; -1: of each) that is free and not
+ * promised: shrink->frames says how many that are. -EBUSY if there are none. */
+int pool_shrink_movable(struct pool *pool, int nid, struct pool_shrink *shrink);
+/* Frames of node nid that are kept for clients bound to it: see pool_keep(). */
+uint64_t pool_owed(const struct pool *pool, unsigned int nid);
+/* Frames of node nid to be had outside of ZONE_MOVABLE. */
+uint64_t pool_room_beside_movable(struct pool *pool, unsigned int nid);
 int pool_shrink_release(struct pool *pool, struct pool_shrink *shrink, struct error *err);
 void pool_shrink_finish(struct pool *pool, struct pool_shrink *shrink);
 

@@ -267,6 +267,14 @@ static int online_node(struct pool *pool, unsigned int nid)
 	return ret;
 }
 
+/* What the owner before was told not to use any more. */
+static void quarantine_again(struct pool *pool, unsigned int nid)
+{
+	for (uint64_t i = 0; i < pool->node[nid].spanned; i++)
+		if (pool->node[nid].present_map[i] == PRESENT_BAD)
+			mm_soft_offline_page(pool->mm, mm_page(pool->mm, nid, i));
+}
+
 int pool_adopt(struct pool *pool, const struct host *host, struct error *err)
 {
 	int ret;
@@ -287,6 +295,8 @@ int pool_adopt(struct pool *pool, const struct host *host, struct error *err)
 		ret = online_node(pool, i);
 	if (ret < 0)
 		return error_set_errno(err, -ret, "cannot take over the pool");
+	for (unsigned int i = 0; i < pool->nr_nodes; i++)
+		quarantine_again(pool, i);
 	pool->leave = false;
 	return 0;
 }
@@ -299,6 +309,14 @@ struct ledger *pool_ledger(struct pool *pool)
 bool pool_adopted(const struct pool *pool)
 {
 	return pool->adopted;
+}
+
+void pool_note_bad(struct pool *pool, unsigned int nid, uint64_t idx, bool bad)
+{
+	uint8_t *present = &pool->node[nid].present_map[idx];
+
+	if (*present)
+		*present = bad ? PRESENT_BAD : PRESENT;
 }
 
 void pool_leave(struct pool *pool)

@@ -15,6 +15,10 @@
 /* A pool of a demanded size leaves that much to the system; a growing one host_own_share(). */
 #define FIXED_POOL_LEAVES (UINT64_C(64) << 20)
 
+/* Hugepages that are asked of the kernel at a time: a tenth of a second, or seconds where it has to
+ * move memory for them. */
+#define RAISE_STEP 64
+
 /* One growth in the making. */
 struct fill {
 	struct pool *pool;
@@ -23,6 +27,8 @@ struct fill {
 	struct error *err;
 	uint64_t total;                   /* frames wanted */
 	uint64_t done;                    /* frames filled in earlier runs */
+	uint64_t to_raise, nr_raised;     /* hugepages to be added to the host first; that were */
+	bool stopped;                     /* meanwhile */
 	uint64_t nr[OWNER_NODES_MAX];     /* frames per node */
 	uint64_t raised[OWNER_NODES_MAX]; /* of these, hugepages added to the host for it */
 	uint64_t usable[OWNER_NODES_MAX]; /* frames: free hugepages */
@@ -107,6 +113,35 @@ static void lower_raised(struct fill *fill)
 	memset(fill->raised, 0, sizeof(fill->raised));
 }
 
+/* A hugepage that has to be reserved first is as much work as one to be filled. Returns whether to
+ * go on. */
+static bool report(struct fill *fill, uint64_t filled)
+{
+	struct pool *pool = fill->pool;
+	uint64_t done = fill->total * (fill->nr_raised + filled) / (fill->total + fill->to_raise);
+
+	if (atomic_load(&pool->cancel))
+		return false;
+	atomic_store(&pool->work_done, done);
+	return !pool->config.progress ||
+	       pool->config.progress(pool->config.progress_opaque, done, fill->total);
+}
+
+/* Returns how many came. */
+static uint64_t raise_node(struct fill *fill, unsigned int i, uint64_t nr)
+{
+	uint64_t gained = 0, step, got;
+
+	do {
+		step = min_u64(nr - gained, RAISE_STEP);
+		got = hugepages_raise(&fill->pool->hugepages, i, step);
+		gained += got;
+		fill->nr_raised += got;
+		fill->stopped = !report(fill, 0);
+	} while (got == step && gained < nr && !fill->stopped);
+	return gained;
+}
+
 /*
  * Raises by what is missing, spread over the nodes; what a node cannot give (fragmented memory) is
  * asked of the others. Returns the frames still missing.
@@ -116,12 +151,14 @@ static uint64_t raise_missing(struct fill *fill, uint64_t missing)
 	struct pool *pool = fill->pool;
 	uint64_t part[OWNER_NODES_MAX];
 
-	while (missing && host_spread(missing, pool->nr_nodes, fill->spare, part)) {
+	fill->to_raise = missing;
+	while (missing && !fill->stopped &&
+	       host_spread(missing, pool->nr_nodes, fill->spare, part)) {
 		for (unsigned int i = 0; i < pool->nr_nodes; i++) {
 			uint64_t gained = 0;
 
-			if (part[i] && !atomic_load(&pool->cancel))
-				gained = hugepages_raise(&pool->hugepages, i, part[i]);
+			if (part[i] && !fill->stopped)
+				gained = raise_node(fill, i, part[i]);
 			fill->raised[i] += gained;
 			fill->nr[i] += gained;
 			missing -= gained;
@@ -146,11 +183,13 @@ static int plan_hugepages(struct fill *fill, struct error *err)
 	if (host_spread(missing, pool->nr_nodes, fill->spare, spare) < missing)
 		return refuse_memory(fill, missing, err);
 	missing = raise_missing(fill, missing);
-	if (missing) {
+	if (missing || fill->stopped)
 		lower_raised(fill);
+	if (fill->stopped)
+		return error_set(err, ECANCELED, "filling the pool was interrupted");
+	if (missing)
 		return refuse_hugepages(fill, fill->total - missing,
 					", the rest of the memory is too fragmented", err);
-	}
 	return 0;
 }
 
@@ -164,14 +203,9 @@ static int plan_ordinary(struct fill *fill, struct error *err)
 static bool on_progress(void *opaque, uint64_t done, uint64_t nr)
 {
 	struct fill *fill = opaque;
-	struct pool *pool = fill->pool;
 
 	(void)nr;
-	if (atomic_load(&pool->cancel))
-		return false;
-	atomic_store(&pool->work_done, fill->done + done);
-	return !pool->config.progress ||
-	       pool->config.progress(pool->config.progress_opaque, fill->done + done, fill->total);
+	return report(fill, fill->done + done);
 }
 
 /* How many of each node's frames are to be MOVABLE: the same share everywhere. */

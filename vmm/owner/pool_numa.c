@@ -10,7 +10,8 @@
 
 #include "framevisor/size.h"
 
-uint64_t pool_to_be_had(struct pool *pool, unsigned int nid)
+/* A node's frames beyond its part of the reserve; isolated ones among them or not. */
+static uint64_t beyond_reserve(struct pool *pool, unsigned int nid, bool isolated)
 {
 	uint64_t reserve = mm_totalreserve_pages(pool->mm);
 	struct mm_counts all, node;
@@ -18,10 +19,20 @@ uint64_t pool_to_be_had(struct pool *pool, unsigned int nid)
 
 	mm_counts(pool->mm, -1, &all);
 	mm_counts(pool->mm, (int)nid, &node);
-	unused = node.free + node.cached;
+	unused = node.free + node.cached - (isolated ? 0 : node.isolated);
 	if (all.present)
 		reserve = (reserve * node.present + all.present - 1) / all.present;
 	return unused > reserve ? unused - reserve : 0;
+}
+
+uint64_t pool_to_be_had(struct pool *pool, unsigned int nid)
+{
+	return beyond_reserve(pool, nid, false);
+}
+
+uint64_t pool_to_be_taken_out(struct pool *pool, unsigned int nid)
+{
+	return beyond_reserve(pool, nid, true);
 }
 
 /* More is wanted there than is left. */
@@ -45,6 +56,11 @@ static int refuse(struct pool *pool, unsigned int nid, uint64_t wanted, uint64_t
 void pool_owe(struct pool *pool, unsigned int nid, uint64_t before, uint64_t after)
 {
 	pool->node[nid].owed += after - before;
+}
+
+uint64_t pool_owed(const struct pool *pool, unsigned int nid)
+{
+	return pool->node[nid].owed;
 }
 
 int pool_keep(struct pool *pool, unsigned int nid, uint64_t before, uint64_t after,

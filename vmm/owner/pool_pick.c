@@ -109,7 +109,7 @@ bool pool_pick_block(const struct pool *pool, uint64_t block, const uint8_t *tri
 	return *held != UINT64_MAX;
 }
 
-/* A pageblock of the node: what is free in it, and what may move. */
+/* A pageblock of the node: what is free in it, and what may move. bound NULL: all may. */
 static void count_to_vacate(const struct pool *pool, const struct frame_run *run,
 			    bool (*bound)(void *opaque, uint32_t id), void *opaque, struct use *use)
 {
@@ -122,7 +122,7 @@ static void count_to_vacate(const struct pool *pool, const struct frame_run *run
 			continue;
 		if (!node->owner[i])
 			use->free++;
-		else if (!bound(opaque, node->owner[i]))
+		else if (!bound || !bound(opaque, node->owner[i]))
 			use->held++;
 	}
 }
@@ -159,4 +159,32 @@ int64_t pool_pick_to_vacate(struct pool *pool, unsigned int nid, uint64_t frames
 	kfree(*runs);
 	*runs = NULL;
 	return -EBUSY;
+}
+
+int64_t pool_pick_movable(struct pool *pool, unsigned int nid, uint64_t frames, uint64_t room,
+			  struct frame_run **runs, unsigned int *nr_runs)
+{
+	uint64_t grain = mm_pageblock_frames(pool->mm), start, end, found = 0, move = 0;
+
+	pool_part_bounds(&pool->node[nid], PART_MOVABLE, &start, &end);
+	*nr_runs = 0;
+	*runs = kcalloc((end - start) / grain + 2, sizeof(**runs), GFP_OBJECTS);
+	if (!*runs)
+		return -ENOMEM;
+	while (end > start && found < frames) {
+		uint64_t first = (end - 1) / grain * grain;
+		struct frame_run run = { .first = first > start ? first : start,
+					 .node = (uint16_t)nid };
+		struct use use;
+
+		run.nr = (uint32_t)(end - run.first);
+		count_to_vacate(pool, &run, NULL, NULL, &use);
+		end = run.first;
+		if (use.free + use.held == 0 || use.held > room - move)
+			continue;
+		found += use.free + use.held;
+		move += use.held;
+		(*runs)[(*nr_runs)++] = run;
+	}
+	return (int64_t)move;
 }

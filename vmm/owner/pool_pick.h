@@ -34,4 +34,12 @@ int64_t pool_pick_to_vacate(struct pool *pool, unsigned int nid, uint64_t frames
 			    bool (*bound)(void *opaque, uint32_t id), void *opaque,
 			    struct frame_run **runs, unsigned int *nr_runs);
 
+/*
+ * Of node nid's ZONE_MOVABLE, pageblocks from its end down, until they have so many frames, and
+ * only as many as VMs hold no more than room frames in. *runs (to be freed: kfree()) are the
+ * pageblocks. Returns how many frames of them would have to move, or -ENOMEM.
+ */
+int64_t pool_pick_movable(struct pool *pool, unsigned int nid, uint64_t frames, uint64_t room,
+			  struct frame_run **runs, unsigned int *nr_runs);
+
 #endif

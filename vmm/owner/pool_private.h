@@ -16,6 +16,9 @@
 
 #define POOL_BATCH 512 /* frames handed to the allocator in one call */
 
+/* PRESENT_BAD: in quarantine or marked for it, which the next owner has to know. */
+enum { PRESENT = 1, PRESENT_BAD = 2 };
+
 struct pool_node {
 	int host_nid;
 	struct backing *backing;    /* NULL: metadata only */
@@ -23,7 +26,7 @@ struct pool_node {
 	uint64_t spanned;           /* the same, or twice: once for each part */
 	uint64_t movable;           /* of these, at the end, for ZONE_MOVABLE */
 	uint64_t present[NR_PARTS]; /* frames in the allocator */
-	uint8_t *present_map;       /* per frame: whether it is one of them */
+	uint8_t *present_map;       /* per frame: PRESENT, PRESENT_BAD, or 0 */
 	uint32_t *owner;            /* per frame: id of the client that holds it, 0 for none */
 	bool cpuless;               /* the host's node has memory only */
 	uint64_t owed;              /* frames kept for clients, see pool_keep() */
@@ -116,16 +119,15 @@ int pool_create_memory(struct pool *pool, bool hugetlb, struct error *err);
 /* There may be frames to zero. */
 void pool_zero_kick(struct pool *pool);
 
-/* pool_numa.c: what allocations without special rights can get of a node. */
+/* pool_numa.c: what allocations without special rights can get of a node; and what can leave it:
+ * frames that are isolated, too, which is what they are isolated for. */
 uint64_t pool_to_be_had(struct pool *pool, unsigned int nid);
+uint64_t pool_to_be_taken_out(struct pool *pool, unsigned int nid);
 
 /* Frames that VMs can be promised at most. */
 uint64_t pool_limit(const struct pool *pool);
 /* Puts the pool's defaults and what the user set into a new allocator. */
 void pool_settings_apply(struct pool *pool);
-
-/* Frames that may leave the pool: what is promised (*promised) and the reserves stay. */
-uint64_t pool_spare(struct pool *pool, uint64_t *promised);
 
 /*
  * A larger pool keeps more in reserve, so what is missing grows by that, and so on: whoever finds

@@ -45,7 +45,7 @@ static uint64_t count_free_to_go(struct pool *pool, unsigned int nid, enum pool_
 
 	if (!owed)
 		return nr;
-	can = pool_to_be_had(pool, nid);
+	can = pool_to_be_taken_out(pool, nid);
 	can = can > owed ? can - owed : 0;
 	return nr < can ? nr : can;
 }
@@ -153,31 +153,75 @@ static int refuse(struct pool *pool, uint64_t frames, uint64_t can, uint64_t pro
 			 why, size_format(frames_to_bytes(can), most, sizeof(most)));
 }
 
+int pool_shrink_check(struct pool *pool, uint64_t frames, struct error *err)
+{
+	uint64_t promised, spare = pool_spare(pool, &promised);
+
+	return frames > spare ? refuse(pool, frames, spare, promised, "", err) : 0;
+}
+
+/* So many frames are out of the allocator, and on their way to the host. */
+static void begin_release(struct pool *pool, uint64_t frames)
+{
+	pool->changing = true;
+	atomic_store(&pool->work_done, 0);
+	atomic_store(&pool->work_total, frames);
+}
+
 int pool_shrink_begin(struct pool *pool, uint64_t frames, int nid, struct pool_shrink *shrink,
 		      struct error *err)
 {
-	uint64_t missing = frames, promised, spare = pool_spare(pool, &promised);
+	uint64_t missing = frames, promised;
 	char held[96];
+	int ret;
 
 	*shrink = (struct pool_shrink){ .frames = frames };
-	if (frames > spare)
-		return refuse(pool, frames, spare, promised, "", err);
+	ret = pool_shrink_check(pool, frames, err);
+	if (ret < 0)
+		return ret;
 	pool_quiesce(pool);
 	for (int part = PART_MOVABLE; missing && part >= PART_NORMAL; part--)
 		missing = take_part(pool, shrink, nid, (enum pool_part)part, missing);
 	if (missing)
 		take_back(pool, shrink);
-	pool->changing = !missing;
+	else
+		begin_release(pool, frames);
 	pool_resume(pool);
-	if (!missing) {
-		atomic_store(&pool->work_done, 0);
-		atomic_store(&pool->work_total, frames);
+	if (!missing)
 		return 0;
-	}
+	pool_spare(pool, &promised);
 	shrink->elsewhere = nid >= 0;
 	snprintf(held, sizeof(held), ", the rest%s is held by VMs or kept for them",
 		 nid < 0 ? "" : " of this node");
 	return refuse(pool, frames, frames - missing, promised, held, err);
+}
+
+int pool_shrink_movable(struct pool *pool, int nid, struct pool_shrink *shrink)
+{
+	uint64_t promised, spare = pool_spare(pool, &promised), all = 0;
+
+	*shrink = (struct pool_shrink){ 0 };
+	pool_quiesce(pool);
+	for (unsigned int i = 0; i < pool->nr_nodes; i++)
+		if (nid < 0 || i == (unsigned int)nid)
+			all += count_free_to_go(pool, i, PART_MOVABLE);
+	if (all > spare)
+		all = spare;
+	shrink->frames = all - take_part(pool, shrink, nid, PART_MOVABLE, all);
+	if (shrink->frames)
+		begin_release(pool, shrink->frames);
+	else
+		take_back(pool, shrink);
+	pool_resume(pool);
+	return shrink->frames ? 0 : -EBUSY;
+}
+
+uint64_t pool_room_beside_movable(struct pool *pool, unsigned int nid)
+{
+	uint64_t room = count_takeable(pool, nid, PART_NORMAL),
+		 can = pool_to_be_taken_out(pool, nid);
+
+	return room < can ? room : can;
 }
 
 int pool_shrink_release(struct pool *pool, struct pool_shrink *shrink, struct error *err)

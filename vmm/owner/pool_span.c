@@ -72,7 +72,7 @@ int pool_each_absent(struct pool *pool, const struct pool_growth *growth,
 /* Marks frames as there or not. The caller tells the allocator. */
 static void set_present(struct pool_node *node, const struct frame_run *run, bool present)
 {
-	memset(node->present_map + run->first, present, run->nr);
+	memset(node->present_map + run->first, present ? PRESENT : 0, run->nr);
 	for (uint64_t i = run->first; i < run->first + run->nr; i++) {
 		enum pool_part part = pool_frame_part(node, i);
 

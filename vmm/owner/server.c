@@ -14,6 +14,10 @@
 #include "framevisor/clock.h"
 #include "framevisor/log.h"
 
+#define FILLING_MS 1000
+
+#define ACCEPT_PAUSE_MS 200
+
 /* Connections at once; each costs two fds, and the limit on them is raised to fit. */
 #define CLIENTS_MAX 1000
 
@@ -25,14 +29,50 @@ static void on_linger(void *opaque)
 		event_loop_quit(server->config.loop);
 }
 
+static void on_filling(void *opaque)
+{
+	struct server *server = opaque;
+	uint64_t done, total;
+
+	if (!server->grow_begun)
+		return; /* it waits for other work, whose progress this is */
+	pool_work_progress(server->config.pool, &done, &total);
+	for (struct client *client = server->clients; client && total; client = client->next)
+		client_tell_filling(client, done < total ? done : total, total);
+}
+
+/* No file descriptor is left, here or on the host, or no memory: whoever connects waits. The socket
+ * would be reported again at once, and again. */
+static void pause_accepting(struct server *server, int why)
+{
+	if (event_source_modify(server->listen_source, 0) < 0)
+		return;
+	event_timer_arm(server->accept_again, ACCEPT_PAUSE_MS, 0);
+	if (!server->cannot_accept)
+		log_warn("cannot accept connections for now: %s", strerror(why));
+	server->cannot_accept = true;
+}
+
+static void on_accept_again(void *opaque)
+{
+	struct server *server = opaque;
+
+	if (event_source_modify(server->listen_source, EPOLLIN) < 0)
+		event_timer_arm(server->accept_again, ACCEPT_PAUSE_MS, 0);
+}
+
 static void on_connection(void *opaque, uint32_t events)
 {
 	struct server *server = opaque;
 	int fd = accept4(server->config.listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 	(void)events;
-	if (fd < 0)
+	if (fd < 0) {
+		if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)
+			pause_accepting(server, errno);
 		return;
+	}
+	server->cannot_accept = false;
 	if (server->nr_clients >= CLIENTS_MAX) {
 		log_warn("more than %d connections: one is refused", CLIENTS_MAX);
 		close(fd);
@@ -55,12 +95,16 @@ struct server *server_create(const struct server_config *config, struct error *e
 	}
 	server->config = *config;
 	server->linger = event_timer_create(config->loop, on_linger, server);
-	if (server->linger)
+	server->filling = event_timer_create(config->loop, on_filling, server);
+	server->accept_again = event_timer_create(config->loop, on_accept_again, server);
+	if (server->linger && server->filling && server->accept_again)
 		server->listen_source = event_loop_add(config->loop, config->listen_fd, EPOLLIN,
 						       on_connection, server);
 	if (!server->listen_source) {
 		error_set_errno(err, errno, "cannot serve the pool's socket");
 		event_timer_destroy(server->linger);
+		event_timer_destroy(server->filling);
+		event_timer_destroy(server->accept_again);
 		free(server);
 		return NULL;
 	}
@@ -78,6 +122,8 @@ void server_destroy(struct server *server)
 		client_forget(server->clients);
 	event_source_remove(server->listen_source);
 	event_timer_destroy(server->linger);
+	event_timer_destroy(server->filling);
+	event_timer_destroy(server->accept_again);
 	free(server);
 }
 
@@ -192,6 +238,7 @@ static void on_grown(void *opaque, int result)
 	int ret = result;
 
 	server->growing = false;
+	event_timer_disarm(server->filling);
 	if (server->grow_begun)
 		ret = pool_grow_finish(server->config.pool, &server->growth, result);
 	if (ret == -ECANCELED)
@@ -226,6 +273,7 @@ void server_grow(struct server *server, struct client *client, uint64_t missing)
 		return;
 	}
 	server->growing = true;
+	event_timer_arm(server->filling, FILLING_MS, FILLING_MS);
 }
 
 void server_each(struct server *server,
@@ -240,6 +288,8 @@ void server_each(struct server *server,
 			info.status = &client->status;
 			info.status_age_ms = now_ms() - client->status_ms;
 		}
+		if (now_ms() - client->short_ms <= CLIENT_SHORT_MS)
+			info.short_for_ms = now_ms() - client->short_since_ms;
 
 		fn(opaque, &info);
 	}

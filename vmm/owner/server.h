@@ -29,6 +29,9 @@ struct server_config {
 	unsigned int linger_ms;
 	/* The same when no VM ever came; 0: never. */
 	unsigned int first_ms;
+	/* Tests: how long a VM may hold frames to move to beyond its limit; 0: as long as it takes.
+	 */
+	unsigned int move_ms;
 };
 
 struct server *server_create(const struct server_config *config, struct error *err);
@@ -52,6 +55,8 @@ struct server_client_info {
 	/* What it last said about itself and how long ago; NULL: nothing yet. */
 	const struct notice_status *status;
 	uint64_t status_age_ms;
+	uint64_t
+		short_for_ms; /* it asks for frames, and has got none for so long; 0: it does not */
 };
 void server_each(struct server *server,
 		 void (*fn)(void *opaque, const struct server_client_info *info), void *opaque);

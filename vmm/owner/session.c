@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "framevisor/frame.h"
+#include "framevisor/overcommit.h"
 #include "framevisor/size.h"
 
 void session_init(struct session *session, struct pool *pool, uint32_t id)
@@ -119,6 +120,42 @@ static struct pool_promise promised(const struct session *session)
 				      .min = session->committed ? session->guaranteed : 0 };
 }
 
+/* What is kept for it of a node beyond what it holds there. */
+uint64_t session_owed(const struct session *session, unsigned int nid)
+{
+	return session->bound[nid] > session->node_held[nid]
+		       ? session->bound[nid] - session->node_held[nid]
+		       : 0;
+}
+
+/* What may be kept for it of a node: with overcommit frames beyond its guarantee are others' as
+ * much as its own. */
+static uint64_t may_bind(const struct session *session, unsigned int nid, uint64_t wanted)
+{
+	uint64_t mode = OVERCOMMIT_NEVER, left;
+
+	(void)pool_setting_get(session->pool, "overcommit_memory", 0, &mode);
+	left = mode == OVERCOMMIT_NEVER ? session->ram_frames : session->guaranteed;
+	for (unsigned int i = 0; i < OWNER_NODES_MAX; i++)
+		if (i != nid)
+			left -= session->bound[i] < left ? session->bound[i] : left;
+	return wanted < left ? wanted : left;
+}
+
+/* What it is guaranteed has changed. More is kept of a node as far as there is more. */
+static void bind_again(struct session *session)
+{
+	for (unsigned int nid = 0; nid < session->limits.nr_nodes; nid++) {
+		uint64_t before = session_owed(session, nid), old = session->bound[nid], missing;
+		struct error ignored = { 0 };
+
+		session->bound[nid] = may_bind(session, nid, session->wants_bound[nid]);
+		if (pool_keep(session->pool, nid, before, session_owed(session, nid), &missing,
+			      &ignored) < 0)
+			session->bound[nid] = old;
+	}
+}
+
 /* Promises it ram_frames from now on. Returns what pool_admit() does. */
 static int promise(struct session *session, uint64_t ram_frames, bool may_grow, uint64_t *missing,
 		   struct error *err)
@@ -139,15 +176,8 @@ static int promise(struct session *session, uint64_t ram_frames, bool may_grow, 
 	session->guaranteed = request.want.min;
 	session->committed = true;
 	pool_claim(session->pool, before, session_unclaimed(session));
+	bind_again(session);
 	return 0;
-}
-
-/* What is kept for it of a node beyond what it holds there. */
-uint64_t session_owed(const struct session *session, unsigned int nid)
-{
-	return session->bound[nid] > session->node_held[nid]
-		       ? session->bound[nid] - session->node_held[nid]
-		       : 0;
 }
 
 static enum session_result admit_bind(struct session *session, struct session_reply *reply,
@@ -158,10 +188,14 @@ static enum session_result admit_bind(struct session *session, struct session_re
 	struct error err = { 0 };
 	int ret;
 
-	session->bound[nid] = session->wanted_frames;
+	session->bound[nid] = may_bind(session, nid, session->wanted_frames);
 	ret = pool_keep(session->pool, nid, before, session_owed(session, nid), missing, &err);
-	if (ret < 0)
+	if (ret < 0) {
 		session->bound[nid] = old;
+	} else {
+		session->wants_bound[nid] = session->wanted_frames;
+		bind_again(session);
+	}
 	if (ret == -EAGAIN) {
 		session->state = SESSION_WAITING;
 		session->grow_nodes = UINT64_C(1) << nid;
@@ -170,14 +204,34 @@ static enum session_result admit_bind(struct session *session, struct session_re
 	return bound(session, ret < 0 ? &err : NULL, reply);
 }
 
+static int check_resize(const struct session *session, uint64_t frames, struct error *err)
+{
+	char size[SIZE_TEXT_MAX], lack[SIZE_TEXT_MAX];
+
+	if (frames > session->max_frames)
+		return error_set(
+			err, ENOMEM, "VM '%s' may not have more than its maximum, %s: %s too much",
+			session->name,
+			size_format(frames_to_bytes(session->max_frames), size, sizeof(size)),
+			size_format(frames_to_bytes(frames - session->max_frames), lack,
+				    sizeof(lack)));
+	if (frames < session->held)
+		return error_set(err, EBUSY, "VM '%s' holds more frames than it would be left with",
+				 session->name);
+	return 0;
+}
+
 static enum session_result admit(struct session *session, bool may_grow,
 				 struct session_reply *reply, uint64_t *missing)
 {
 	bool running = session->committed;
 	struct error err = { 0 };
-	int ret = promise(session, running ? session->wanted_frames : session->ram_frames, may_grow,
-			  missing, &err);
+	/* Its maximum may have been lowered while it waited. */
+	int ret = running ? check_resize(session, session->wanted_frames, &err) : 0;
 
+	if (ret == 0)
+		ret = promise(session, running ? session->wanted_frames : session->ram_frames,
+			      may_grow, missing, &err);
 	if (ret == -EAGAIN) {
 		session->state = SESSION_WAITING;
 		session->grow_nodes = session->hello_nodes;
@@ -207,7 +261,8 @@ enum session_result session_admit_ungrown(struct session *session, const struct 
 	struct error ignored = { 0 };
 	bool running = session->committed;
 
-	if (session->binding || promise(session, ram, false, &missing, &ignored) < 0)
+	if (session->binding || (running && check_resize(session, ram, &ignored) < 0) ||
+	    promise(session, ram, false, &missing, &ignored) < 0)
 		return session_refuse(session, err, reply);
 	if (running)
 		return resized(session, NULL, reply);
@@ -279,6 +334,11 @@ int session_set_limits(struct session *session, const struct session_limits *lim
 	session->max_frames = limits->max_frames;
 	session->shares = limits->shares;
 	session->oom_score_adj = limits->oom_score_adj;
+	if (session->later_frames > session->max_frames) {
+		session->later_failed = session->later_frames;
+		session->later_frames = 0;
+		(void)check_resize(session, session->later_failed, &session->later_error);
+	}
 	return 0;
 }
 
@@ -296,6 +356,7 @@ static enum session_result handle_hello(struct session *session, const struct ow
 	session->shares = hello->shares ? hello->shares : OWNER_SHARES_DEFAULT;
 	session->oom_score_adj = hello->oom_score_adj;
 	session->want_uffd = (hello->flags & OWNER_HELLO_WANT_UFFD) != 0;
+	session->tell_filling = (hello->flags & OWNER_HELLO_TELL_FILLING) != 0;
 	if (!!(hello->flags & OWNER_HELLO_FRAMES_1G) != (FRAME_SHIFT == FRAME_SHIFT_1G)) {
 		error_set(&err, EINVAL,
 			  "the pool's frames are of %s; start the VM with --hugepages=%s, or stop "
@@ -357,8 +418,8 @@ static uint64_t room_for(const struct session *session, const struct owner_grant
 {
 	uint64_t limit = session->ram_frames, withheld = session->withheld, most;
 
-	if (grant->flags & OWNER_GRANT_TO_MOVE) {
-		limit += OWNER_MOVE_FRAMES;
+	if ((grant->flags & OWNER_GRANT_TO_MOVE) && !session->stays_beyond) {
+		limit += FRAME_SHIFT == FRAME_SHIFT_1G ? OWNER_MOVE_FRAMES_1G : OWNER_MOVE_FRAMES;
 		withheld = 0; /* as many come back at once */
 	}
 	if (limit <= session->held)
@@ -471,15 +532,16 @@ bool session_go_on(struct session *session, const struct error *err, uint64_t *m
 	return true;
 }
 
-static enum session_result handle_resize_later(struct session *session, struct session_reply *reply,
-					       uint64_t *missing)
+static enum session_result handle_resize_later(struct session *session, bool again,
+					       struct session_reply *reply, uint64_t *missing)
 {
 	enum session_result result;
 	struct error err = { 0 };
 	int ret;
 
 	session->later_frames = session->wanted_frames;
-	session->later_step = bytes_to_frames_up(LATER_STEP_BYTES);
+	if (!again)
+		session->later_step = bytes_to_frames_up(LATER_STEP_BYTES);
 	ret = promise_later(session, missing, &err);
 	if (ret == -EAGAIN) {
 		error_set(&err, EINPROGRESS, "the pool grows for VM '%s'", session->name);
@@ -491,27 +553,11 @@ static enum session_result handle_resize_later(struct session *session, struct s
 	return result;
 }
 
-static int check_resize(const struct session *session, uint64_t frames, struct error *err)
-{
-	char size[SIZE_TEXT_MAX], lack[SIZE_TEXT_MAX];
-
-	if (frames > session->max_frames)
-		return error_set(
-			err, ENOMEM, "VM '%s' may not have more than its maximum, %s: %s too much",
-			session->name,
-			size_format(frames_to_bytes(session->max_frames), size, sizeof(size)),
-			size_format(frames_to_bytes(frames - session->max_frames), lack,
-				    sizeof(lack)));
-	if (frames < session->held)
-		return error_set(err, EBUSY, "VM '%s' holds more frames than it would be left with",
-				 session->name);
-	return 0;
-}
-
 static enum session_result handle_resize(struct session *session, const struct owner_resize *resize,
 					 struct session_reply *reply, uint64_t *missing)
 {
 	bool later = (resize->flags & OWNER_RESIZE_LATER) && session->noticed;
+	bool again = later && session->later_frames == resize->ram_frames;
 	struct error err = session->later_error;
 
 	/* Whatever it asks, what it asked before is called off. */
@@ -524,7 +570,7 @@ static enum session_result handle_resize(struct session *session, const struct o
 	if (check_resize(session, resize->ram_frames, &err) < 0)
 		return resized(session, &err, reply);
 	if (later)
-		return handle_resize_later(session, reply, missing);
+		return handle_resize_later(session, again, reply, missing);
 	return session_admit(session, reply, missing);
 }
 
@@ -594,7 +640,7 @@ uint64_t session_release(struct session *session)
 	nr = pool_take_back(session->pool, session->id);
 	for (unsigned int nid = 0; nid < session->limits.nr_nodes; nid++) {
 		pool_owe(session->pool, nid, session_owed(session, nid), 0);
-		session->bound[nid] = 0;
+		session->bound[nid] = session->wants_bound[nid] = 0;
 		session->node_held[nid] = 0;
 	}
 	before = promised(session);

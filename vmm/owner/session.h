@@ -29,7 +29,8 @@ struct session {
 	enum session_state state;
 	char name[OWNER_NAME_MAX];
 	bool want_uffd;
-	bool noticed; /* it has a notice channel: who has none is answered when all is there */
+	bool tell_filling; /* while it waits for WELCOME */
+	bool noticed;      /* it has a notice channel: who has none is answered when all is there */
 	struct error later_error;
 	uint64_t ram_frames;
 	uint64_t min_frames; /* asked for; 0: the pool's default */
@@ -48,6 +49,7 @@ struct session {
 	unsigned int wanted_node;
 	uint64_t hello_nodes; /* grow_nodes of HELLO and RESIZE */
 	uint64_t bound[OWNER_NODES_MAX];
+	uint64_t wants_bound[OWNER_NODES_MAX]; /* what its BIND said; bound: as far as guaranteed */
 	uint64_t node_held[OWNER_NODES_MAX];
 	/* Of an owner that died. See session_adopt.c. */
 	bool adopted;
@@ -58,6 +60,7 @@ struct session {
 	bool committed; /* ram_frames are promised to it: from WELCOME to session_release() */
 	/* The last so many of the pool are not for it once it holds so many (server_withhold()). */
 	uint64_t withheld, withheld_from;
+	bool stays_beyond; /* its limit, with frames to move to: it gets no more of them */
 	uint64_t held;
 	uint64_t nr_granted, nr_returned; /* frames, since the start */
 };

@@ -34,6 +34,9 @@ void session_note(struct session *session, pid_t pid)
 	entry->shares = session->shares;
 	entry->oom_score_adj = session->oom_score_adj;
 	memcpy(entry->bound, session->bound, sizeof(entry->bound));
+	/* It could not be said at first: another process with this number is not to pass for it. */
+	if (session->entry && entry->start_time == UINT64_MAX)
+		entry->start_time = ledger_start_time(entry->pid);
 	if (session->entry)
 		return;
 	entry->pid = pid;

@@ -11,13 +11,17 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "framevisor/clock.h"
 #include "framevisor/log.h"
 
 /* Frames in one request: as many as a VM may hold beyond its limit for a move. */
-#define ASK_FRAMES OWNER_MOVE_FRAMES
+#define ASK_FRAMES (FRAME_SHIFT == FRAME_SHIFT_1G ? OWNER_MOVE_FRAMES_1G : OWNER_MOVE_FRAMES)
 /* A VM that was asked and did nothing is asked again so often, after a pause. */
 #define TRIES_MAX 5
 #define RETRY_MS  50
+/* Many times what a VM needs to move a frame. Without such a limit one that moves a frame now and
+ * then keeps all other jobs of the pool waiting. */
+#define FRAME_MS (FRAME_SHIFT == FRAME_SHIFT_1G ? 10000u : 100u)
 
 /* One VM that has been asked. */
 struct asked {
@@ -25,6 +29,7 @@ struct asked {
 	struct asked *next;
 	uint32_t id;
 	bool waiting; /* for its DONE */
+	bool looked;  /* asked in this look: not for each of its frames */
 	unsigned int tries;
 	int status; /* of its last answer */
 };
@@ -36,6 +41,7 @@ struct vacate {
 	struct event_timer *look;     /* soon */
 	struct event_timer *deadline; /* no progress for too long */
 	uint64_t left;                /* frames held at the last look */
+	uint64_t until_ms;            /* whatever progress there is */
 	bool late;
 };
 
@@ -76,7 +82,7 @@ static bool add_frame(struct notice_move *move, unsigned int nid, uint64_t idx)
 	return true;
 }
 
-_Static_assert(ASK_FRAMES <= OWNER_RUNS_MAX, "each frame may be a run of its own");
+_Static_assert(OWNER_MOVE_FRAMES <= OWNER_RUNS_MAX, "each frame may be a run of its own");
 
 /* Who has to move out of a frame: its holder's id, or 0. */
 static uint32_t mover_of(const struct vacate *vacate, const struct frame_run *run, uint64_t idx)
@@ -123,6 +129,7 @@ static void ask(struct vacate *vacate, struct asked *asked)
 	struct notice_move *move = &packet.move;
 	int ret;
 
+	asked->looked = true;
 	collect(vacate, asked->id, move);
 	move->nodemask = vacate->config.nodemask;
 	move->reason = vacate->config.reason;
@@ -162,6 +169,8 @@ static void describe(const struct vacate *vacate, uint32_t id, struct error *err
 	server_each(vacate->config.server, name_holder, &holder);
 	if (asked && !asked->waiting && asked->status == -EOPNOTSUPP)
 		why = "it cannot move frames";
+	else if (asked && !asked->waiting && asked->status == -ENOMEM)
+		why = "there is no room to move to";
 	else if (asked && !asked->waiting)
 		why = asked->status ? strerror(-asked->status) : "they are busy";
 	error_set(err, EBUSY, "%" PRIu64 " frame%s held by VMs did not move; VM '%s': %s",
@@ -200,6 +209,8 @@ static bool look_through(struct vacate *vacate, uint64_t *left, uint32_t *holder
 
 	*left = 0;
 	*holder = 0;
+	for (struct asked *asked = vacate->asked; asked; asked = asked->next)
+		asked->looked = false;
 	for (unsigned int r = 0; r < vacate->config.nr_runs; r++) {
 		const struct frame_run *run = &vacate->runs[r];
 
@@ -210,7 +221,7 @@ static bool look_through(struct vacate *vacate, uint64_t *left, uint32_t *holder
 			*left += id != 0;
 			if (!asked)
 				continue;
-			if (!asked->waiting && asked->status != -EOPNOTSUPP &&
+			if (!asked->waiting && !asked->looked && asked->status != -EOPNOTSUPP &&
 			    asked->tries < TRIES_MAX && !vacate->late)
 				ask(vacate, asked);
 			wait = wait || asked->waiting ||
@@ -220,6 +231,17 @@ static bool look_through(struct vacate *vacate, uint64_t *left, uint32_t *holder
 		}
 	}
 	return wait && !vacate->late;
+}
+
+/* For as long as there is progress, but not beyond the end. */
+static void arm_deadline(struct vacate *vacate)
+{
+	uint64_t now = now_ms(), rest = vacate->until_ms > now ? vacate->until_ms - now : 0;
+
+	vacate->late = rest == 0;
+	if (rest > vacate->config.timeout_ms)
+		rest = vacate->config.timeout_ms;
+	event_timer_arm(vacate->deadline, rest ? rest : 1, 0);
 }
 
 static void on_look(void *opaque)
@@ -233,10 +255,10 @@ static void on_look(void *opaque)
 	if (left < vacate->left) {
 		for (struct asked *asked = vacate->asked; asked; asked = asked->next)
 			asked->tries = 0;
-		event_timer_arm(vacate->deadline, vacate->config.timeout_ms, 0);
+		arm_deadline(vacate);
 		if (vacate->config.progress)
 			vacate->config.progress(vacate->config.opaque, vacate->left - left);
-		wait = true;
+		wait = !vacate->late;
 		event_timer_arm(vacate->look, RETRY_MS, 0);
 	}
 	vacate->left = left;
@@ -278,8 +300,9 @@ struct vacate *vacate_start(const struct vacate_config *config)
 		for (uint64_t i = 0; i < vacate->runs[r].nr; i++)
 			vacate->left +=
 				mover_of(vacate, &vacate->runs[r], vacate->runs[r].first + i) != 0;
+	vacate->until_ms = now_ms() + config->timeout_ms + vacate->left * FRAME_MS;
 	event_timer_arm(vacate->look, 1, 0);
-	event_timer_arm(vacate->deadline, config->timeout_ms, 0);
+	arm_deadline(vacate);
 	return vacate;
 }
 

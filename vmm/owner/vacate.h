@@ -2,7 +2,8 @@
 /*
  * Getting frames back that VMs hold, by asking them: each moves what it has there to other frames
  * and returns these (NOTICE_MOVE). Nothing blocks: who is slow, refuses or dies is dealt with as
- * the answers come, and after a time the rest is given up. What was moved by then stays moved.
+ * the answers come, and after a time (without progress, and in all, by the number of frames) the
+ * rest is given up. What was moved by then stays moved.
  *
  * The caller sees to it that what comes free in the range is not given out again
  * (mm_isolate_pages(), mm_soft_offline_page()). Loop's thread only.
