@@ -1,21 +1,20 @@
 /* SPDX-License-Identifier: MIT */
-/* A callback in the loop's thread, by eventfd: see changed.h. */
+/* A callback in the loop's thread, soon: see changed.h. */
 #include "devices/changed.h"
 
 #include <errno.h>
-#include <stdint.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
+#include <stddef.h>
 
-static void on_signal(void *opaque, uint32_t events)
+/* A driver that inflates or deflates says so twice per frame, and who looks takes the device's lock
+ * that the driver waits for. */
+#define GATHER_MS 5
+
+static void on_timer(void *opaque)
 {
 	struct changed *changed = opaque;
-	uint64_t count;
 
-	(void)events;
-	if (read(changed->fd, &count, sizeof(count)) < 0)
-		return;
+	/* Before the callback: what changes while it looks is another change. */
+	atomic_store(&changed->due, false);
 	if (changed->fn)
 		changed->fn(changed->opaque);
 }
@@ -24,26 +23,19 @@ int changed_init(struct changed *changed, struct event_loop *loop, event_post_fn
 {
 	changed->fn = fn;
 	changed->opaque = opaque;
-	changed->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (changed->fd < 0)
-		return -errno;
-	changed->source = event_loop_add(loop, changed->fd, EPOLLIN, on_signal, changed);
-	return changed->source ? 0 : -errno;
+	atomic_init(&changed->due, false);
+	changed->timer = event_timer_create(loop, on_timer, changed);
+	return changed->timer ? 0 : -errno;
 }
 
 void changed_fini(struct changed *changed)
 {
-	event_source_remove(changed->source);
-	changed->source = NULL;
-	if (changed->fd >= 0)
-		close(changed->fd);
-	changed->fd = -1;
+	event_timer_destroy(changed->timer);
+	changed->timer = NULL;
 }
 
 void changed_signal(struct changed *changed)
 {
-	uint64_t one = 1;
-
-	if (write(changed->fd, &one, sizeof(one)) < 0)
-		return; /* EAGAIN: the callback will run anyway */
+	if (!atomic_exchange(&changed->due, true))
+		event_timer_arm(changed->timer, GATHER_MS, 0);
 }

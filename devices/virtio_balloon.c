@@ -437,7 +437,7 @@ void virtio_balloon_stats(struct virtio_balloon *balloon, struct virtio_balloon_
 	struct virtio_device *vdev = &balloon->vdev;
 
 	pthread_mutex_lock(&vdev->lock);
-	if (balloon->gathering && balloon->nr_set <= balloon_wanted_pages(balloon))
+	if (balloon->gathering && balloon->nr_set == balloon_wanted_pages(balloon))
 		release_gathered(balloon); /* who asks is told what is, not what soon will be */
 	*stats = (struct virtio_balloon_stats){
 		.driver_ready = virtio_driver_ready(vdev),
@@ -509,7 +509,6 @@ static int create_parts(struct virtio_balloon *balloon,
 	struct event_loop *loop = balloon->dev.host->loop;
 	int ret;
 
-	balloon->changed.fd = -1;
 	ret = balloon_frames_create(balloon);
 	if (ret == 0)
 		ret = changed_init(&balloon->changed, loop, options->changed, options->opaque);

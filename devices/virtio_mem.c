@@ -498,7 +498,6 @@ struct virtio_mem *virtio_mem_create(struct device_host *host, struct pci_bus *b
 	mem->dev = (struct device){
 		.name = mem_type.name, .ops = &mem_ops, .host = host, .next = NULL
 	};
-	mem->changed.fd = -1;
 	ret = create_parts(mem, options);
 	if (ret < 0) {
 		error_set_errno(err, -ret, "virtio-mem: cannot be created");

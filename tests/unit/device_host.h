@@ -508,6 +508,16 @@ static inline void host_sync(struct test_host *th)
 		host_call(th, NULL, NULL);
 }
 
+/* Until the machine was told nr times of something, and whatever else belongs to the same change.
+ */
+static inline void host_wait_told(struct test_host *th, const atomic_uint *changes, unsigned int nr)
+{
+	for (unsigned int i = 0; i < 1000 && atomic_load(changes) < nr; i++)
+		usleep(10000);
+	usleep(20000);
+	host_sync(th);
+}
+
 /* ---- Accesses ---- */
 
 static inline uint64_t host_in(struct test_host *th, uint64_t port, unsigned int size)

@@ -452,10 +452,12 @@ static void hints(void **state)
 	assert_false(drv.th->present[5]);
 	assert_true(drv.th->present[6]);
 	assert_int_equal(*(uint8_t *)guest_ptr(&drv.th->mem, FRAME(3), 1), 0x22);
+	host_wait_told(drv.th, &drv.th->balloon_changes, 0);
 	changes = drv.th->balloon_changes;
 	send_command(&drv, VIRTIO_BALLOON_CMD_ID_STOP);
 	assert_int_equal(command(&drv), VIRTIO_BALLOON_CMD_ID_DONE);
 	assert_int_equal(driver_interrupts(0), 2);
+	host_wait_told(drv.th, &drv.th->balloon_changes, changes + 1);
 	assert_int_equal(drv.th->balloon_changes, changes + 1);
 	assert_int_equal(stats(&drv).frames_hinted, 3);
 	assert_int_equal(stats(&drv).hinted, 5 * FRAME_SIZE - 4096);

@@ -205,6 +205,7 @@ static void plug_and_unplug(void **state)
 	assert_int_equal(s.acks, 10);
 	assert_int_equal(s.nacks + s.busy + s.errors, 0);
 	assert_true(s.idle_ms < 10000);
+	host_wait_told(drv.th, &drv.th->mem_changes, 1);
 	assert_true(drv.th->mem_changes > 0);
 	host_destroy(drv.th);
 }

@@ -296,7 +296,7 @@ static void config_space(void **state)
 	assert_int_equal(host_read(drv.th, drv.device + 4, 8), 0xffff0055);
 	host_write(drv.th, drv.device + 0xff8, 0, 8);
 	assert_int_equal(host_read(drv.th, drv.device + 8, 4), 0);
-	host_sync(drv.th);
+	host_wait_told(drv.th, &drv.th->balloon_changes, 1);
 	assert_in_range(drv.th->balloon_changes, 1, 2);
 	host_destroy(drv.th);
 }

@@ -44,12 +44,14 @@ static void test_release_and_back(void **state)
 	struct fixture f;
 	const struct guest_frame_ops *ops;
 	struct vm_memory_stats stats;
+	uint64_t bound, touched;
 
 	(void)state;
 	open_memory(&f);
 	ops = f.gm->frame_ops;
-	/* Downwards, so that none is bound ahead of its touch. */
-	for (unsigned int i = 10; i-- > 0;)
+	/* By name, so that none is bound beside them. */
+	assert_int_equal(ops->back(f.gm->frame_opaque, 0, 10), 0);
+	for (unsigned int i = 0; i < 10; i++)
 		frame_words(&f, i)[7] = i + 1;
 	assert_int_equal(ops->release(f.gm->frame_opaque, 4096, 1), -EINVAL);
 	assert_int_equal(ops->release(f.gm->frame_opaque, frame_gpa(LOW_FRAMES - 1), 2), -EINVAL);
@@ -71,20 +73,23 @@ static void test_release_and_back(void **state)
 	assert_int_equal(stats.touched_released, 0);
 	for (unsigned int i = 0; i < 10; i++)
 		assert_int_equal(frame_words(&f, i)[7], i < 3 ? i + 1 : 0);
+	/* Touches in a row get a few of those behind them as well. */
 	vm_memory_stats(f.mem, &stats);
-	assert_int_equal(stats.bound, 10);
-	assert_int_equal(stats.touched_released, 5);
-	assert_int_equal(stats.released, 4);
+	bound = stats.bound;
+	touched = stats.touched_released;
+	assert_in_range(bound, 10, 13);
+	assert_in_range(touched, 1, 5);
+	assert_int_equal(stats.released, 14 - bound);
 
 	/* Promised: nothing is bound for it, and the touch is one like any other. */
 	assert_int_equal(ops->release(f.gm->frame_opaque, frame_gpa(5), 1), 1);
 	assert_int_equal(ops->promise(f.gm->frame_opaque, frame_gpa(5), 1), 0);
 	vm_memory_stats(f.mem, &stats);
-	assert_int_equal(stats.bound, 9);
-	assert_int_equal(stats.released, 4);
+	assert_int_equal(stats.bound, bound - 1);
+	assert_int_equal(stats.released, 14 - bound);
 	assert_int_equal(frame_words(&f, 5)[7], 0);
 	vm_memory_stats(f.mem, &stats);
-	assert_int_equal(stats.touched_released, 5);
+	assert_int_equal(stats.touched_released, touched);
 	assert_int_equal(ops->promise(f.gm->frame_opaque, HIGH_GPA - FRAME_SIZE, 1), -EINVAL);
 
 	assert_int_equal(ops->back(f.gm->frame_opaque, 0, LOW_FRAMES), 0);
@@ -137,6 +142,19 @@ static void *hammer_thread(void *opaque)
 	return NULL;
 }
 
+/* What was released just now may be on its way back to the stock still: that is no end of memory.
+ */
+static void back_soon(struct fixture *f, unsigned int first, unsigned int nr)
+{
+	uint64_t end = now_ms() + 10000;
+	int ret;
+
+	do
+		ret = f->gm->frame_ops->back(f->gm->frame_opaque, frame_gpa(first), nr);
+	while (ret == -ENOMEM && now_ms() < end);
+	assert_int_equal(ret, 0);
+}
+
 static void test_release_under_load(void **state)
 {
 	struct fixture f;
@@ -161,8 +179,7 @@ static void test_release_under_load(void **state)
 		assert_true(f.gm->frame_ops->release(f.gm->frame_opaque, frame_gpa(first),
 						     n % 3 ? 1 : 5) >= 0);
 		if (n % 4 == 0)
-			assert_int_equal(
-				f.gm->frame_ops->back(f.gm->frame_opaque, frame_gpa(first), 2), 0);
+			back_soon(&f, first, 2);
 		n++;
 	}
 	atomic_store(&stop, true);

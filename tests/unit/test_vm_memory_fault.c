@@ -65,13 +65,70 @@ static void test_fault_around(void **state)
 		assert_int_equal(hot_words(&f, i)[1], i);
 	assert_conserved(&f, NULL);
 
-	/* What the guest has given up is not bound ahead. */
-	assert_int_equal(f.gm->frame_ops->release(f.gm->frame_opaque, HOTPLUG_GPA, HOT_FRAMES),
-			 HOT_FRAMES);
-	for (unsigned int i = 0; i < 10; i++)
+	close_memory(&f);
+	assert_int_equal(held_frames("vm"), 0);
+}
+
+/* Downwards in blocks of two frames, each of them upwards: as Linux fills its memory. */
+static unsigned int downwards(unsigned int i)
+{
+	return (HOT_FRAMES - 2 - i / 2 * 2) + i % 2;
+}
+
+static void test_fault_around_downwards(void **state)
+{
+	struct vm_memory_stats stats;
+	struct fixture f;
+
+	(void)state;
+	open_large(&f);
+	settle();
+	for (unsigned int i = 0; i < HOT_FRAMES; i++) {
+		unsigned int frame = downwards(i);
+
+		assert_int_equal(hot_words(&f, frame)[1], 0);
+		hot_words(&f, frame)[1] = frame;
+		sleep_ms(1);
+		/* Not more than was touched is bound ahead, but for the rest of a block. */
+		assert_true(stats_of(&f).bound <= 2 * (i + 1) + 1);
+	}
+	stats = stats_of(&f);
+	assert_true(stats.faults <= HOT_FRAMES / 3);
+	assert_int_equal(stats.faults + stats.faults_around, stats.bound);
+	assert_int_equal(stats.bound, HOT_FRAMES);
+	print_message("%llu faults for %u frames downwards\n", (unsigned long long)stats.faults,
+		      HOT_FRAMES);
+	for (unsigned int i = 0; i < HOT_FRAMES; i++)
+		assert_int_equal(hot_words(&f, i)[1], i);
+	assert_conserved(&f, NULL);
+	close_memory(&f);
+}
+
+/* Of what the guest has given up little is bound ahead, and nothing beyond it. */
+static void test_fault_around_released(void **state)
+{
+	const unsigned int kept = 40;
+	struct vm_memory_stats stats;
+	struct fixture f;
+
+	(void)state;
+	open_large(&f);
+	settle();
+	assert_int_equal(f.gm->frame_ops->release(f.gm->frame_opaque, HOTPLUG_GPA, kept), 0);
+	for (unsigned int i = 0; i < 10; i++) {
 		hot_words(&f, i)[1] = i;
-	assert_int_equal(stats_of(&f).bound, 10);
-	assert_int_equal(stats_of(&f).touched_released, 10);
+		sleep_ms(1);
+		assert_true(stats_of(&f).bound <= i + 4);
+	}
+	stats = stats_of(&f);
+	assert_true(stats.touched_released < 10);
+	assert_int_equal(stats.released, kept - stats.bound);
+	/* A frame that the guest has never had says nothing about those that it gave up. */
+	for (unsigned int i = HOT_FRAMES - 1; i >= kept; i--)
+		hot_words(&f, i)[1] = i;
+	assert_int_equal(stats_of(&f).released, kept - stats.bound);
+	assert_int_equal(stats_of(&f).bound, stats.bound + HOT_FRAMES - kept);
+	assert_conserved(&f, NULL);
 	close_memory(&f);
 	assert_int_equal(held_frames("vm"), 0);
 }
@@ -472,6 +529,8 @@ static int run_group(const char *name)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_fault_around),
+		cmocka_unit_test(test_fault_around_downwards),
+		cmocka_unit_test(test_fault_around_released),
 		cmocka_unit_test(test_reserve_for_loop),
 		cmocka_unit_test(test_waits_beside_events),
 		cmocka_unit_test(test_forget_waits),

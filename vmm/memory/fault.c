@@ -207,36 +207,73 @@ static void count_touch(struct vm_memory *mem, uint32_t number, uint16_t flags, 
 	fault_served(mem, number);
 }
 
+/* Binds a run that was taken from the stock, from first on. Returns its length, or 0 if that cannot
+ * be; *ret as of bind_from_stock(). Lock held. */
+static uint32_t bind_run(struct vm_memory *mem, uint32_t first, const struct frame_run *run,
+			 int *ret)
+{
+	*ret = window_bind(mem, first, run);
+	if (*ret) {
+		stock_put(stock_of(mem, first), run);
+		return 0;
+	}
+	/* The first one wakes who waits; what else there is gets bound meanwhile. */
+	*ret = window_continue(mem, first, run->nr);
+	return run->nr;
+}
+
+/* Binds number and what follows it, run by run. Returns how many. Lock held. */
+static uint32_t bind_up(struct vm_memory *mem, uint32_t number, uint32_t want, int *ret)
+{
+	uint32_t bound = 0, nr = 1;
+	struct frame_run run;
+
+	while (nr && bound < want && *ret == 0 &&
+	       stock_take(mem, number + bound, want - bound, &run) > 0) {
+		nr = bind_run(mem, number + bound, &run, ret);
+		bound += nr;
+	}
+	return bound;
+}
+
+/* Binds what it can of [*first, +want) with one run, and number in any case: a mapping costs as
+ * much as a touch. Returns how many, with *first where they begin. Lock held. */
+static uint32_t bind_down(struct vm_memory *mem, uint32_t number, uint32_t *first, uint32_t want,
+			  int *ret)
+{
+	uint32_t end = *first + want;
+	struct frame_run run;
+
+	if (stock_take(mem, number, want, &run) == 0)
+		return 0;
+	if (run.nr >= end - number)
+		*first = end - run.nr;
+	else
+		*first = number;
+	return bind_run(mem, *first, &run, ret);
+}
+
 /*
- * Binds a hole, and the untouched frames behind it as far as that is of use: in one mapping if the
+ * Binds a hole, and the untouched frames beside it as far as that is of use: in one mapping if the
  * stock has them in one run. Lock held. Returns 0, -ENODATA (nothing in the stock for this),
  * -EAGAIN (bound; to be continued later) or an error.
  */
 static int bind_from_stock(struct vm_memory *mem, uint32_t number, bool reserve)
 {
-	struct stock *stock = stock_of(mem, number);
 	uint16_t flags = mem->frames[number].flags;
-	uint32_t want, bound = 0;
-	struct frame_run run;
+	uint32_t first, want, bound;
 	int ret = 0;
 
-	if (stock_available(stock, reserve) == 0)
+	if (stock_available(stock_of(mem, number), reserve) == 0)
 		return -ENODATA;
-	want = around_window(mem, number);
-	while (bound < want && ret == 0 &&
-	       stock_take(mem, number + bound, want - bound, &run) > 0) {
-		ret = window_bind(mem, number + bound, &run);
-		if (ret) {
-			stock_put(stock, &run);
-			break;
-		}
-		/* The first one wakes who waits; what else there is gets bound meanwhile. */
-		ret = window_continue(mem, number + bound, run.nr);
-		bound += run.nr;
-	}
+	want = around_window(mem, number, &first);
+	if (first < number)
+		bound = bind_down(mem, number, &first, want, &ret);
+	else
+		bound = bind_up(mem, number, want, &ret);
 	if (bound == 0)
 		return ret;
-	around_bound(mem, number, bound);
+	around_bound(mem, first, bound);
 	count_touch(mem, number, flags, bound);
 	return ret == -EAGAIN ? -EAGAIN : 0;
 }

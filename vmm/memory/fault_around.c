@@ -4,6 +4,9 @@
  * read-ahead does for files. A vCPU that finds its frame mapped saves the way to the fault thread
  * and back, which is most of a first touch.
  *
+ * Up and down: Linux fills its memory from the top, one block of its buddy allocator after the
+ * other, and each block upwards.
+ *
  * A guest must not hold much more than it touches. So a touch that follows no other gets its frame
  * alone, each one that does doubles the window, and frames are bound ahead only from a well filled
  * stock of a pool that gave all it was asked for.
@@ -13,13 +16,36 @@
 /* 32 MiB: the share of a touch's fixed cost (25 to 80 us) falls under that of zeroing a frame long
  * before, and a stream that ends leaves less than that behind. */
 #define AROUND_MAX 16
+/* 8 MiB of what the guest has given up: it reports a free page once, so what is bound ahead there
+ * and not used stays until it is, or is hinted. Nearly all free memory of a guest is reported. */
+#define AROUND_RELEASED_MAX 4
+/* The largest block of Linux's buddy allocator: 4 MiB (MAX_PAGE_ORDER 10). */
+#define BUDDY_FRAMES 2
+
+static bool goes_up(const struct fault_stream *stream, uint32_t number)
+{
+	return stream->window > 0 && number == stream->next;
+}
+
+static bool goes_down(const struct fault_stream *stream, uint32_t number)
+{
+	return stream->window > 0 && number < stream->first &&
+	       stream->first - number <= BUDDY_FRAMES;
+}
 
 static struct fault_stream *find_stream(struct vm_memory *mem, uint32_t number)
 {
-	for (unsigned int i = 0; i < FAULT_STREAMS; i++)
-		if (mem->streams[i].window > 0 && mem->streams[i].next == number)
-			return &mem->streams[i];
-	return NULL;
+	struct fault_stream *found = NULL;
+
+	for (unsigned int i = 0; i < FAULT_STREAMS; i++) {
+		struct fault_stream *stream = &mem->streams[i];
+
+		if (goes_up(stream, number))
+			return stream;
+		if (goes_down(stream, number))
+			found = stream;
+	}
+	return found;
 }
 
 /* Takes the place of the one that has not been seen for the longest time. */
@@ -49,45 +75,85 @@ uint32_t around_wanted(struct vm_memory *mem, uint32_t number)
 	return next_window(find_stream(mem, number));
 }
 
-/* The frames from number on that nobody has an opinion about: untouched, plugged, not given up. */
-static uint32_t count_untouched(const struct vm_memory *mem, uint32_t number, uint32_t max)
+/* Nobody has an opinion about it: untouched, plugged, and not given up, or given up just as the one
+ * that is touched was. */
+static bool untouched(const struct guest_frame *frame, const struct guest_frame *beside)
+{
+	return frame->state == FRAME_HOLE &&
+	       !(frame->flags & ~(beside->flags & GUEST_FRAME_RELEASED));
+}
+
+/* number, and the untouched frames that follow it below end. */
+static uint32_t count_up(const struct vm_memory *mem, uint32_t number, uint32_t end)
 {
 	const struct window_range *range = window_range_of(mem, number);
-	uint32_t end = range->first + (uint32_t)range->nr_frames;
 	uint32_t nr = 1;
 
-	if (end - number < max)
-		max = end - number;
-	while (nr < max && mem->frames[number + nr].state == FRAME_HOLE &&
-	       !mem->frames[number + nr].flags)
+	if (end > range->first + range->nr_frames)
+		end = range->first + (uint32_t)range->nr_frames;
+	while (number + nr < end && untouched(&mem->frames[number + nr], &mem->frames[number]))
 		nr++;
 	return nr;
 }
 
-uint32_t around_window(struct vm_memory *mem, uint32_t number)
+/* The untouched frames just before number, at most max. */
+static uint32_t count_down(const struct vm_memory *mem, uint32_t number, uint32_t max)
 {
-	struct fault_stream *stream = find_stream(mem, number);
+	uint32_t low = window_range_of(mem, number)->first, nr = 0;
+
+	while (nr < max && number - nr > low &&
+	       untouched(&mem->frames[number - nr - 1], &mem->frames[number]))
+		nr++;
+	return nr;
+}
+
+/* How many frames a touch gets, of what there are. */
+static uint32_t window_for(struct vm_memory *mem, uint32_t number,
+			   const struct fault_stream *stream)
+{
 	const struct stock *stock = stock_of(mem, number);
 	/* The rest of the stock is for touches elsewhere, until it is refilled. */
 	uint32_t room = stock_available(stock, false) * 3 / 4;
-	uint32_t window;
+	uint32_t window = next_window(stream);
+
+	/* A frame that is not plugged says nothing about those beside it. */
+	if (!stock->plenty || room < 1 || mem->frames[number].flags & GUEST_FRAME_UNPLUGGED)
+		return 1;
+	if (mem->frames[number].flags & GUEST_FRAME_RELEASED && window > AROUND_RELEASED_MAX)
+		window = AROUND_RELEASED_MAX;
+	return window < room ? window : room;
+}
+
+uint32_t around_window(struct vm_memory *mem, uint32_t number, uint32_t *first)
+{
+	struct fault_stream *stream = find_stream(mem, number);
+	bool down = stream && !goes_up(stream, number);
+	uint32_t above = 0, window;
 
 	if (!stream)
 		stream = new_stream(mem);
-	window = next_window(stream);
-	/* A frame that was given up or is not plugged says nothing about those behind it. */
-	if (mem->frames[number].flags & (GUEST_FRAME_RELEASED | GUEST_FRAME_UNPLUGGED))
-		window = 1;
-	if (!stock->plenty || window > room)
-		window = stock->plenty && room > 1 ? room : 1;
+	window = window_for(mem, number, stream);
+	if (down)
+		above = stream->first - number;
 	/* What the stock did not give does not count: the window doubles what was bound. */
 	stream->used = ++mem->stream_clock;
 	stream->window = window;
 	mem->last_stream = stream;
-	return count_untouched(mem, number, window);
+	*first = number;
+	if (!down)
+		return count_up(mem, number, number + window);
+	if (above > window)
+		above = window;
+	*first -= count_down(mem, number, window - above);
+	return number - *first + count_up(mem, number, number + above);
 }
 
-void around_bound(struct vm_memory *mem, uint32_t number, uint32_t nr)
+void around_bound(struct vm_memory *mem, uint32_t first, uint32_t nr)
 {
-	mem->last_stream->next = number + nr;
+	struct fault_stream *stream = mem->last_stream;
+
+	/* What goes on within a block leaves the way down from it. */
+	if (first != stream->next || first - stream->first >= BUDDY_FRAMES)
+		stream->first = first;
+	stream->next = first + nr;
 }

@@ -154,9 +154,10 @@ struct stocks {
 	uint64_t kept[OWNER_NODES_MAX]; /* by the owner, for ranges bound to nodes; take_lock */
 };
 
-/* Ascending touches that follow each other. Fault thread only. */
+/* Touches that follow each other. Fault thread only. */
 struct fault_stream {
-	uint32_t next;   /* frame whose touch would go on with it */
+	uint32_t first;  /* a touch just below goes on with it downwards */
+	uint32_t next;   /* frame whose touch goes on with it upwards */
 	uint32_t window; /* frames wanted for the last touch; 0: none yet */
 	uint64_t used;   /* the higher, the later */
 };
@@ -500,10 +501,10 @@ void fault_report(struct vm_memory *mem);
 /* fault_around.c: what to bind beside the frame that was touched. Fault thread only. */
 /* Frames that a touch of number would have bound, if the stock had them. Lock held. */
 uint32_t around_wanted(struct vm_memory *mem, uint32_t number);
-/* Frames to bind from number (a hole) on, at least 1. Lock held. */
-uint32_t around_window(struct vm_memory *mem, uint32_t number);
-/* That many of them were bound after around_window(). */
-void around_bound(struct vm_memory *mem, uint32_t number, uint32_t nr);
+/* Frames to bind from *first on, number (a hole) among them: at least 1. Lock held. */
+uint32_t around_window(struct vm_memory *mem, uint32_t number, uint32_t *first);
+/* Those of them that were bound after around_window(). */
+void around_bound(struct vm_memory *mem, uint32_t first, uint32_t nr);
 
 /* takeaway.c */
 extern const struct guest_frame_ops takeaway_frame_ops;

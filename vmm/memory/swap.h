@@ -45,8 +45,8 @@ struct swap {
 /* A cheap sum over a frame that tells any two contents apart but for one in 2^64. */
 uint64_t swap_sum(const void *frame);
 
-/* swap.c: reads what could not be read once more, or that part of it that devices wait for, which has
- * been said. Lock held. */
+/* swap.c: reads what could not be read once more, or that part of it that devices wait for, which
+ * has been said. Lock held. */
 void swap_read_again(struct vm_memory *mem, bool for_devices);
 
 /* swap_in.c */
