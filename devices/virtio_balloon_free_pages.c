@@ -17,7 +17,7 @@
 /* Chains in one round: each frame in them may have to be looked through for zeroes. */
 #define HINT_ROUND 16
 
-/* One of release() and release_clean(). */
+/* One of release_free() and release_clean(). */
 typedef int64_t (*release_fn)(void *opaque, uint64_t gpa, uint64_t nr_frames);
 
 /* ---- From buffers to whole frames ---- */
@@ -169,7 +169,7 @@ void balloon_reports_notify(struct virtio_balloon *balloon, unsigned int queue)
 		/* A frame comes back zeroed. Without the feature the value is 0. */
 		if (ops && !balloon->config.poison_val)
 			balloon->frames_reported +=
-				release_chain(balloon, ops->release, &balloon->reported);
+				release_chain(balloon, ops->release_free, &balloon->reported);
 		/* From here on the guest uses the pages again. */
 		virtqueue_push_used(vq, balloon->chain.head, 0);
 	}

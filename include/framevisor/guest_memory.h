@@ -36,9 +36,9 @@ struct guest_region {
 #define GUEST_PLUGGED_WORDS(size) (((size) / FRAME_SIZE + 63) / 64)
 
 /*
- * How whole frames leave a guest and come back. Called from the loop's thread; release(), back()
- * and promise() from vCPU threads as well, which then are between queue_work_begin() and
- * queue_work_end() (framevisor/device.h).
+ * How whole frames leave a guest and come back. Called from the loop's thread; release(),
+ * release_free(), back() and promise() from vCPU threads as well, which then are between
+ * queue_work_begin() and queue_work_end() (framevisor/device.h).
  */
 struct guest_frame_ops {
 	/*
@@ -48,6 +48,12 @@ struct guest_frame_ops {
 	 * of frames that went back to the pool, or a negative errno.
 	 */
 	int64_t (*release)(void *opaque, uint64_t gpa, uint64_t nr_frames);
+	/*
+	 * The same for frames that the guest does not use now and may touch at any time without a
+	 * word (free page reporting): where it goes on from one to the next, a touch may bring some
+	 * of those beside it back as well. Not so after release().
+	 */
+	int64_t (*release_free)(void *opaque, uint64_t gpa, uint64_t nr_frames);
 	/*
 	 * Makes sure that each of these frames is backed (zeroed where it is new). Returns 0,
 	 * or -ENOMEM when the pool has none now: try again later.
@@ -91,10 +97,10 @@ struct guest_frame_ops {
 	 * not there or not plugged are skipped. Nothing is lost; each frame's first touch
 	 * afterwards costs a fault. Returns 0 or a negative errno.
 	 *
-	 * release_clean() is release() for those of the frames that are untouched since the last
-	 * watch() of them, or whose content is all zero, which is what the guest will find when it
-	 * touches them again. Each frame is made unreachable first and then judged, so that no
-	 * write can come in between; what does not pass stays as it was. Returns the number of
+	 * release_clean() is release_free() for those of the frames that are untouched since the
+	 * last watch() of them, or whose content is all zero, which is what the guest will find
+	 * when it touches them again. Each frame is made unreachable first and then judged, so that
+	 * no write can come in between; what does not pass stays as it was. Returns the number of
 	 * frames that went back to the pool, or a negative errno.
 	 */
 	int (*watch)(void *opaque, uint64_t gpa, uint64_t nr_frames);

@@ -332,6 +332,7 @@ static inline int64_t th_release_clean(void *opaque, uint64_t gpa, uint64_t nr)
 
 static const struct guest_frame_ops th_frame_ops = {
 	.release = th_release,
+	.release_free = th_release,
 	.back = th_back,
 	.plug = th_plug,
 	.unplug = th_unplug,

@@ -16,9 +16,9 @@
 /* 32 MiB: the share of a touch's fixed cost (25 to 80 us) falls under that of zeroing a frame long
  * before, and a stream that ends leaves less than that behind. */
 #define AROUND_MAX 16
-/* 8 MiB of what the guest has given up: it reports a free page once, so what is bound ahead there
+/* 8 MiB of what the guest calls free: it reports a free page once, so what is bound ahead there
  * and not used stays until it is, or is hinted. Nearly all free memory of a guest is reported. */
-#define AROUND_RELEASED_MAX 4
+#define AROUND_FREE_MAX 4
 /* The largest block of Linux's buddy allocator: 4 MiB (MAX_PAGE_ORDER 10). */
 #define BUDDY_FRAMES 2
 
@@ -75,12 +75,14 @@ uint32_t around_wanted(struct vm_memory *mem, uint32_t number)
 	return next_window(find_stream(mem, number));
 }
 
-/* Nobody has an opinion about it: untouched, plugged, and not given up, or given up just as the one
- * that is touched was. */
+/* Nobody has an opinion about it: untouched, plugged and not given up; or free, as the one beside
+ * it was that is touched. */
 static bool untouched(const struct guest_frame *frame, const struct guest_frame *beside)
 {
-	return frame->state == FRAME_HOLE &&
-	       !(frame->flags & ~(beside->flags & GUEST_FRAME_RELEASED));
+	if (frame->state != FRAME_HOLE)
+		return false;
+	return !frame->flags ||
+	       (frame->flags == RELEASED_FLAGS && beside->flags & GUEST_FRAME_FREE);
 }
 
 /* number, and the untouched frames that follow it below end. */
@@ -115,12 +117,15 @@ static uint32_t window_for(struct vm_memory *mem, uint32_t number,
 	/* The rest of the stock is for touches elsewhere, until it is refilled. */
 	uint32_t room = stock_available(stock, false) * 3 / 4;
 	uint32_t window = next_window(stream);
+	uint16_t flags = mem->frames[number].flags;
 
-	/* A frame that is not plugged says nothing about those beside it. */
-	if (!stock->plenty || room < 1 || mem->frames[number].flags & GUEST_FRAME_UNPLUGGED)
+	if (!stock->plenty || room < 1)
 		return 1;
-	if (mem->frames[number].flags & GUEST_FRAME_RELEASED && window > AROUND_RELEASED_MAX)
-		window = AROUND_RELEASED_MAX;
+	/* What was given up or is not plugged says nothing about what is beside it. */
+	if (flags & GUEST_FRAME_UNPLUGGED || (flags & RELEASED_FLAGS) == GUEST_FRAME_RELEASED)
+		return 1;
+	if (flags & GUEST_FRAME_FREE && window > AROUND_FREE_MAX)
+		window = AROUND_FREE_MAX;
 	return window < room ? window : room;
 }
 

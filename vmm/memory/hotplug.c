@@ -56,7 +56,7 @@ static void set_plugged(struct vm_memory *mem, uint32_t first, uint32_t nr, bool
 		slot->plugged = (uint16_t)(slot->plugged + (plugged ? 1 : -1));
 		stock_count_usable(mem, n, plugged ? 1 : -1);
 		if (frame->flags & GUEST_FRAME_RELEASED) {
-			frame->flags &= (uint16_t)~GUEST_FRAME_RELEASED;
+			frame->flags &= (uint16_t)~RELEASED_FLAGS;
 			mem->stats.released--;
 		}
 	}

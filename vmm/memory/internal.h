@@ -55,6 +55,11 @@ enum frame_state {
 #define GUEST_FRAME_UNREADABLE 0x800
 #define GUEST_FRAME_OVER       0x1000 /* starved, because the guest has all that it may have */
 #define GUEST_FRAME_RETRIED    0x2000 /* was unreadable, which has been said */
+/* Released, and not in the balloon: the guest may touch it without a word. */
+#define GUEST_FRAME_FREE 0x4000
+
+/* What ends when a released frame is bound again. */
+#define RELEASED_FLAGS (GUEST_FRAME_RELEASED | GUEST_FRAME_FREE)
 
 /* What is forgotten with the first touch of a parked frame. */
 #define PARKED_FLAGS (GUEST_FRAME_WATCHED | GUEST_FRAME_LEAVING)

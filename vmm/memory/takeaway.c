@@ -70,22 +70,27 @@ static int outgoing_flush(struct vm_memory *mem, struct outgoing *out)
 #define TAKE_YIELD_US 50
 
 /* Which frames of a range are taken. */
-enum take { TAKE_ALL, TAKE_CLEAN };
+enum take { TAKE_ALL, TAKE_FREE, TAKE_CLEAN };
 
 static bool takes(const struct guest_frame *frame, enum take what)
 {
-	if (what == TAKE_ALL)
+	if (what != TAKE_CLEAN)
 		return frame_bound(frame);
 	return frame->state == FRAME_PARKED && (frame->flags & GUEST_FRAME_WATCHED);
 }
 
 /* What the guest said, also of a frame that is not there. Lock held. */
-static void give_up(struct vm_memory *mem, struct guest_frame *frame)
+static void give_up(struct vm_memory *mem, struct guest_frame *frame, enum take what)
 {
-	if (frame->flags & (GUEST_FRAME_RELEASED | GUEST_FRAME_UNPLUGGED))
+	if (frame->flags & GUEST_FRAME_UNPLUGGED)
 		return;
+	if (what == TAKE_ALL)
+		frame->flags &= (uint16_t)~GUEST_FRAME_FREE;
+	else
+		frame->flags |= GUEST_FRAME_FREE;
+	if (!(frame->flags & GUEST_FRAME_RELEASED))
+		mem->stats.released++;
 	frame->flags |= GUEST_FRAME_RELEASED;
-	mem->stats.released++;
 }
 
 /* A frame that is not taken. Returns whether it may be a gap in a run. Lock held. */
@@ -93,13 +98,13 @@ static bool pass_by(struct vm_memory *mem, uint32_t number, enum take what)
 {
 	struct guest_frame *frame = &mem->frames[number];
 
-	if (what == TAKE_ALL) {
-		give_up(mem, frame);
+	if (what != TAKE_CLEAN) {
+		give_up(mem, frame, what);
 		return swap_give_up(mem, number);
 	}
 	/* A hint holds for a swapped frame, too. */
 	if (frame->state == FRAME_SWAPPED && (frame->flags & GUEST_FRAME_WATCHED)) {
-		give_up(mem, frame);
+		give_up(mem, frame, what);
 		return swap_give_up(mem, number);
 	}
 	return frame->state == FRAME_HOLE;
@@ -107,8 +112,8 @@ static bool pass_by(struct vm_memory *mem, uint32_t number, enum take what)
 
 /*
  * Finds the first run of frames to take in [first, end), at most max long, small gaps included, and
- * marks it TAKING and given up; with TAKE_ALL all up to its end are given up. Returns the run's
- * length and moves *first to its start; 0 if there is none.
+ * marks it TAKING and given up; unless it is TAKE_CLEAN, all up to its end are given up. Returns
+ * the run's length and moves *first to its start; 0 if there is none.
  */
 static uint32_t mark_taking(struct vm_memory *mem, uint32_t *first, uint32_t end, uint32_t max,
 			    enum take what)
@@ -133,7 +138,7 @@ static uint32_t mark_taking(struct vm_memory *mem, uint32_t *first, uint32_t end
 			continue;
 		}
 		park_take(mem, number);
-		give_up(mem, &mem->frames[number]);
+		give_up(mem, &mem->frames[number], what);
 	}
 	pthread_mutex_unlock(&mem->lock);
 	return nr;
@@ -162,7 +167,7 @@ static uint32_t unmark_taking(struct vm_memory *mem, uint32_t first, uint32_t nr
 			park_undo(mem, number);
 			if (frame->flags & GUEST_FRAME_RELEASED)
 				mem->stats.released--;
-			frame->flags &= (uint16_t)~GUEST_FRAME_RELEASED;
+			frame->flags &= (uint16_t)~RELEASED_FLAGS;
 		}
 	}
 	pthread_mutex_unlock(&mem->lock);
@@ -243,6 +248,11 @@ int64_t takeaway_take(struct vm_memory *mem, uint32_t first, uint32_t nr)
 	return take(mem, first, nr, TAKE_ALL);
 }
 
+static int64_t take_free(struct vm_memory *mem, uint32_t first, uint32_t nr)
+{
+	return take(mem, first, nr, TAKE_FREE);
+}
+
 int64_t takeaway_take_clean(struct vm_memory *mem, uint32_t first, uint32_t nr)
 {
 	return take(mem, first, nr, TAKE_CLEAN);
@@ -297,6 +307,11 @@ int64_t takeaway_each(struct vm_memory *mem, uint64_t gpa, uint64_t nr_frames, t
 static int64_t release(void *opaque, uint64_t gpa, uint64_t nr_frames)
 {
 	return takeaway_each(opaque, gpa, nr_frames, takeaway_take);
+}
+
+static int64_t release_free(void *opaque, uint64_t gpa, uint64_t nr_frames)
+{
+	return takeaway_each(opaque, gpa, nr_frames, take_free);
 }
 
 /* Binds holes from *number on with one run of the stock. Returns how many frames it went on, or
@@ -386,7 +401,7 @@ static int64_t promise_range(struct vm_memory *mem, uint32_t first, uint32_t nr)
 
 		if (frame->flags & GUEST_FRAME_RELEASED)
 			mem->stats.released--;
-		frame->flags &= (uint16_t)~GUEST_FRAME_RELEASED;
+		frame->flags &= (uint16_t)~RELEASED_FLAGS;
 	}
 	pthread_mutex_unlock(&mem->lock);
 	return plenty ? 0 : -ENOMEM;
@@ -399,6 +414,7 @@ static int promise(void *opaque, uint64_t gpa, uint64_t nr_frames)
 
 const struct guest_frame_ops takeaway_frame_ops = {
 	.release = release,
+	.release_free = release_free,
 	.back = back,
 	.promise = promise,
 	.plug = hotplug_plug,

@@ -434,8 +434,8 @@ int window_bind(struct vm_memory *mem, uint32_t first, const struct frame_run *r
 			mem->stats.released--;
 			frame->idle_ms = 0; /* what it was used for is over */
 		}
-		frame->flags &= (uint16_t) ~(GUEST_FRAME_RELEASED | GUEST_FRAME_SILENT |
-					     GUEST_FRAME_DETACHED);
+		frame->flags &=
+			(uint16_t) ~(RELEASED_FLAGS | GUEST_FRAME_SILENT | GUEST_FRAME_DETACHED);
 		if (silent)
 			frame->flags |= GUEST_FRAME_SILENT;
 		frame_lru_add(mem, first + i, LIST_ACTIVE);
