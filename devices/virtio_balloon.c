@@ -158,15 +158,18 @@ static bool may_gather(const struct virtio_balloon *balloon)
 static void release_gathered(struct virtio_balloon *balloon)
 {
 	balloon->gathering = false;
-	if (!balloon_release_full(balloon))
+	balloon->release_failed = !balloon_release_full(balloon);
+	if (balloon->release_failed)
 		arm_retry(balloon);
 }
 
 static void gather(struct virtio_balloon *balloon)
 {
-	if (!balloon->nr_full || balloon->gathering)
+	/* What could not be released has a time of its own. */
+	if (!balloon->nr_full || balloon->gathering || balloon->release_failed)
 		return;
 	balloon->gathering = true;
+	balloon->nr_set_seen = balloon->nr_set;
 	event_timer_arm(balloon->retry, GATHER_MS, 0);
 }
 

@@ -116,6 +116,7 @@ void balloon_frames_clear(struct virtio_balloon *balloon)
 	balloon->nr_partial = 0;
 	balloon->nr_released = 0;
 	balloon->gathering = false;
+	balloon->release_failed = false;
 	balloon->backed_first = 0;
 	balloon->backed_end = 0;
 	balloon->backed_window = 0;

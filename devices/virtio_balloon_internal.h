@@ -96,7 +96,8 @@ struct virtio_balloon {
 	uint32_t *full;     /* frames to release, each at most once */
 	uint32_t nr_full;
 	bool gathering;       /* some wait in it for others, and a timer runs */
-	uint64_t nr_set_seen; /* when it ran out last */
+	bool release_failed;  /* some could not leave, and a timer runs */
+	uint64_t nr_set_seen; /* when it was set, or ran out last */
 
 	/* Frames that a deflate had backed last, and how many at once: balloon_back_frames(). */
 	uint32_t backed_first, backed_end, backed_window;

@@ -193,8 +193,8 @@ static void add_memory(const struct vm *vm, struct notice_status *status)
 	/* With one vCPU nothing else runs while it waits. */
 	if (vm->config.cpus == 1)
 		status->stall_full_us = status->stall_some_us;
-	status->balloon_out = stats.touched_released;
-	status->balloon_in = stats.released + stats.touched_released;
+	status->balloon_in = stats.given_up;
+	status->balloon_out = stats.given_up - stats.released;
 }
 
 static void add_guest(const struct vm *vm, struct notice_status *status)

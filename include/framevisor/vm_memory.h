@@ -158,6 +158,7 @@ struct vm_memory_stats {
 	uint64_t stock_spare;      /* of these: what vm_memory_reclaim_stock() gives back */
 	uint64_t released;         /* given back by the guest and not taken again */
 	uint64_t faults;           /* first touches served */
+	uint64_t given_up;         /* times that the guest gave a frame up; never less */
 	uint64_t touched_released; /* first touches of frames that the guest had given up */
 	uint64_t waits;            /* faults that found the pool empty */
 	uint64_t stall_ns;         /* how long at least one of them waited, in all ... */

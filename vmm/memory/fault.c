@@ -217,12 +217,12 @@ static uint32_t bind_run(struct vm_memory *mem, uint32_t first, const struct fra
 		stock_put(stock_of(mem, first), run);
 		return 0;
 	}
-	/* The first one wakes who waits; what else there is gets bound meanwhile. */
 	*ret = window_continue(mem, first, run->nr);
 	return run->nr;
 }
 
-/* Binds number and what follows it, run by run. Returns how many. Lock held. */
+/* Binds number and what follows it, run by run: the first wakes who waits, and what else there is
+ * gets bound meanwhile. Returns how many. Lock held. */
 static uint32_t bind_up(struct vm_memory *mem, uint32_t number, uint32_t want, int *ret)
 {
 	uint32_t bound = 0, nr = 1;

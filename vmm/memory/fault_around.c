@@ -140,7 +140,7 @@ uint32_t around_window(struct vm_memory *mem, uint32_t number, uint32_t *first)
 	window = window_for(mem, number, stream);
 	if (down)
 		above = stream->first - number;
-	/* What the stock did not give does not count: the window doubles what was bound. */
+	/* What the stock cannot give does not count. */
 	stream->used = ++mem->stream_clock;
 	stream->window = window;
 	mem->last_stream = stream;

@@ -88,9 +88,11 @@ static void give_up(struct vm_memory *mem, struct guest_frame *frame, enum take 
 		frame->flags &= (uint16_t)~GUEST_FRAME_FREE;
 	else
 		frame->flags |= GUEST_FRAME_FREE;
-	if (!(frame->flags & GUEST_FRAME_RELEASED))
-		mem->stats.released++;
+	if (frame->flags & GUEST_FRAME_RELEASED)
+		return;
 	frame->flags |= GUEST_FRAME_RELEASED;
+	mem->stats.released++;
+	mem->stats.given_up++;
 }
 
 /* A frame that is not taken. Returns whether it may be a gap in a run. Lock held. */
