@@ -207,8 +207,8 @@ static void count_touch(struct vm_memory *mem, uint32_t number, uint16_t flags, 
 	fault_served(mem, number);
 }
 
-/* Binds a run that was taken from the stock, from first on. Returns its length, or 0 if that cannot
- * be; *ret as of bind_from_stock(). Lock held. */
+/* Binds a run that was taken from the stock, from first on. Returns its length, or 0 with
+ * *ret set if that cannot be; *ret as of bind_from_stock(). Lock held. */
 static uint32_t bind_run(struct vm_memory *mem, uint32_t first, const struct frame_run *run,
 			 int *ret)
 {
@@ -225,14 +225,11 @@ static uint32_t bind_run(struct vm_memory *mem, uint32_t first, const struct fra
  * gets bound meanwhile. Returns how many. Lock held. */
 static uint32_t bind_up(struct vm_memory *mem, uint32_t number, uint32_t want, int *ret)
 {
-	uint32_t bound = 0, nr = 1;
+	uint32_t bound = 0;
 	struct frame_run run;
 
-	while (nr && bound < want && *ret == 0 &&
-	       stock_take(mem, number + bound, want - bound, &run) > 0) {
-		nr = bind_run(mem, number + bound, &run, ret);
-		bound += nr;
-	}
+	while (bound < want && *ret == 0 && stock_take(mem, number + bound, want - bound, &run) > 0)
+		bound += bind_run(mem, number + bound, &run, ret);
 	return bound;
 }
 
