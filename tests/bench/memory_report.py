@@ -24,7 +24,7 @@ OPERATIONS = {
 # What is measured of whom, with which kernels (None: the newest).
 PLAN = [
     ("balloon", ("framevisor", "qemu", "framevisor-silent", "qemu-reporting"), False),
-    ("plug", ("framevisor", "framevisor-ready", "qemu", "qemu-prealloc"), False),
+    ("plug", ("framevisor", "framevisor-ready", "framevisor-silent", "qemu", "qemu-prealloc"), False),
     ("fragmented", ("framevisor", "framevisor-elastic", "qemu-elastic"), True),
     ("fresh", ("framevisor", "qemu"), True),
 ]

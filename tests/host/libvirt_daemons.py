@@ -12,6 +12,7 @@ import libvirt
 URI = "qemu:///system"
 VIRTLOGD_SOCKET = "/run/libvirt/virtlogd-sock"
 IDLE_SECONDS = "300"  # a daemon of ours that outlives us ends by itself
+START_ATTEMPTS = 3
 
 OWN_MOUNTS = "unshare --mount --propagation slave"
 
@@ -75,8 +76,7 @@ class LibvirtDaemons:
             if not _answers(VIRTLOGD_SOCKET):
                 self._start("virtlogd")
             if self.connection is None:
-                self._start("libvirtd")
-                self._wait_for_libvirtd()
+                self._start_libvirtd()
         except BaseException:
             self.__exit__()
             raise
@@ -120,6 +120,18 @@ class LibvirtDaemons:
             # virtlogd alone may well be running already.
             with open(log, encoding="utf-8", errors="replace") as file:
                 raise LibvirtError(f"{name} does not start: {file.read().strip()[-500:]}")
+
+    def _start_libvirtd(self):
+        """One that comes to its end just now takes the socket with it, which may be that of its successor by then."""
+        for attempt in range(START_ATTEMPTS):
+            self._start("libvirtd")
+            try:
+                self._wait_for_libvirtd()
+                return
+            except LibvirtError:
+                if attempt == START_ATTEMPTS - 1:
+                    raise
+                self._end(self._pids.pop())
 
     def _wait_for_libvirtd(self):
         deadline = time.monotonic() + 30
