@@ -9,6 +9,7 @@ prints JSON. Runs in the test host. See tests/bench/run.
   balance_figures.py qemu         guests of QEMU on as many hugepages: how many of them start
 """
 import argparse
+import glob
 import json
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import time
 from vm_figures import APPEND, Guest, Qmp, framevisor, framevisor_json
 
 MIN_MIB = 128
+STILL_S = 200
 RESERVE_MIB = 32  # of the pool, for itself: what is divided is the rest
 
 
@@ -51,6 +53,26 @@ class Watch(threading.Thread):
             self.least = min(left + ([] if self.least is None else [self.least]), default=None)
 
 
+def tell_state(directory):
+    """What the pool, its VMs and their threads are at: a guest stands still."""
+    state = {"vms": Qmp(f"{directory}/run/pool-qmp.sock").command("query-vms")}
+    for path in sorted(glob.glob(f"{directory}/run/vm/*/qmp.sock")):
+        state[path.split("/")[-2]] = Qmp(path).command("query-framevisor-memory")
+    print(json.dumps(state), file=sys.stderr)
+    shell = (f"tail -n 40 {directory}/run/pool.log; for p in $(pgrep -x 'framevisord?'); do for t in /proc/$p/task/*; "
+             "do echo $p $(cat $t/comm $t/wchan); done; done")
+    subprocess.run(shell, shell=True, check=False, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno())
+
+
+def work(guest, options, directory):
+    """One work of a guest: some seconds. If it takes minutes, what holds it up is to be seen before the guest is ended."""
+    watch = threading.Timer(STILL_S, tell_state, [directory])
+    watch.daemon = True
+    watch.start()
+    guest.verb(f"work {options.disk} {options.memory}", 2 * STILL_S)
+    watch.cancel()
+
+
 def share(options, directory):
     """All guests in one pool, each at work in its turn."""
     fixed = options.name == "fixed"
@@ -65,14 +87,14 @@ def share(options, directory):
         guests.append(Guest(options, directory, "", ours(options, number, mem)))
         guests[-1].wait_for(rb"guest: ready for verbs", 400)
     for guest in guests:  # what it reads for the first time is not yet a load that moves
-        guest.verb(f"work {options.disk} {options.memory}", 900)
+        work(guest, options, directory)
     turns, watch, start = [], Watch(directory), time.monotonic()
     watch.start()
     for _ in range(options.rounds):
         for guest in guests:
             begin = time.monotonic()
             for _ in range(options.repeat):
-                guest.verb(f"work {options.disk} {options.memory}", 900)
+                work(guest, options, directory)
             turns.append(round(time.monotonic() - begin, 2))
     total = time.monotonic() - start
     watch.over.set()

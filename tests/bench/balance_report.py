@@ -42,6 +42,7 @@ def measure_balance(turns):
                 # The others may end without a result, and that is one, too.
                 entry = json.loads(result.out) if result.rc == 0 else {"failed": result.err.strip().splitlines()[-1:] or [f"exit status {result.rc}"]}
                 if result.rc != 0:
+                    print(f"bench: {result}", flush=True)
                     host.run("for p in $(pgrep -x framevisor) $(pgrep -x framevisord); do kill $p; done; sleep 5")
                 figures.setdefault((name, pool), []).append(entry)
                 print(f"bench: balance {turn + 1}/{turns} {name} {pool}: {entry}", flush=True)
