@@ -20,8 +20,8 @@ import time
 from vm_figures import APPEND, Guest, Qmp, framevisor, framevisor_json
 
 MIN_MIB = 128
-STILL_S = 200
 RESERVE_MIB = 32  # of the pool, for itself: what is divided is the rest
+STILL_S = 200  # who works so long at what takes seconds stands still
 
 
 def ours(options, number, mem):

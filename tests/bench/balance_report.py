@@ -49,35 +49,38 @@ def measure_balance(turns):
     return {"kernel": kernel, "figures": [{"name": name, "pool": pool, "runs": runs} for (name, pool), runs in figures.items()]}
 
 
-def middle(runs):
-    """The run with the median of the times, of those that finished."""
-    finished = sorted((run for run in runs if "failed" not in run), key=lambda run: run["seconds"])
-    return finished[(len(finished) - 1) // 2] if finished else {}
+def fastest_first(runs):
+    """Those that finished."""
+    return sorted((run for run in runs if "failed" not in run), key=lambda run: run["seconds"])
 
 
-def spread(runs):
-    seconds = [run["seconds"] for run in runs if "failed" not in run]
-    return f"{min(seconds):.0f} to {max(seconds):.0f}" if len(seconds) > 1 else "one run"
+def middle(finished):
+    """The run with the median time; of an even number, the faster one of the two in the middle."""
+    return finished[(len(finished) - 1) // 2]
+
+
+def spread(finished):
+    return f"{finished[0]['seconds']:.0f} to {finished[-1]['seconds']:.0f}" if len(finished) > 1 else "one run"
 
 
 def balance_tables(results):
     by_key = {(entry["name"], entry["pool"]): entry["runs"] for entry in results["figures"]}
-    enough = {name: middle(by_key.get((name, LARGE_MIB), [])).get("seconds") for name, _ in PLAN}
+    finished = {key: fastest_first(by_key[key]) for key in NAMES}
+    enough = {name: middle(finished[name, LARGE_MIB])["seconds"] for name, _ in PLAN if finished.get((name, LARGE_MIB))}
     qemu = {"started": "none", "why-not": "", **by_key["qemu", SMALL_MIB][0]}
     lines = [
         f"{GUESTS} stock {results['kernel']} guests that may have {MAX_MIB} MiB each; one works at a time (a file of 320 MiB in its page cache, "
         f"320 MiB written and freed, the file again; all that {REPEAT} times), then the next, twice round; in the test host (an emulated machine: ratios mean something, "
-        "seconds do not). Where there are several runs, the two pools took turns, and a row is the run with the median time. *To 3 GiB*: the same kind of guests in a pool of that size; where there is none, those without `elastic=on`. *Waited*: touches that found no frame in the VM's stock, and the longest; *stalled*: how long some guest waited; *reclaim*: from below low to above high; "
+        "seconds do not). Where there are several runs, the two pools took turns, and a row is the run with the median time (of an even number, the faster of the two in the middle). *To 3 GiB*: the same kind of guests in a pool of that size; where there is none, those without `elastic=on`. *Waited*: touches that found no frame in the VM's stock, and the longest; *stalled*: how long some guest waited; *reclaim*: from below low to above high; "
         "*left*: the least that a guest was left with by its target and its tax; its minimum is 128 MiB.", "",
         "| pool | time, s | all runs, s | to 3 GiB | turns, s | OOM pauses | left, MiB | waited, of all touches, longest in ms | stalled, s | reclaims, median and 99th percentile in ms |", "|---|---|---|---|---|---|---|---|---|---|"]
     for key, title in NAMES.items():
-        finished = [run for run in by_key[key] if "failed" not in run]
-        if not finished:
+        if not finished[key]:
             lines.append(f"| {title} | did not finish: {by_key[key][0]['failed'][0]} | | | | | | | | |")
             continue
-        run = middle(finished)
+        run = middle(finished[key])
         stat, stalled = run["vmstat"], run["pressure"]["some"]["total-us"] / 1e6
-        lines.append(f"| {title} | {run['seconds']:.0f} | {spread(by_key[key])} | {run['seconds'] / (enough[key[0]] or enough['framevisor']):.2f} | {min(run['turns']):.0f} to {max(run['turns']):.0f} | "
+        lines.append(f"| {title} | {run['seconds']:.0f} | {spread(finished[key])} | {run['seconds'] / enough.get(key[0], enough['framevisor']):.2f} | {min(run['turns']):.0f} to {max(run['turns']):.0f} | "
                      f"{stat['oom_pause']} | {run['least-mib']} | {stat['pgfault_waited']}, {stat['pgfault']}, {stat['pgfault_wait_max_us'] / 1000:.0f} | {stalled:.0f} | {stat['reclaim_episodes']}, "
                      f"{stat['reclaim_median_ms']}, {stat['reclaim_p99_ms']} |")
     return [*lines, "", f"Of {GUESTS} guests of QEMU with {MAX_MIB} MiB of the same {SMALL_MIB} MiB of hugepages {qemu['started']} start; the next one "

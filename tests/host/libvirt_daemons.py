@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A connection to libvirt, on machines where its daemons run and on machines where none does."""
+import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -12,7 +14,7 @@ import libvirt
 URI = "qemu:///system"
 VIRTLOGD_SOCKET = "/run/libvirt/virtlogd-sock"
 IDLE_SECONDS = "300"  # a daemon of ours that outlives us ends by itself
-START_ATTEMPTS = 3
+LOCK = "/run/lock/framevisor-libvirt"
 
 OWN_MOUNTS = "unshare --mount --propagation slave"
 
@@ -54,6 +56,15 @@ def _alive(pid):
         return stat.read().rpartition(")")[2].split()[0] != "Z"
 
 
+@contextlib.contextmanager
+def _one_at_a_time():
+    """Two libvirtd that start at once, or one that ends while another starts, take each other's socket."""
+    os.makedirs(os.path.dirname(LOCK), exist_ok=True)
+    with open(LOCK, "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 class LibvirtDaemons:
     """Context manager: gives a libvirt connection; starts virtlogd and libvirtd if none answers, and
     ends those that it started."""
@@ -65,24 +76,34 @@ class LibvirtDaemons:
 
     def __enter__(self):
         try:
-            self.connection = _connect()
-        except libvirt.libvirtError:
-            pass
-        if self.connection is not None and _answers(VIRTLOGD_SOCKET):
-            return self
-        self._directory = tempfile.TemporaryDirectory(prefix="framevisor-libvirt-")
-        try:
-            # A libvirtd that another one of us left behind may have outlived its virtlogd.
-            if not _answers(VIRTLOGD_SOCKET):
-                self._start("virtlogd")
-            if self.connection is None:
-                self._start_libvirtd()
+            with _one_at_a_time():
+                self._connect_or_start()
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_exception):
+        with _one_at_a_time():
+            self._disconnect()
+
+    def _connect_or_start(self):
+        try:
+            self.connection = _connect()
+        except libvirt.libvirtError:
+            pass
+        # A libvirtd that another one of us left behind may have outlived its virtlogd.
+        logs = _answers(VIRTLOGD_SOCKET)
+        if self.connection is not None and logs:
+            return
+        self._directory = tempfile.TemporaryDirectory(prefix="framevisor-libvirt-")
+        if not logs:
+            self._start("virtlogd")
+        if self.connection is None:
+            self._start("libvirtd")
+            self._wait_for_libvirtd()
+
+    def _disconnect(self):
         others = False
         if self.connection is not None:
             try:
@@ -120,18 +141,6 @@ class LibvirtDaemons:
             # virtlogd alone may well be running already.
             with open(log, encoding="utf-8", errors="replace") as file:
                 raise LibvirtError(f"{name} does not start: {file.read().strip()[-500:]}")
-
-    def _start_libvirtd(self):
-        """One that comes to its end just now takes the socket with it, which may be that of its successor by then."""
-        for attempt in range(START_ATTEMPTS):
-            self._start("libvirtd")
-            try:
-                self._wait_for_libvirtd()
-                return
-            except LibvirtError:
-                if attempt == START_ATTEMPTS - 1:
-                    raise
-                self._end(self._pids.pop())
 
     def _wait_for_libvirtd(self):
         deadline = time.monotonic() + 30
